@@ -1,0 +1,23 @@
+"""What every test shares: few threads, the engines' safe loading order, and the real data sets if there are any."""
+import importlib.util, os
+from pathlib import Path
+
+# before NumPy, TensorFlow or torch are loaded: several processes test at once, and two cores are what CI has
+for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR': os.environ.setdefault(f'{name}_NUM_THREADS', '2')
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '2')
+os.environ.setdefault('TF_NUM_INTEROP_THREADS', '2')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+# TensorFlow loaded before triton aborts the process: both register the same LLVM options
+if importlib.util.find_spec('triton'): import triton
+
+import pytest
+
+@pytest.fixture(scope='session')
+def real_data():
+    "Folder that holds the downloaded data sets: the environment variable GAN_COVID_DATA. Without it the test is skipped."
+    folder = os.environ.get('GAN_COVID_DATA')
+    if not folder: pytest.skip('real images are needed: set GAN_COVID_DATA to the folder that holds the downloaded data sets')
+    if not Path(folder).is_dir(): pytest.fail(f'GAN_COVID_DATA={folder}: no such folder')
+    return Path(folder).resolve()
