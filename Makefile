@@ -6,8 +6,9 @@
 
 ## PAPER=head_ct      one source only (default: all of them)
 PAPER =
-## PROFILE=smoke      smoke: phantoms, CPU, minutes | small: real images, one machine | paper: the sources' own sizes
-PROFILE = smoke
+## PROFILE=small      smoke: phantoms, CPU, minutes | small: real images, one machine | paper: the sources' own sizes
+##                    or a YAML file of your own (default: smoke; figures: all that have records)
+PROFILE =
 ## DATA=folder        where the downloaded data sets lie (profile smoke needs none)
 DATA =
 ## JOBS=2             how many jobs at once (default: as many as there are cores)
@@ -27,7 +28,7 @@ bin := .venv/bin
 uv_version := 0.13.8
 tools := .make/uv-$(uv_version)
 uv := $(tools)/bin/uv
-chosen := $(if $(PAPER),--paper "$(PAPER)") --profile "$(PROFILE)"
+chosen := $(if $(PROFILE),--profile "$(PROFILE)") $(if $(PAPER),--paper "$(PAPER)")
 run := $(chosen) $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs $(JOBS))
 
 help: ## this list
@@ -47,8 +48,8 @@ light := $(if $(wildcard .venv/.done),.venv,.venv-figures)
 figures: $(light)/.done ## draw all tables and figures again from records/, without any training
 	$(light)/bin/gan-covid figures $(chosen)
 
-# The papermill batch of the tests: the smallest whole run, into a folder of its own
-batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp"
+# The papermill batch of the tests: the smallest whole run, into folders of its own ($$tmp, removed afterwards)
+batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp/work" --records "$$tmp/records" --figures "$$tmp/figures"
 
 # pytest goes last: its closing line is the verdict. nbs/runs and nbs/papers are papermill's: the batch runs them.
 test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then pytest
@@ -71,7 +72,7 @@ html: $(light)/.done ## the papers' notebooks, executed, as pages in work/html
 
 # --- environments ---------------------------------------------------------------------------------------------------------------
 
-setup: .venv/.done ## the full environment in .venv, from requirements.lock (7.6 GB)
+setup: .venv/.done ## the full environment in .venv, from requirements.lock (8 GB)
 
 .venv/.done: requirements.lock
 .venv-figures/.done: requirements-figures.lock

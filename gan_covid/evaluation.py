@@ -489,5 +489,5 @@ def difference_of_proportions(k1: int, n1: int,  # successes and trials
     "Two published proportions of which no pairs are known: Newcombe's (1998) interval from two Wilson intervals, Fisher's exact p."
     (l1, u1), (l2, u2), d = wilson(k1, n1, level), wilson(k2, n2, level), k2/n2 - k1/n1
     p1, p2 = k1/n1, k2/n2
-    return {'difference': d, 'low': d - np.hypot(p2 - l2, u1 - p1), 'high': d + np.hypot(u2 - p2, p1 - l1),
+    return {'difference': d, 'low': float(d - np.hypot(p2 - l2, u1 - p1)), 'high': float(d + np.hypot(u2 - p2, p1 - l1)),
             'p': float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)}

@@ -76,7 +76,7 @@ class ClassifierFeatures:
     def __call__(self, x: np.ndarray,  # images (n, h, w, c) in [0, 1]
                 ) -> np.ndarray:       # (n, d)
         steps = tqdm(range(0, len(x), self.batch), self.name, delay=3, leave=False)
-        return np.concatenate([_array(self.model(np.ascontiguousarray(x[i:i + self.batch], 'float32'))) for i in steps])
+        return np.concatenate([_array(self.model(np.array(x[i:i + self.batch], 'float32', order='C'))) for i in steps])
 
 # %% ../nbs/14_fidelity.ipynb #12e2cd4b
 INCEPTION_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'  # of the weights that torch-fidelity and pytorch-fid publish
@@ -186,14 +186,18 @@ def frechet_interval(x: np.ndarray,       # features (n, d), n ≥ 4
     return dict(value=value, low=float(max(0, low)), high=float(high), infinity=float(2*value - halves.mean()))
 
 # %% ../nbs/14_fidelity.ipynb #0112c5a6
+def _kernels(x, y): return [polynomial_kernel(a, b, degree=3) for a, b in ((x, x), (y, y), (x, y))]  # scikit-learn's gamma is 1/d, its coef0 is 1
+
+def _unbiased(kx, ky, kxy):
+    n, m = kxy.shape
+    return float((kx.sum() - np.trace(kx))/(n*(n - 1)) + (ky.sum() - np.trace(ky))/(m*(m - 1)) - 2*kxy.mean())
+
 def mmd(x: np.ndarray,  # features (n, d), n ≥ 2
         y: np.ndarray,  # features (m, d), m ≥ 2
        ) -> float:      # may be below 0
     "Unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (Bińkowski et al. 2018). It is the KID only on the FID's features."
-    n, m = len(x), len(y)
-    if min(n, m) < 2: raise InputError(f'x, y: {n} and {m} images; at least 2 are needed')
-    kx, ky = polynomial_kernel(x, degree=3), polynomial_kernel(y, degree=3)  # scikit-learn's gamma is 1/d, its coef0 is 1
-    return float((kx.sum() - np.trace(kx))/(n*(n - 1)) + (ky.sum() - np.trace(ky))/(m*(m - 1)) - 2*polynomial_kernel(x, y, degree=3).mean())
+    if min(len(x), len(y)) < 2: raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 2 are needed')
+    return _unbiased(*_kernels(x, y))
 
 def kid(x: np.ndarray,              # features (n, d)
         y: np.ndarray,              # features (m, d)
@@ -206,9 +210,11 @@ def kid(x: np.ndarray,              # features (n, d)
     if smaller < 4: raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 4 are needed')
     size = subset_size or min(1000, smaller//2)
     if not 2 <= size <= smaller: raise InputError(f'subset_size: {size}; choose 2 to {smaller}, the size of the smaller set')
-    rng = np.random.default_rng(seed)
-    values = [mmd(x[rng.permutation(len(x))[:size]], y[rng.permutation(len(y))[:size]])
-              for _ in tqdm(range(subsets), 'kernel distance of subsets', delay=3, leave=False)]
+    rng, values = np.random.default_rng(seed), []
+    whole = _kernels(x, y) if max(len(x), len(y)) <= 4096 else None  # up to 128 MiB each; subsets are then looked up in them
+    for _ in tqdm(range(subsets), 'kernel distance of subsets', delay=3, leave=False):
+        i, j = rng.permutation(len(x))[:size], rng.permutation(len(y))[:size]
+        values.append(mmd(x[i], y[j]) if whole is None else _unbiased(*(k[np.ix_(*ij)] for k, ij in zip(whole, [(i, i), (j, j), (i, j)]))))
     return dict(mean=float(np.mean(values)), sd=float(np.std(values)), subsets=subsets, subset_size=size)
 
 # %% ../nbs/14_fidelity.ipynb #b34c860d

@@ -591,10 +591,10 @@ def _radiography(counts, size, rng):
                        mode='RGB' if i % 40 == 39 else 'L')
 
 def _patients(n, rng):
-    "`n` images to patients with one to five images: a list of (patient, number of its image or None)."
+    "`n` images to patients with one to five images (fewer in a small set): a list of (patient, number of its image or None)."
     out, patient = [], 0
     while len(out) < n:
-        k, patient = min(int(rng.integers(1, 6)), n - len(out)), patient + 1
+        k, patient = min(int(rng.integers(1, 2 + min(4, max(1, n//8)))), n - len(out)), patient + 1
         out += [(patient, i if k > 1 else None) for i in range(k)]
     return out
 
@@ -632,9 +632,9 @@ def _beside(name, root, jobs, rng):
         for label, parts in (('COVID', (191, 60, 98)), ('NonCOVID', (234, 58, 105))):
             mine = [(Path(j['file']).name, j['patient']) for j in jobs if j['label'] == label]
             lists, patients = {'train': [], 'val': [], 'test': []}, [p for _, p in mine]
-            for patient in rng.permutation(sorted(set(patients))).tolist():      # to the list that lacks most
+            for patient in rng.permutation(sorted(set(patients))).tolist():      # to an empty list, else to the one that lacks most
                 lack = {k: share/sum(parts)*len(mine) - len(v) for (k, v), share in zip(lists.items(), parts)}
-                lists[max(lack, key=lack.get)] += [f for f, p in mine if p == patient]
+                lists[max(lack, key=lambda k: (not lists[k], lack[k]))] += [f for f, p in mine if p == patient]
             for k, files in lists.items(): atomic_write(root/f'Data-split/{label}/{k}CT_{label}.txt', ''.join(f'{f}\n' for f in sorted(files)))
             if label == 'COVID':
                 head = 'File name,Patient ID,Age,Gender,Location,Medical history,Time,Severity,Other diseases,DOI,Captions,,'.split(',')

@@ -50,21 +50,25 @@ def canvas(width: float, height: float,  # inches, without the foot
     lines = textwrap.wrap(str(note), max(30, int(width*14.5)))
     foot = .12 + .155*len(lines)
     fig = Figure((width, height + foot), layout='constrained')
-    fig.get_layout_engine().set(w_pad=.06, h_pad=.06, rect=(0, foot/(height + foot), 1, height/(height + foot)))
+    fig.get_layout_engine().set(w_pad=.09, h_pad=.07, rect=(0, foot/(height + foot), 1, height/(height + foot)))
     fig.text(.08/width, .05/(height + foot), '\n'.join(lines), fontsize=8.5, color=GREY, va='bottom', linespacing=1.15)
     return fig
 
 # %% ../nbs/19_plotting.ipynb #0e129a04
+_METADATA = {'png': {'Software': None}, 'pdf': {'CreationDate': None, 'Creator': None, 'Producer': None}, 'svg': {'Date': None, 'Creator': None}}  # nothing that changes by itself
+
 def save_figure(fig: Figure,
                 folder,       # e.g. figures/smoke/head_ct; made if missing
                 id: str,      # file name without ending, e.g. 'F26'
                 local: bool=False,  # True: shows pixels of real patients' images; named so that git ignores it
-               ) -> list:     # paths of the PNG and the PDF
-    "Write a figure as PNG and PDF; the same figure gives the same bytes."
+                formats=('png', 'pdf'),
+               ) -> list:     # paths in the order of the formats
+    "Write a figure, as PNG and PDF unless told otherwise; the same figure gives the same bytes."
     out = []
-    for ending, metadata in (('png', {'Software': None}), ('pdf', {'CreationDate': None, 'Creator': None, 'Producer': None})):
+    for ending in formats:
+        if ending not in _METADATA: raise InputError(f'formats: {ending!r} is unknown; choose among {", ".join(_METADATA)}')
         buffer = io.BytesIO()
-        with style(): fig.savefig(buffer, format=ending, metadata=metadata)
+        with style(): fig.savefig(buffer, format=ending, metadata=_METADATA[ending])
         out.append(atomic_write(Path(folder)/f"{id}{'.local' if local else ''}.{ending}", buffer.getvalue()))
     return out
 
@@ -366,7 +370,7 @@ def arms_forest(summary: pd.DataFrame,   # evaluation.summarise's rows
     "Arm x metric: mean and interval, the published value beside it as an open diamond."
     metrics, arms = list(metrics or _order(summary.metric)), _order(summary.arm)
     groups = _order(summary[hue]) if hue else [None]
-    columns = min(3 if len(metrics) in (3, 5, 6, 7, 9) else 4 if len(metrics) > 2 else 2, len(metrics))
+    columns = min(len(metrics), 3 if len(metrics) in (3, 5, 6, 9) else 4)
     rows = math.ceil(len(metrics)/columns)
     fig = canvas(WIDTH, rows*(.75 + .33*len(arms)*max(1, .6*len(groups))) + .35, note)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True).ravel()
@@ -434,9 +438,11 @@ def curve(df: pd.DataFrame,       # one row a point
     if logx:
         ax.set_xscale('log')
         if len(values) < 9: ax.set_xticks(values, [f'{v:g}' for v in values]); ax.minorticks_off()
-    for i, (name, v) in enumerate((levels or {}).items()):   # side by side, since levels may lie close together
+    for i, (name, v) in enumerate(sorted((levels or {}).items(), key=lambda kv: kv[1])):   # the lowest is named below its line, so that two may lie close together
         ax.axhline(v, color='#D55E00', ls=':', lw=1.2, zorder=1)
-        ax.annotate(name, (1 - i/(len(levels) + .5), v), xycoords=('axes fraction', 'data'), ha='right', va='bottom', fontsize=9.5, color='#D55E00')
+        ax.annotate(name, (1, v), (0, 3 if i else -3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right', va='bottom' if i else 'top', fontsize=9.5, color='#D55E00',
+                    bbox=dict(fc='white', ec='none', alpha=.75, pad=.6))
+    if levels: ax.margins(y=.1)
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
     if by: fig.legend(*ax.get_legend_handles_labels(), loc='outside upper center', ncols=min(3, len(groups)))
     return fig

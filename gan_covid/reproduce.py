@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'PROFILES', 'STEPS', 'COMMON', 'PAPER_KEYS', 'code_hash', 'parameters_of', 'check_parameters', 'run_notebook',
-           'load_profile', 'settings_of', 'papers_of', 'reproduce', 'draw_figures', 'publish_figures']
+           'load_profile', 'settings_of', 'papers_of', 'reproduce', 'draw_figures', 'publish_figures', 'write_report']
 
 # %% ../nbs/20_reproduce.ipynb #f875c801
 import ast, difflib, fcntl, json, os, re, shutil, subprocess, sys
@@ -84,6 +84,7 @@ def run_notebook(notebook,            # an .ipynb with a parameters cell
     import papermill
     check_parameters(notebook, parameters)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault('TQDM_MININTERVAL', '10')  # a notebook keeps every update of a bar
     try: papermill.execute_notebook(str(notebook), str(output), parameters, kernel_name='python3', cwd=str(cwd), progress_bar=False, log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
     except papermill.PapermillExecutionError as e:
         if e.ename == 'InputError': raise InputError(f'{e.evalue}  (in {Path(output).as_posix()})') from None
@@ -156,6 +157,7 @@ def reproduce(profile='smoke', paper: str = None, data: str = None, work='work',
             for p in papers:
                 publish(work, records, settings['name'], p)
                 publish_figures(work/settings['name']/'figures', Path(figures)/settings['name'], p)
+            print(f'figures: {write_report(Path(figures)/settings["name"])}')
     return code
 
 def draw_figures(profile: str = None, paper: str = None, records='records', figures='figures', work='work') -> int:
@@ -166,6 +168,7 @@ def draw_figures(profile: str = None, paper: str = None, records='records', figu
         print(f'{name}/{key}', flush=True)
         values = {'profile': name, 'records': str(Path(records).resolve()), 'figures': str((Path(figures)/name).resolve()), 'work': str(Path(work).resolve())}
         run_notebook(ROOT/'nbs'/'papers'/f'{key}.ipynb', Path(work)/name/'notebooks'/f'{key}.ipynb', values)
+        print(write_report(Path(figures)/name))
     return 0
 
 def publish_figures(built, kept, paper: str):
@@ -177,3 +180,29 @@ def publish_figures(built, kept, paper: str):
     items = {i: v for folder, mine in ((kept, False), (built, True)) if (folder/'manifest.json').exists()
              for i, v in read_json(folder/'manifest.json')['items'].items() if (v['paper'] == paper) == mine}
     write_json(kept/'manifest.json', {'items': items})
+
+# %% ../nbs/20_reproduce.ipynb #38a4ea3d
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>gan_covid: {{ profile }}</title>
+<style>body{font:16px/1.5 sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}
+td,th{border-bottom:1px solid #ddd;padding:.2rem .6rem;text-align:left}.note{color:#5b5b5b}.agrees{color:#00664a}.differs{color:#a34600}h2{border-top:2px solid #333;padding-top:.6rem}</style>
+<h1>gan_covid, profile {{ profile }}</h1><p>Does GAN-based augmentation help when medical images are few? Every table and figure of the sources, published beside reproduced.
+{% for paper, items in papers %} <a href="#{{ paper }}">{{ paper }}</a>{% endfor %}</p>
+{% for paper, items in papers %}<h2 id="{{ paper }}">{{ paper }}</h2>{% for id, item in items %}
+<h3 id="{{ id }}">{{ id }}: {{ item.title }}</h3><p class="note">data: {{ item.data }}{% if item.weights %}; {{ item.weights }} weights{% endif %}{% if item.local %}; a picture with real patients' images is drawn locally only{% endif %}</p>
+{% if item['values'] %}<table><tr><th>name<th>published<th>reproduced<th>95 % interval<th>verdict</tr>{% for v in item['values'] %}
+<tr><td>{{ v.name }}<td>{{ v.published|show }}<td>{{ v.reproduced|show }}<td>{% if v.low is number %}{{ v.low|show }} to {{ v.high|show }}{% endif %}<td class="{{ v.verdict }}">{{ v.verdict }}{% if v.why %} ({{ v.why }}){% endif %}</tr>{% endfor %}</table>{% endif %}
+{% for f in item.files if f.endswith('.png') and '.local.' not in f %}<p><img src="{{ f }}" alt="{{ id }}" loading="lazy"></p>{% endfor %}
+<p>{% for f in item.files if not f.endswith('.png') and '.local.' not in f %}<a href="{{ f }}">{{ f.split('/')[-1] }}</a> {% endfor %}</p>{% endfor %}{% endfor %}</html>
+"""
+
+def write_report(folder) -> Path:  # figures/<profile>, with its manifest.json
+    "Write index.html beside a manifest: every table and figure with its data and verdicts."
+    import jinja2
+    folder = Path(folder)
+    items = read_json(folder/'manifest.json')['items']
+    papers = sorted({v['paper'] for v in items.values()})
+    order = lambda id: ('TFXO'.index(id[0]), int(re.match(r'\d+', id[1:])[0]), id)
+    env = jinja2.Environment(autoescape=True)
+    env.filters['show'] = lambda v: '–' if v is None else f'{v:.4g}' if isinstance(v, float) else v
+    page = env.from_string(_PAGE).render(profile=folder.name, papers=[(p, [(i, items[i]) for i in sorted(items, key=order) if items[i]['paper'] == p]) for p in papers])
+    return atomic_save(folder/'index.html', lambda part: part.write_text(page, encoding='utf-8'))

@@ -86,6 +86,18 @@ def test_kid_has_no_bias_and_adapts_to_small_sets():
     assert kid(cloud(2100, 1, 2), cloud(2200, 2, 2), subsets=2)['subset_size'] == 1000
 
 
+def test_kid_of_large_sets_needs_no_full_table(monkeypatch):
+    x, y = cloud(4200, 1, 2), cloud(30, 2, 2)                # beyond 4096 images each subset computes its own kernel
+    rng, sizes, whole = np.random.default_rng(3), [], fidelity._kernels
+    monkeypatch.setattr(fidelity, '_kernels', lambda a, b: sizes.append(len(a)) or whole(a, b))
+    found = kid(x, y, subsets=3, subset_size=20, seed=3)
+    expected = [mmd(x[rng.permutation(4200)[:20]], y[rng.permutation(30)[:20]]) for _ in range(3)]
+    assert set(sizes) == {20} and found['mean'] == pytest.approx(np.mean(expected)) and found['sd'] == pytest.approx(np.std(expected))
+    small = kid(x[:50], y, subsets=3, subset_size=20, seed=3)
+    rng = np.random.default_rng(3)
+    assert small['mean'] == pytest.approx(np.mean([mmd(x[rng.permutation(50)[:20]], y[rng.permutation(30)[:20]]) for _ in range(3)]))
+
+
 # --- precision, recall, density, coverage
 
 @pytest.mark.parametrize('n, m, k, shift', [(30, 40, 3, .5), (40, 30, 5, 0), (20, 1500, 1, 1)])   # 1500 is more than one block

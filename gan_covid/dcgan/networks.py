@@ -34,6 +34,10 @@ def _image(size: int, channels: int, classes: int):
     plane = L.Dense(size*size, name='label_plane')(L.Embedding(classes, 50, name='label_embedding')(label))
     return [image, label], L.Concatenate()([image, L.Reshape((size, size, 1))(plane)])
 
+def _dropout(rate: float):
+    # with a seed of its own it draws from state that a checkpoint holds; without one, Keras on torch draws from torch's global state
+    return L.Dropout(rate, seed=int(keras.random.randint((), 0, 2**31 - 1)))
+
 def _verdict(x):
     "One logit, and its sigmoid."
     x = L.Dense(1, name='logits')(x)
@@ -61,7 +65,7 @@ def head_ct_discriminator(classes: int = 0, channels: int = 1, dropout: float = 
     x = L.Rescaling(2., -1., name='to_tanh_range')(x)
     for kernel, stride in ((3, 1), (4, 2), (4, 2), (4, 2)):
         x = L.LeakyReLU(.01)(_norm()(L.Conv2D(128, kernel, strides=stride, padding='same')(x)))
-    return _model(inputs, _verdict(L.Dropout(dropout)(L.Flatten()(x))), 'head_ct_discriminator')
+    return _model(inputs, _verdict(_dropout(dropout)(L.Flatten()(x))), 'head_ct_discriminator')
 
 # %% ../../nbs/06_dcgan_networks.ipynb #b7c98f9a
 def count(model) -> int:
@@ -82,7 +86,7 @@ def ct_report_generator(size: int = 128, latent: int = 100, classes: int = 0, ch
 def ct_report_discriminator(size: int = 128, classes: int = 0, channels: int = 1, dropout: float = .4) -> 'keras.Model':
     "Images (n, size, size, 1) in [0, 1] -> probability (n, 1); 103,105 parameters at 128, 299,713 at 256 (ct_report, T16)."
     inputs, x = _image(size, channels, classes)
-    for _ in range(2): x = L.Dropout(dropout)(L.LeakyReLU(.2)(L.Conv2D(64, 3, strides=2, padding='same')(x)))
+    for _ in range(2): x = _dropout(dropout)(L.LeakyReLU(.2)(L.Conv2D(64, 3, strides=2, padding='same')(x)))
     return _model(inputs, _verdict(L.Flatten()(x)), f'ct_report_discriminator_{size}')
 
 # %% ../../nbs/06_dcgan_networks.ipynb #af2ef2c3

@@ -1,0 +1,243 @@
+"Evaluation against scikit-learn, statsmodels and simulations; results as records hold them; bad input."
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as skm
+from scipy import stats
+
+from gan_covid import evaluation as ev
+from gan_covid.records import InputError
+
+
+def result(arm, repeat, skill, ids=range(60), classes=('normal', 'hemorrhage'), seed=0, **more):
+    "A classify result; an image is equally hard for every arm."
+    ids, own = list(ids), np.random.default_rng([seed, repeat, sum(map(ord, arm))])
+    k = len(classes)
+    y = [i % k for i in ids]
+    hard = np.stack([np.random.default_rng([seed, i]).normal(size=k) for i in ids])
+    logits = skill*np.eye(k)[y] + hard + .5*own.normal(size=(len(ids), k))
+    p = np.exp(logits)/np.exp(logits).sum(1, keepdims=True)
+    return {'arm': arm, 'repeat': repeat, 'seed': repeat, 'n_train': {'real': 144, 'generated': 0}, 'classes': list(classes),
+            'test': {'id': [f'{i:03}' for i in ids], 'y_true': y, 'y_score': p.tolist()}, **more}
+
+
+def some(skills={'original': 1., 'generated': .5, 'original+generated': 1.2}, repeats=4, **more):
+    return [result(a, r, s, **more) for a, s in skills.items() for r in range(repeats)]
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('n', [1, 2, 7, 200])
+def test_binary_rates_are_scikit_learns(seed, n):
+    rng = np.random.default_rng([seed, n])
+    y, s = rng.integers(0, 2, n), rng.random(n).round(1)
+    p = (s > .5).astype(int)
+    got, nan = ev.rates(ev.confusion(y, p)), dict(zero_division=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert got['accuracy'] == pytest.approx(skm.accuracy_score(y, p))
+        assert got['sensitivity'] == pytest.approx(skm.recall_score(y, p, **nan), nan_ok=True)
+        assert got['specificity'] == pytest.approx(skm.recall_score(y, p, pos_label=0, **nan), nan_ok=True)
+        assert got['precision'] == pytest.approx(skm.precision_score(y, p, **nan), nan_ok=True)
+        assert got['f1'] == pytest.approx(skm.f1_score(y, p, **nan), nan_ok=True)
+        if len(set(y)) == 2:
+            assert got['mcc'] == pytest.approx(skm.matthews_corrcoef(y, p))
+            assert ev.auc(y, s) == pytest.approx(skm.roc_auc_score(y, s))
+        else:
+            assert np.isnan(got['mcc']) and np.isnan(ev.auc(y, s))
+
+
+def test_four_classes_are_scikit_learns():
+    o = ev.outcome(result('original', 0, 1., range(200), ('COVID', 'Lung_Opacity', 'Normal', 'Viral Pneumonia')))
+    got, y, p = ev.measure(o['y_true'], o['y_score']), o['y_true'], o['y_score'].argmax(1)
+    assert got['macro_f1'] == pytest.approx(skm.f1_score(y, p, average='macro'))
+    assert got['macro_precision'] == pytest.approx(skm.precision_score(y, p, average='macro'))
+    assert got['macro_recall'] == pytest.approx(skm.balanced_accuracy_score(y, p))
+    assert got['mcc'] == pytest.approx(skm.matthews_corrcoef(y, p))
+    assert got['macro_auc'] == pytest.approx(skm.roc_auc_score(y, o['y_score'], multi_class='ovr'))
+
+
+def test_a_stack_of_matrices_is_each_of_them():
+    cms = np.random.default_rng(0).integers(0, 4, (50, 2, 2))
+    cms[0] = [[3, 0], [4, 0]]
+    stack = ev.rates(cms)
+    for i, cm in enumerate(cms):
+        for k, v in ev.rates(cm).items(): assert stack[k][i] == pytest.approx(v, nan_ok=True), (k, cm)
+
+
+def test_the_positive_class_is_found_by_name():
+    ct = result('original', 0, 1., classes=('COVID', 'NonCOVID'))
+    swapped = {**ct, 'classes': ['NonCOVID', 'COVID'], 'test': {**ct['test'], 'y_true': [1 - y for y in ct['test']['y_true']], 'y_score': [s[::-1] for s in ct['test']['y_score']]}}
+    a, b = (ev.table([r]).iloc[0] for r in (ct, swapped))
+    for k in ev.METRICS: assert a[k] == pytest.approx(b[k]), k
+    named = {**ct, 'test': {**ct['test'], 'y_true': ['COVID' if y == 0 else 'NonCOVID' for y in ct['test']['y_true']]}}
+    assert ev.table([named]).equals(ev.table([ct]))
+    with pytest.raises(InputError, match='positive class'): ev.table([result('a', 0, 1., classes=('cat', 'dog'))])
+    assert len(ev.table([result('a', 0, 1., classes=('cat', 'dog'))], positive='dog')) == 1
+
+
+def test_weights_are_repeated_images():
+    o = ev.outcome(result('original', 0, .7))
+    w = np.random.default_rng(0).integers(0, 3, 60)
+    again = ev.measure(np.repeat(o['y_true'], w), np.repeat(o['y_score'], w, axis=0))
+    for k, v in ev.measure(o['y_true'], o['y_score'], 1, w).items(): assert v == pytest.approx(again[k]), k
+
+
+def test_bootstrap_keeps_classes_and_patients_together():
+    y, patient = np.array([0]*6 + [1]*4), np.array(list('aabbbccddd'))
+    y[7] = 0    # patient c has both classes
+    w = ev.resample(y, patient, 300)
+    for p in 'abcd': assert (np.ptp(w[:, patient == p], axis=1) == 0).all()
+    plain = ev.resample(y, None, 300)
+    assert (plain[:, y == 0].sum(1) == (y == 0).sum()).all() and (plain[:, y == 1].sum(1) == (y == 1).sum()).all()
+
+
+def test_runs_and_images_interval_covers_the_truth():
+    "Runs on one test set: the plain t interval forgets the choice of images, the combined one does not."
+    rng, n, runs, inside = np.random.default_rng(2), 100, 4, {'t': 0, 'runs+images': 0}
+    worlds = 150
+    for _ in range(worlds):
+        y = np.arange(n) % 2
+        hard = rng.normal(size=n)
+        margin = .8 + hard + .5*rng.normal(size=(runs, n))       # > 0: right
+        p = 1/(1 + np.exp(-np.where(y == 1, margin, -margin)))
+        rs = [{'arm': 'a', 'repeat': r, 'test': {'id': list(range(n)), 'y_true': y.tolist(), 'y_score': np.stack([1 - p[r], p[r]], 1).tolist()}} for r in range(runs)]
+        for how in inside:
+            s = ev.summarise(rs, ['accuracy'], interval=how, n_boot=200).iloc[0]
+            inside[how] += s.low <= stats.norm.cdf(.8/np.sqrt(1.25)) <= s.high
+    assert inside['runs+images']/worlds > .91 and inside['t']/worlds < .85
+
+
+def test_summary_says_which_interval_and_counts_undefined():
+    never = result('generated', 0, 1.)
+    never['test']['y_score'] = [[.9, .1]]*60
+    rs = [never, result('generated', 1, 1.), result('generated', 2, 1.)]
+    s = ev.summarise(rs, ev.METRICS + ('fpr', 'fnr')).set_index('metric')
+    assert (s.loc['precision', ['n', 'undefined']] == [2, 1]).all() and s.loc['mcc', 'undefined'] == 0 and s.loc['auc', 'n'] == 3
+    assert set(s.interval) == {'runs+images'}
+    alone = ev.summarise([never]).set_index('metric')
+    assert np.isnan(alone.loc['precision', 'mean']) and alone.loc['precision', 'undefined'] == 1 and alone.loc['sensitivity', 'low'] == 0
+    assert alone.loc['accuracy', ['low', 'high']].tolist() == pytest.approx(ev.wilson(30, 60))
+    exact = ev.summarise([never], ['accuracy'], interval='clopper-pearson').iloc[0]
+    assert (exact.low, exact.high) == pytest.approx(ev.clopper_pearson(30, 60))
+
+
+def test_perfect_and_hopeless_classifiers_do_not_crash():
+    for scores in ([[1., 0.], [0., 1.]]*30, [[0., 1.], [1., 0.]]*30, [[.5, .5]]*60):
+        rs = [{**result(a, r, 1.), 'test': {**result(a, r, 1.)['test'], 'y_score': scores}} for a in ('original', 'generated') for r in range(3)]
+        s, c = ev.summarise(rs), ev.compare_arms(rs)
+        assert s['mean'].dropna().between(-1, 1).all() and (s.low.dropna() >= -1).all() and (s.high.dropna() <= 1).all()
+        assert (c.difference.fillna(0) == 0).all() and (c.p.dropna() == 1).all()
+
+
+def test_several_networks():
+    rs = [{**r, 'network': n} for n in ('CNN', 'VGG-16') for r in some(repeats=2)]
+    s = ev.summarise(rs, ['accuracy'], by=('network', 'arm'))
+    assert len(s) == 6 and list(s.columns[:2]) == ['network', 'arm']
+    c = ev.compare_arms(rs, ('CNN', 'original'), metrics=['accuracy'], by=('network', 'arm'))
+    assert len(c) == 5 and set(c.baseline) == {'CNN/original'}
+    with pytest.raises(InputError, match='twice'): ev.summarise(rs)
+    with pytest.raises(InputError, match="no 'kind'"): ev.summarise(rs, by=('kind',))
+
+
+def test_records_are_read_as_results():
+    r = result('original', 0, 1.)
+    record = {'profile': 'smoke', 'step': 'classify', 'parameters': {'network': 'ResNet50'}, 'results': json.loads(json.dumps(r))}
+    assert ev.table([record]).equals(ev.table([r])) and ev.summarise([record], ['auc'], by=('network',)).network.item() == 'ResNet50'
+
+
+def test_arms_are_paired_by_image_not_by_position():
+    a, b = result('original', 0, 1.), result('generated', 0, .5)
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = {**b, 'test': {k: [v[i] for i in order] for k, v in b['test'].items()}}
+    assert ev.compare_arms([a, b]).equals(ev.compare_arms([a, shuffled]))
+    other = result('generated', 0, .5, range(1, 61))
+    with pytest.raises(InputError, match='different images'): ev.compare_arms([a, other])
+
+
+def test_holm_by_hand_and_none():
+    c = ev.compare_arms(some(), metrics=['accuracy', 'auc'])
+    p = c.p.to_numpy()
+    order = p.argsort()
+    holm = np.maximum.accumulate(np.minimum(1, p[order]*np.arange(len(p), 0, -1)))
+    assert c.p_adjusted.to_numpy()[order] == pytest.approx(holm)
+    plain = ev.compare_arms(some(), metrics=['accuracy', 'auc'], correction=None)
+    assert plain.p_adjusted.tolist() == plain.p.tolist()
+
+
+def test_a_real_difference_is_found_and_no_difference_is_not():
+    c = ev.compare_arms([result('original', r, .3, range(300)) for r in range(4)] + [result('generated', r, 2., range(300)) for r in range(4)]).set_index('metric')
+    assert (c.p_adjusted < .01).all() and (c.low > 0).all()
+    alarms = [ev.compare_arms(some({'original': 1., 'generated': 1.}, seed=s), metrics=['accuracy'], n_boot=100).p.item() < .05 for s in range(60)]
+    assert sum(alarms) <= 6
+
+
+def test_mcnemar_on_one_test_set_and_pooled():
+    rs = some(repeats=1)
+    c = ev.compare_arms(rs, metrics=['accuracy', 'mcc']).set_index(['arm', 'metric'])
+    a, b = ev.outcome(rs[0]), ev.outcome(rs[1])
+    ra, rb = (o['y_score'].argmax(1) == o['y_true'] for o in (a, b))
+    assert c.loc[('generated', 'accuracy'), 'p'] == pytest.approx(ev.mcnemar((ra & ~rb).sum(), (rb & ~ra).sum()))
+    assert c.loc[('generated', 'accuracy'), 'test'] == 'exact McNemar' and c.loc[('generated', 'mcc'), 'test'] == 'bootstrap'
+    pooled = ev.compare_arms(some(), test='mcnemar')
+    assert (pooled.test == 'exact McNemar').all() and (pooled.metric == 'accuracy').all()
+
+
+def test_splits_use_the_corrected_t_test():
+    rs = [result(a, r, s, np.random.default_rng(r).choice(200, 22, replace=False)) for a, s in (('original', 1.), ('generated', .8)) for r in range(5)]
+    rs = [{**r, 'n_train': {'real': 0 if r['arm'] == 'generated' else 144, 'generated': 144}} for r in rs]
+    c = ev.compare_arms(rs, metrics=['auc']).iloc[0]
+    t = ev.table(rs).pivot(index='repeat', columns='arm', values='auc')
+    by_hand = ev.corrected_t_test(t['generated'] - t['original'], 22/144)
+    assert c.test == 'corrected t' and c.p == pytest.approx(by_hand['p']) and c.low == pytest.approx(by_hand['low'])
+    with pytest.raises(InputError, match='n_train.real'): ev.summarise([{k: v for k, v in r.items() if k != 'n_train'} for r in rs])
+    with pytest.raises(InputError, match='several splits'): ev.summarise(rs, interval='runs+images')
+
+
+def test_delong_against_the_bootstrap():
+    a, b = ev.outcome(result('a', 0, .6, range(300))), ev.outcome(result('b', 0, 1., range(300)))
+    d, boot = ev.delong(a['y_true'], a['y_score'][:, 1], b['y_score'][:, 1]), ev.paired_bootstrap(a['y_true'], a['y_score'], b['y_score']).loc['auc']
+    assert d['difference'] == pytest.approx(boot.difference, abs=.02) and d['high'] - d['low'] == pytest.approx(boot.high - boot.low, rel=.25)
+    assert ev.delong(a['y_true'], a['y_score'][:, 1], a['y_score'][:, 1])['p'] == 1
+
+
+@pytest.mark.parametrize('change, says', [
+    ({'y_true': [0]*59}, '59'), ({'id': ['0']*60}, 'twice'), ({'y_true': [2]*60}, 'whole numbers from 0 to 1'), ({'y_true': ['bleeding']*60}, "unknown class 'bleeding'"),
+    ({'y_score': [[np.nan, 1.]]*60}, 'not finite'), ({'y_score': [[.2, .3, .5]]*60}, '2 classes but 3 scores'), ({'y_score': None}, 'y_score'), ({'id': [], 'y_true': [], 'y_score': np.zeros((0, 2))}, 'at least one image')])
+def test_broken_results_are_named(change, says):
+    r = result('original', 3, 1.)
+    with pytest.raises(InputError, match='original/3') as e: ev.summarise([{**r, 'test': {**r['test'], **change}}])
+    assert says in str(e.value)
+
+
+def test_other_bad_input():
+    r = result('original', 0, 1.)
+    with pytest.raises(InputError, match='test.id'): ev.outcome({'arm': 'original', 'repeat': 0, 'test': {}})
+    with pytest.raises(InputError, match='none given'): ev.summarise([])
+    with pytest.raises(InputError, match="'recall' is unknown"): ev.summarise([r], ['recall'])
+    with pytest.raises(InputError, match="interval: 'normal'"): ev.summarise([r], interval='normal')
+    with pytest.raises(InputError, match='baseline'): ev.compare_arms([r], 'none')
+    with pytest.raises(InputError, match="test: 'z'"): ev.compare_arms([r], test='z')
+    with pytest.raises(InputError, match='no proportion'): ev.wilson(5, 4)
+    with pytest.raises(InputError, match='square'): ev.rates([[1, 2, 3]])
+    with pytest.raises(InputError, match='one length'): ev.confusion([0, 1], [1])
+    with pytest.raises(InputError, match='both classes'): ev.roc([1, 1], [.1, .2])
+
+
+def test_one_seed_one_table_in_any_process():
+    code = ("import sys; sys.path.insert(0, 'tests'); from test_evaluation import *; "
+            "print(ev.summarise(some()).to_csv(), ev.compare_arms(some()).to_csv())")
+    out = [subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env={**__import__('os').environ, 'PYTHONHASHSEED': h}).stdout for h in '12']
+    assert out[0] == out[1] and 'runs+images' in out[0]
+
+
+def test_mean_roc_keeps_the_corners():
+    m = ev.mean_roc([r for r in some() if r['arm'] == 'original'])
+    assert isinstance(m, pd.DataFrame) and m.tpr.iloc[-1] == 1 and (m.low.dropna() <= m.tpr).all() and m.tpr.is_monotonic_increasing
+    perfect = result('original', 0, 1.)
+    perfect['test']['y_score'] = [[1 - y, y] for y in perfect['test']['y_true']]
+    assert (ev.mean_roc([perfect]).tpr == 1).all()

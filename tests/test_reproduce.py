@@ -1,0 +1,91 @@
+"""Strict parameters, profiles, code hashes, the command line and publishing."""
+import json, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from gan_covid import cli, records, reproduce
+from gan_covid.records import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT/'nbs'/'runs'
+
+def test_misspelled_parameter_is_an_error_and_not_a_default_run(tmp_path, capfd):
+    assert cli.main(['run', str(RUNS/'train_dcgan.ipynb'), str(tmp_path/'out.ipynb'), '-p', 'epoch=3']) == 2
+    assert "no parameter 'epoch'; did you mean 'epochs'?" in capfd.readouterr().err
+    assert not (tmp_path/'out.ipynb').exists()
+
+def test_notebook_without_parameters_cell(tmp_path):
+    nb = json.loads((RUNS/'train_dcgan.ipynb').read_text())
+    for c in nb['cells']: c['metadata'] = {}
+    (tmp_path/'n.ipynb').write_text(json.dumps(nb))
+    with pytest.raises(InputError, match='exactly one cell tagged `parameters`'): reproduce.parameters_of(tmp_path/'n.ipynb')
+
+@pytest.mark.parametrize('change, words', [
+    (('epochs: 12', 'epoch: 12'), "head_ct.train_dcgan: unknown key 'epoch'; did you mean 'epochs'"), (('classify:', 'clasify:'), "unknown key 'clasify'; did you mean 'classify'"),
+    (('data: phantom', 'data: fantom'), 'data must be phantom or real'), (('head_ct:\n', 'head_mr:\n'), "paper 'head_mr' has no notebook"), (('papers:', 'papers: ['), 'not readable as YAML')])
+def test_profile_that_cannot_be(tmp_path, change, words):
+    text = (reproduce.PROFILES/'smoke.yaml').read_text()
+    assert change[0] in text
+    (tmp_path/'mine.yaml').write_text(text.replace(*change, 1))
+    with pytest.raises(InputError, match='mine.yaml.*' + words): reproduce.load_profile(tmp_path/'mine.yaml')
+
+@pytest.mark.parametrize('name', [p.stem for p in reproduce.PROFILES.glob('*.yaml')])
+def test_shipped_profiles_are_sound(name):
+    profile = reproduce.load_profile(name)
+    assert profile['papers']
+    for paper in profile['papers']:
+        for step in reproduce.STEPS: reproduce.settings_of(profile, paper, step)
+
+def test_real_profile_asks_for_the_images(tmp_path, capfd, monkeypatch):
+    assert cli.main(['reproduce', '--profile', 'small', '--work', str(tmp_path)]) == 2
+    assert 'needs real images' in capfd.readouterr().err
+    assert cli.main(['reproduce', '--profile', 'small', '--data', str(tmp_path/'nowhere'), '--work', str(tmp_path)]) == 2
+    assert 'no such folder' in capfd.readouterr().err
+    assert cli.main(['reproduce', '--paper', 'head_cd', '--work', str(tmp_path)]) == 2
+    assert "did you mean 'head_ct'" in capfd.readouterr().err
+
+def _copy(tmp_path):
+    for d in ('nbs', 'gan_covid'): shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__'))
+    return tmp_path
+
+def _hashes(root): return {p.stem: reproduce.code_hash(p, root) for p in [*sorted((root/'nbs'/'runs').glob('*.ipynb')), *sorted((root/'nbs'/'papers').glob('*.ipynb'))]}
+
+def test_prose_changes_no_hash_and_code_changes_its_branch_only(tmp_path):
+    root = _copy(tmp_path)
+    before = _hashes(root)
+    score = root/'nbs'/'runs'/'score.ipynb'
+    nb = json.loads(score.read_text())
+    for c in nb['cells']:
+        if c['cell_type'] == 'markdown': c['source'] = 'other words'
+    score.write_text(json.dumps(nb))
+    module = root/'gan_covid'/'similarity.py'
+    module.write_text('# a comment\n' + module.read_text())
+    assert _hashes(root) == before
+    module.write_text(module.read_text() + '\nmore = 1\n')
+    assert {k for k, v in _hashes(root).items() if v != before[k]} == {'score', 'generate'}  # generate selects with fidelity, which measures with similarity
+    everything = root/'gan_covid'/'records.py'
+    everything.write_text(everything.read_text() + '\nmore = 1\n')
+    assert all(v != before[k] for k, v in _hashes(root).items())
+
+def test_failing_cell_keeps_its_notebook_and_says_why(tmp_path):
+    nb = json.loads((RUNS/'train_dcgan.ipynb').read_text())
+    (tmp_path/'n.ipynb').write_text(json.dumps(nb))
+    with pytest.raises(InputError, match='record.json: not found'): reproduce.run_notebook(tmp_path/'n.ipynb', tmp_path/'out'/'n.ipynb', {'work': str(tmp_path), 'label': 'normal'})
+    assert 'InputError' in (tmp_path/'out'/'n.ipynb').read_text()
+
+def test_publishing_replaces_one_paper_only(tmp_path):
+    def entry(paper): return {'paper': paper, 'files': []}
+    records.write_json(tmp_path/'built'/'manifest.json', {'items': {'T19': entry('head_ct')}})
+    records.atomic_write(tmp_path/'built'/'head_ct'/'T19.csv', 'new')
+    records.write_json(tmp_path/'kept'/'manifest.json', {'items': {'T1': entry('wmlq2022'), 'X1': entry('head_ct')}})
+    records.atomic_write(tmp_path/'kept'/'head_ct'/'X1.csv', 'old')
+    reproduce.publish_figures(tmp_path/'built', tmp_path/'kept', 'head_ct')
+    assert set(records.read_json(tmp_path/'kept'/'manifest.json')['items']) == {'T1', 'T19'}
+    assert [p.name for p in (tmp_path/'kept'/'head_ct').iterdir()] == ['T19.csv']
+
+def test_two_calls_in_one_work_folder_are_kept_apart(tmp_path):
+    import fcntl
+    with open(tmp_path/'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match='another reproduce is running'): reproduce.reproduce(work=tmp_path)
