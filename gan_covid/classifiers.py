@@ -7,7 +7,7 @@ __all__ = ['SCALINGS', 'NETWORKS', 'PROTOCOLS', 'NOT_STATED', 'Network', 'Protoc
            'build_model', 'count_parameters', 'predict', 'features', 'recompute_statistics', 'Result', 'train']
 
 # %% ../nbs/16_classifiers.ipynb #ac19892c
-import json, math, time
+import json, math, os, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ def imagenet_file(network: str,        # one of NETWORKS
     import pooch
     n = NETWORKS[network]
     if not n.file: raise InputError(f"weights='imagenet': there are none for {network}; give weights='random'")
-    folder, name = Path(load_keras().config.keras_home())/'models', n.file.rsplit('/', 1)[1]
+    folder, name = Path(os.environ.get('KERAS_HOME') or Path.home()/'.keras')/'models', n.file.rsplit('/', 1)[1]
     try: return Path(pooch.retrieve(n.file, f'md5:{n.md5}', fname=name, path=folder, downloader=pooch.HTTPDownloader(timeout=timeout, progressbar=True)))
     except Exception as e:  # requests, urllib3, socket, checksum, file system: to the user all the same
         raise InputError(f"ImageNet weights of {network} cannot be had ({type(e).__name__} at {n.file}). Put the file at {folder/name}, name one with weights_file, or give weights='random'") from e
@@ -155,7 +155,11 @@ def _load_file(base, network, path):
     path = Path(path)
     if not path.is_file(): raise InputError(f'weights_file {path}: not found')
     if path.suffix not in ('.h5', '.hdf5', '.keras'): raise InputError(f'weights_file {path}: give a .h5, .weights.h5 or .keras file')
-    try: base.load_weights(path)
+    try:
+        with warnings.catch_warnings():
+            # Keras leaves layers as they are and warns where a file lacks them
+            warnings.filterwarnings('error', '.*(freshly-initialized|no matching group).*')
+            base.load_weights(path)
     except Exception as e:
         raise InputError(f"weights_file {path}: does not hold the weights of {network} without top ({' '.join(str(e).split())[:200]})") from e
     if not all(np.isfinite(np.asarray(load_keras().ops.convert_to_numpy(w))).all() for w in base.weights): raise InputError(f'weights_file {path}: holds numbers that are not finite')

@@ -229,11 +229,12 @@ def sheet(images,               # (n,h,w[,1|3]) float in [0,1] or uint8
     "A sheet of images: samples, real beside generated, samples by epoch."
     x = _rgb(images)
     n, h, w, _ = x.shape
-    for name, texts in (('titles', titles),):
-        if texts is not None and len(texts) != n: raise InputError(f'{name}: {len(texts)} texts for {n} images')
+    if titles is not None and len(titles) != n: raise InputError(f'titles: {len(titles)} texts for {n} images')
     columns = columns or min(n, max(4, math.ceil(math.sqrt(n))))
     rows = math.ceil(n/columns)
-    left = .32 if row_titles is not None else 0.
+    for name, texts, need in (('row_titles', row_titles, rows), ('column_titles', column_titles, columns)):
+        if texts is not None and len(texts) != need: raise InputError(f'{name}: {len(texts)} texts for {need} {name[:-7]}s')
+    left = .16 + .16*max(1 + str(t).count('\n') for t in row_titles) if row_titles is not None else 0.
     tile = min(1.7, (WIDTH - left)/columns)                              # inches
     if titles is not None: tile = max(tile, min(1.1, (WIDTH - left)/columns))
     width = max(3.4, left + tile*columns)
@@ -256,8 +257,10 @@ def sheet(images,               # (n,h,w[,1|3]) float in [0,1] or uint8
     text = lambda c, y, t, **k: ax.text(c, y, t, fontsize=size, linespacing=1.1, **k)
     if titles is not None:
         for i in range(n): text(at(i)[1] + w/2, at(i)[0] - .03*px, '\n'.join(fold(titles[i])), ha='center', va='bottom')
-    for j, t in enumerate(column_titles or ()): text(j*(w + gap) + w/2, top - .05*px, '\n'.join(fold(t)), ha='center', va='bottom')
-    for i, t in enumerate(row_titles or ()): text(-.06*px, at(i*columns)[0] + h/2, t, ha='right', va='center', rotation=90)
+    for j, t in enumerate(() if column_titles is None else column_titles): text(j*(w + gap) + w/2, top - .05*px, '\n'.join(fold(t)), ha='center', va='bottom')
+    for i, t in enumerate(() if row_titles is None else row_titles):   # turned, and smaller where the row is lower than the text is long
+        longest = max(map(len, str(t).split('\n')))*.095*px
+        ax.text(-.06*px, at(i*columns)[0] + h/2, t, fontsize=size*min(1, h/longest), linespacing=1.1, ha='right', va='center', rotation=90, multialignment='center')
     return fig
 
 # %% ../nbs/19_plotting.ipynb #567968b0

@@ -7,7 +7,7 @@ __all__ = ['FILTERS', 'FITS', 'REJECTED', 'lung_box', 'crop_to_lungs', 'resize',
            'to_uint8', 'to_nchw', 'Prepared', 'table_fingerprint', 'save_images', 'prepare']
 
 # %% ../nbs/03_preprocessing.ipynb #0e18fd32
-import os, shutil
+import io, os, shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -114,7 +114,7 @@ def find_marks(image: np.ndarray,         # (height, width), uint8 or float
     if f < 1: gray = np.array(Image.fromarray(gray).resize([max(1, round(v*f)) for v in image.shape[::-1]], Image.LANCZOS))
     low, high = np.percentile(gray, (.5, 99.5))
     if not high > low: return []
-    gray = np.clip((gray - low)/(high - low), 0, 1)
+    gray = (gray - low)/(high - low)      # not clipped: white letters on a film without white must stay whiter than it
     side, sharp, square = max(gray.shape), np.zeros(gray.shape, np.float32), np.ones((3, 3), bool)
     width = 2*round(.03*side) + 1                          # strokes and boxes are narrower than a sixteenth of the image
     step = ndimage.maximum_filter(gray, 3) - ndimage.minimum_filter(gray, 3)
@@ -334,40 +334,53 @@ def _prepare_one(row, p) -> tuple:
     except Exception as e: return None, f'{type(e).__name__}: {e}', None   # one odd file must not cost the others
 
 # %% ../nbs/03_preprocessing.ipynb #b7bd524d
-_CHUNK = 256   # images between two safe points
+_CHUNK, _BATCH, _HEADER = 256, 8, 128   # images between two safe points, images that a thread takes at once, bytes of a .npy header
 
-def _partial(folder, table, p, workers, progress):
-    "Make the missing pieces below `.partial`; returns what each of them says about its rows."
-    n, notes = len(table), []
-    pieces = [(k, range(a, min(a + _CHUNK, n))) for k, a in enumerate(range(0, n, _CHUNK))]
-    rows = list(table[['image', 'mask']].itertuples(index=False))
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='prepare', unit='image', disable=not progress, delay=1) as bar:
-        for k, part in pieces:
-            note = folder/'.partial'/f'{k:05}.json'
-            if not note.exists():
-                done = []
-                for one in pool.map(lambda i: _prepare_one(rows[i], p), part):
-                    done.append(one)
-                    bar.update()
-                kept = [i for i, (pixels, *_) in zip(part, done) if pixels is not None]
-                pixels = np.array([pixels for pixels, *_ in done if pixels is not None], np.uint8).reshape(-1, *p['size'], 1)
-                atomic_save(note.with_suffix('.npy'), lambda path: np.save(path, pixels))
-                write_json(note, {'kept': kept, 'why': {i: why for i, (_, why, _) in zip(part, done) if why},
-                                  'whole': {i: whole for i, (*_, whole) in zip(part, done) if whole}})
-            else: bar.update(len(part))
-            notes.append(read_json(note))
-    return notes
+def _npy_header(shape) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+    return out.getvalue()
 
-def _assemble(folder, notes, size):
-    "Join the pieces to images.npy."
-    n = sum(len(note['kept']) for note in notes)
-    def write(path):
-        out, at = np.lib.format.open_memmap(path, 'w+', np.uint8, (n, *size, 1)), 0
-        for k, note in enumerate(notes):
-            out[at:at + len(note['kept'])] = np.load(folder/'.partial'/f'{k:05}.npy')
-            at += len(note['kept'])
-        out.flush()
-    atomic_save(folder/'images.npy', write)
+def _run(folder, table, p, workers, progress):
+    "Make images.npy, going on from the notes in `.partial`; returns why rows are rejected and why rows are whole, by row number."
+    n, each, part = len(table), p['size'][0]*p['size'][1], folder/'.partial'
+    rows, pixels = list(table[['image', 'mask']].itertuples(index=False)), part/'images.npy'
+    batch = lambda a, b: [_prepare_one(row, p) for row in rows[a:b]]
+    notes = []
+    while (note := part/f'{len(notes):05}.json').exists(): notes.append(read_json(note))
+    count = sum(note['kept'] for note in notes)
+    if not notes or not pixels.exists() or pixels.stat().st_size < _HEADER + count*each:
+        notes, count = [], 0
+        pixels.write_bytes(bytes(_HEADER))       # the shape is known at the end
+    with open(pixels, 'r+b') as out, ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='prepare', unit='image', disable=not progress, delay=1) as bar:
+        out.truncate(_HEADER + count*each)
+        out.seek(0, os.SEEK_END)
+        bar.update(min(n, len(notes)*_CHUNK))
+        begin = lambda a: [pool.submit(batch, i, min(i + _BATCH, a + _CHUNK, n)) for i in range(a, min(a + _CHUNK, n), _BATCH)]
+        try:
+            ahead = begin(len(notes)*_CHUNK)
+            for a in range(len(notes)*_CHUNK, n, _CHUNK):
+                now, ahead = ahead, begin(a + _CHUNK)   # nobody waits while a note is written
+                note, i = {'kept': 0, 'why': {}, 'whole': {}}, a
+                for future in now:
+                    for one, why, whole in future.result():
+                        if one is not None:
+                            out.write(np.ascontiguousarray(one))
+                            note['kept'] += 1
+                        if why: note['why'][i] = why
+                        if whole: note['whole'][i] = whole
+                        i += 1
+                        bar.update()
+                out.flush()
+                os.fsync(out.fileno())
+                write_json(part/f'{len(notes):05}.json', note)
+                notes.append(note)
+            out.seek(0)
+            out.write(_npy_header((sum(note['kept'] for note in notes), *p['size'], 1)))
+        except OSError as e:
+            raise InputError(f'{folder}: cannot be written ({e.strerror or e}). Make room, then give the same command again: it goes on where it was') from e
+        finally: pool.shutdown(cancel_futures=True)
+    return [{int(i): text for note in notes for i, text in note[key].items()} for key in ('why', 'whole')]
 
 def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
             folder,                    # where the result is kept
@@ -379,7 +392,7 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
             fit: str = 'stretch',      # 'stretch' to the size, or 'pad' with black to keep the proportion
             method: str = 'bicubic',   # filter: 'bicubic', 'lanczos', 'hamming' or 'box'
             no_mask: str = 'reject',   # with crop='lungs', an image without a usable mask: 'reject' it, or use it 'whole' (prepare.json says which)
-            workers: int = None,       # threads; None: one a processor
+            workers: int = None,       # threads; None: two a processor
             progress: bool = True,     # a bar on stderr, if it takes more than a second
            ) -> Prepared:
     """Read, crop, clean and resize all images of a table, and keep them in one memory-mapped file.
@@ -404,21 +417,19 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
     if not (mark.exists() and read_json(mark) == {**info, 'chunk': _CHUNK}):
         shutil.rmtree(mark.parent, ignore_errors=True)
         write_json(mark, {**info, 'chunk': _CHUNK})
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
-    notes = _partial(folder, table, p, workers, progress)
-    why = {int(i): text for note in notes for i, text in note['why'].items()}
+    workers = workers or 2*(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    why, whole = _run(folder, table, p, workers, progress)
     rejected = [(table.image[i], table.label[i], text.removeprefix(f'{table.image[i]}: ')) for i, text in why.items()]
     if len(why) == len(table):
+        shutil.rmtree(folder/'.partial')       # when the files are there again, the same call has to look at them
         raise InputError(f'table: none of its {len(table)} images can be used. The first: {table.image[0]}: {rejected[0][2]}')
-    kept = np.array([i for note in notes for i in note['kept']])
-    whole = {int(i): text for note in notes for i, text in note['whole'].items()}
-    _assemble(folder, notes, p['size'])
+    os.replace(folder/'.partial'/'images.npy', folder/'images.npy')
     dropped = [i for i in why if 'burnt-in mark' in why[i]][:200]
     if dropped:
         pictures = [np.asarray(_crop(table.loc[i], p)[0]) for i in dropped]
         review_sheet(pictures, [find_marks(a, threshold=threshold) for a in pictures], folder/'dropped_marks.png')
     else: (folder/'dropped_marks.png').unlink(missing_ok=True)
-    result = _finish(folder, table.loc[kept], rejected, {**info, 'whole': {table.image[i]: text for i, text in whole.items()}})
+    result = _finish(folder, table.drop(index=list(why)), rejected, {**info, 'whole': {table.image[i]: text for i, text in whole.items()}})
     shutil.rmtree(folder/'.partial', ignore_errors=True)
     return result
 

@@ -437,11 +437,11 @@ def does_not_add_up(paper: str,              # key of PAPERS
 # what is missing, our default, the reason, mark of the default
 _NOT_STATED = {
     'wmlq2022': [
-        ('optimiser and learning rate of the classifiers', 'Adam, 1e-4', 'usual for fine-tuning; six epochs leave no room for a slow start', 'I'),
-        ('layers on top of the networks, frozen layers', 'global pooling, dropout .2, dense softmax; base frozen when it has ImageNet weights, else all trained', 'the least that "transfer learning" needs', 'I'),
+        ('optimiser and learning rate of the classifiers', 'Adam, 1e-3', 'Keras\' defaults; six epochs leave no room for a slow start', 'I'),
+        ('layers on top of the networks, frozen layers', 'global pooling, dropout .2, dense softmax; base frozen when it has ImageNet weights, else all trained', 'the least that "transfer learning" needs; as Keras\' guide to it', 'I'),
         ('input range of the networks', 'images in [0, 1], converted to what each Keras network expects', 'slides normalise to [0, 1]; InceptionV3 expects [-1, 1], EfficientNet [0, 255]', 'C'),
         ('which four runs', 'four seeds, one fixed test set', '"mean accuracy from 4 training runs" on the stored test data set', 'I'),
-        ('margin of the lung crop', 'a parameter with a small margin', 'only "rectangular that contains lung only" is said', 'I'),
+        ('margin of the lung crop', 'a twentieth of the lungs\' size on each side', 'drawn masks end short of the pleura; 0 is the slides\' wording', 'I'),
         ('which marks were removed', 'an automatic finder with a review sheet', 'done by hand in the source; the list is not published', 'I'),
         ('StyleGAN2-ADA configuration', '"auto" of the published code at 256² and one GPU: batch 16, R1 .8192, learning rate .0025, mapping depth 2, target .6, "bgc"', 'the default that a user gets; whether it was changed is unknown', 'O'),
         ('length of GAN training and chosen snapshot', 'until the Fréchet distance stops falling', 'FID 56 is the last that the slides show', 'I'),
@@ -461,9 +461,9 @@ _NOT_STATED = {
         ('how the 250 good images were picked', 'by discriminator score and distance to real features, with a review sheet', 'picked by eye in the source', 'I'),
         ('250 images in all or a class', '250 in all, half a class', '"we selected 250 good quality images"', 'I'),
         ('2000 images of Loey et al.: in all or a class', 'all images that are supplied', '"2000 synthetic images from both classes" can be read either way', 'I'),
-        ('dense layers on VGG-16 and ResNet50, frozen layers', 'dense 256, dropout .25, dense 2; base frozen when it has ImageNet weights, else all trained', '"fully connected layers" with a dropout of 25 % in between', 'I'),
+        ('dense layers on VGG-16 and ResNet50, frozen layers', 'global pooling, dropout .25, dense 2; base frozen when it has ImageNet weights, else all trained', 'a dropout of 25 % is stated, sizes are not', 'I'),
         ('normalisation for VGG-16', 'Keras\' preprocessing of the network', '"we normalized our images for VGG16"', 'I'),
-        ('how non-normalised images enter the CNN and ResNet50', 'values 0 to 255', '"we didn\'t normalize"', 'S'),
+        ('how non-normalised images enter', 'ResNet50: 0 to 255; CNN: 0 to 1', '"we didn\'t normalize" reads as 0 to 255; the CNN is unstable on it at its learning rate', 'I'),
         ('seeds and number of runs', 'five seeds where time allows', 'single numbers are printed', 'I')],
     'head_ct': [
         ('learning rate of the GAN', '2e-4', 'cut off at "0." on the page; the repository\'s paper says 0.0002', 'O'),
@@ -472,11 +472,12 @@ _NOT_STATED = {
         ('last layer of the generator', 'one 5×5 filter with bias, tanh, no batch norm', 'the printed list ends in 128 channels; this gives 4,870,785', 'C'),
         ('weight and form of the gradient penalty', '10, norm towards 1 on straight lines between real and generated images', 'Gulrajani et al., which the source cites', 'I'),
         ('"label inversion"', 'real 0, generated 1', 'the usual meaning of the trick', 'I'),
-        ('"real distributed noise"', 'normal noise on real images, standard deviation .05 of the range [0, 1]', 'the page gives no size; small enough to leave the anatomy', 'I'),
+        ('"real distributed noise"', 'normal noise on real images, standard deviation .01 of the range [0, 1]', 'the page gives no size; more is a mark by which the discriminator knows real images', 'I'),
         ('how 144 / 34 / 22 were drawn', 'stratified by class, seeded, duplicates together; repeated, since 22 images decide nothing', 'not stated', 'I'),
-        ('"zero-padded, 32×32"', 'padded to a square, then resized', 'the images are not square; read as padding before scaling', 'I'),
-        ('number of generated images for the classifier', 'as many as real training images', 'the notebook uses 200 beside 200', 'O'),
+        ('"zero-padded" and "scaled down to 32×32"', 'stretched to 32×32; padding as an option', 'the page says both, and one of them is enough', 'I'),
+        ('number of generated images for the classifier', '100 a class', 'the notebook uses 400 images where 200 are real (X5)', 'I'),
         ('ResNet-50 protocol', 'dropout .4, batch 32, RMSprop 1e-3, early stopping after 5 epochs without progress', 'the repository\'s paper and notebook', 'O'),
+        ('image size and classical augmentation of the classifier', '128×128; rotation 40, shifts, shear and zoom .2, flip', 'the repository\'s notebook (X5); the table (X1) names none', 'O'),
         ('which class is positive', 'hemorrhage', 'the finding that is looked for', 'I'),
         ('"promising when combined with classical DA"', 'an arm of its own', 'announced in the introduction, no numbers', 'I')]}
 

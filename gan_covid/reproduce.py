@@ -152,7 +152,9 @@ def reproduce(profile='smoke', paper: str = None, data: str = None, work='work',
         except OSError: raise InputError(f'{work}: another reproduce is running there. Wait for it, or give another --work') from None
         command = [sys.executable, '-m', 'snakemake', '--snakefile', str(ROOT/'workflow'/'Snakefile'), '--directory', str(work), '--cores', str(jobs), '--nolock', '--rerun-incomplete', '--keep-going',
                    '--configfile', str(work/f'{settings["name"]}.config.json'), '--quiet', 'rules', *extra]
-        code = subprocess.run(command, cwd=ROOT).returncode
+        # Snakemake's jobs call `gan-covid` by name, and the environment need not be activated
+        env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'}
+        code = subprocess.run(command, cwd=ROOT, env=env).returncode
         if code == 0 and not any(a in ('-n', '--dry-run', '--dryrun') for a in extra):
             for p in papers:
                 publish(work, records, settings['name'], p)

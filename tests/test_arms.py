@@ -125,6 +125,24 @@ def test_sizes(real, gan):
     s = build('original+generated', real, gan, size=24)
     assert s.x.shape[1:] == (24, 24, 1) and (s.x[s.origin == 'generated'] == 255).all() and held_out('original', real, 'val', size=24).x.shape[1:] == (24, 24, 1)
 
+def test_prepared_phantoms_and_generated_folder(tmp_path):
+    "From files to a training set: phantoms, split, prepared folder, generated folder with the GAN's hashes on disk."
+    from gan_covid import phantoms
+    from gan_covid.preprocessing import Prepared, prepare, save_images
+    table = datasets.stratified_split(datasets.load('head_ct', phantoms.write('head_ct', tmp_path, 10, 64, seed=1, workers=1)), {'train': 10, 'val': 4, 'test': 4}, seed=1)
+    real = prepare(table, tmp_path/'real', 32, progress=False)
+    assert (real.table.split.isna()).sum() == 2              # asked for by no split, so used nowhere
+    rows = pd.DataFrame([{'image': f'generated/{c}/{i}', 'label': c, 'source': 'generated', 'split': 'train'} for c in CLASSES for i in range(6)])
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1), np.uint8)
+    hashes = sorted(real.table.sha256[real.table.split == 'train'])
+    save_images(tmp_path/'gan', pixels, rows, {'trained_on': hashes})
+    gan = Prepared.open(tmp_path/'gan')
+    s = build('original+generated+classical', real, gan, n_generated=4, seed=2)
+    assert s.counts() == {c: {'real': 5, 'generated': 4} for c in CLASSES} and s.x.shape == (18, 32, 32, 1) and s.leaked == [] and len(held_out('original', real, 'val')) == 4
+    save_images(tmp_path/'gan', pixels, rows, {'trained_on': sorted(real.table.sha256)})
+    assert len(leakage(tmp_path/'gan', real.table)) == 8
+    with pytest.raises(InputError, match='leak: .* 8 validation or test images'): build('generated', real, Prepared.open(tmp_path/'gan'))
+
 def test_real_head_ct_split(real_data):
     "The twins 188.png and 189.png (SOURCES §5) have equal pixels in different files; a split that parts them is refused, ours is not."
     table = datasets.stratified_split(datasets.load('head_ct', real_data), seed=0)

@@ -102,26 +102,20 @@ def test_a_seed_decides_everything():
     assert a.history == b.history != c.history and np.array_equal(predict(a.model, VAL[0]), predict(b.model, VAL[0]))
 
 def test_killed_and_resumed_is_bit_identical(tmp_path):
-    code = '''
-        pipe = Pipeline(rotation_range=10)
-        x, y = halves(40, 0)
+    "A process killed by SIGKILL after its third epoch; this one goes on and ends where an uninterrupted training ends."
+    p, training = replace(TINY, epochs=5), SimpleNamespace(x=TRAIN[0], y=TRAIN[1], classes=['a', 'b'], pipeline=Pipeline(rotation_range=10))
+    killed = script('''
         def line(s):
-            print(s, flush=True)
-            if KILL and s.startswith(f'epoch {KILL}/'): os.kill(os.getpid(), signal.SIGKILL)
+            if s.startswith('epoch 4/'): os.kill(os.getpid(), signal.SIGKILL)
+        x, y = halves(40, 0)
         p = Protocol('ct_cnn', 32, 'adam', 2e-3, batch=16, epochs=5, patience=None, dropout=.25, weights='random')
-        r = train(p, SimpleNamespace(x=x, y=y, classes=['a', 'b'], pipeline=pipe), halves(16, 1), seed=1, workdir=FOLDER, progress=line, checkpoint_seconds=0)
-        np.savez(f'{FOLDER}.npz', p=predict(r.model, x), f=features(r.model, x))
-        print(json.dumps(r.history))
-    '''
-    run = lambda folder, kill: script(f'KILL, FOLDER = {kill}, {folder!r}\n' + textwrap.dedent(code), cwd=tmp_path)
-    whole = run('whole', 0)
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    for kill in (1, 4): assert run('cut', kill).returncode == -signal.SIGKILL
-    rest = run('cut', 0)
-    assert rest.returncode == 0 and 'going on after epoch 3' in rest.stdout, rest.stdout + rest.stderr[-2000:]
-    assert rest.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
-    a, b = np.load(tmp_path/'whole.npz'), np.load(tmp_path/'cut.npz')
-    assert all(np.array_equal(a[k], b[k]) for k in a)
+        train(p, SimpleNamespace(x=x, y=y, classes=['a', 'b'], pipeline=Pipeline(rotation_range=10)), halves(16, 1), seed=1, workdir='.', progress=line, checkpoint_seconds=0)
+    ''', cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    lines = []
+    rest, whole = (train(p, training, VAL, seed=1, workdir=w, progress=lines.append) for w in (tmp_path, None))
+    assert 'going on after epoch 3' in lines[0] and rest.history == whole.history and rest.best_epoch == whole.best_epoch
+    assert np.array_equal(features(rest.model, VAL[0]), features(whole.model, VAL[0])) and np.array_equal(predict(rest.model, VAL[0]), predict(whole.model, VAL[0]))
 
 def test_a_checkpoint_of_something_else_is_not_used(tmp_path):
     lines = []
@@ -192,8 +186,8 @@ def test_frozen_head_only_equals_the_long_way():
 
 def test_recomputed_statistics_do_what_training_mode_does():
     "After a recomputation over one batch, using the network on this batch is what training mode computes."
-    model = build_model(Protocol('resnet50', 32, weights='random'), 2, seed=1)
-    x = (halves(16, 0)[0]/np.float32(255))
+    model = build_model(TINY, 2, seed=1)
+    x = halves(16, 0)[0]/np.float32(255)
     C.recompute_statistics(model, [x])
     body = keras.Model(model.input, model.get_layer('pooled').output)
     use, training = (keras.ops.convert_to_numpy(body(x, training=t)) for t in (False, True))
@@ -230,13 +224,11 @@ def test_weights_files_that_do_not_fit(tmp_path):
 
 def test_efficientnet_file_with_the_deviation_in_place_of_the_variance(tmp_path):
     "Keras corrects its own file only when it loads it itself; from a file we do it."
-    p = Protocol('efficientnetb0', 32, weights='random')
-    base = next(l for l in build_model(p, 2).layers if l.name.startswith('efficientnet'))
+    base = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
     norm, mean, sd = base.layers[2], np.array([.485, .456, .406]), np.array([.229, .224, .225])
     norm.adapt_mean.assign(mean.reshape(norm.adapt_mean.shape)); norm.adapt_variance.assign(sd.reshape(norm.adapt_variance.shape))
     base.save_weights(tmp_path/'e.weights.h5')
-    model = build_model(replace(p, weights_file=str(tmp_path/'e.weights.h5')), 2)
-    base = next(l for l in model.layers if l.name.startswith('efficientnet'))
+    assert C._load_file(base, 'efficientnetb0', tmp_path/'e.weights.h5').startswith('file:')
     out = keras.Model(base.input, base.layers[2].output)(np.full((1, 32, 32, 3), 100, np.float32))
     assert np.allclose(keras.ops.convert_to_numpy(out)[0, 5, 5], (100/255 - mean)/sd, atol=1e-3)
 

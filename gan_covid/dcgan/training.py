@@ -43,7 +43,7 @@ class Config:
     gradient_penalty: float = 10.    # weight; 0: none. T22 names it without a weight (I)
     invert_labels: bool = True       # real 0, generated 1 (T22)
     label_smoothing: float = 0.      # real images' target this far from its end (O6)
-    real_noise: float = .05          # sd of normal noise on real images, in units of [0, 1] (T22 without a number, I)
+    real_noise: float = .01          # sd of normal noise on real images, in units of [0, 1] (T22 without a number, I)
     ema: float = 0.                  # decay a step of an averaged generator; 0: none (not in the source)
     classes: int = 0                 # 0: one GAN a class; k: conditional on k labels
     precision: str = 'float32'       # or 'mixed_bfloat16'
