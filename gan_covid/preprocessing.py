@@ -112,9 +112,9 @@ def find_marks(image: np.ndarray,         # (height, width), uint8 or float
     f = min(1., _SCALE/max(image.shape))
     gray = image.astype(np.float32)
     if f < 1: gray = np.array(Image.fromarray(gray).resize([max(1, round(v*f)) for v in image.shape[::-1]], Image.LANCZOS))
-    low, high = np.percentile(gray, (.5, 99.5))
+    low, high = np.percentile(gray, (.02, 99.98))   # a dozen pixels: a single stray one does not count, a letter does
     if not high > low: return []
-    gray = (gray - low)/(high - low)      # not clipped: white letters on a film without white must stay whiter than it
+    gray = np.clip((gray - low)/(high - low), 0, 1)
     side, sharp, square = max(gray.shape), np.zeros(gray.shape, np.float32), np.ones((3, 3), bool)
     width = 2*round(.03*side) + 1                          # strokes and boxes are narrower than a sixteenth of the image
     step = ndimage.maximum_filter(gray, 3) - ndimage.minimum_filter(gray, 3)
@@ -313,7 +313,9 @@ def _crop(row, p) -> tuple:
     if p['crop'] == 'lungs':
         try:
             if pd.isna(row.mask): raise InputError(f'{row.image}: has no lung mask')
-            t, l, b, r = lung_box(read_mask(row.mask, (im.height, im.width)), p['margin'])
+            mask = read_mask(row.mask, (im.height, im.width))
+            if not mask.any(): raise InputError(f'{row.mask}: nothing of the mask is left in the size of the image')
+            t, l, b, r = lung_box(mask, p['margin'])
             if min(b - t, r - l) < _SIDE: raise InputError(f'{row.mask}: the lungs of the mask measure only {r - l}×{b - t} pixels')
             im = im.crop((l, t, r, b))
         except InputError as e:

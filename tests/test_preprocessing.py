@@ -110,11 +110,9 @@ def test_marks_on_smooth_images_are_found_where_they_are(what, dark):
         at = int(rng.integers(5, 220)), int(rng.integers(5, 130))
         image = marked(ground, what, at, 0 if dark else 255)
         i, j = np.nonzero(image != ground)
-        for m in pre.find_marks(image):
-            if m.top <= i.mean() < m.bottom and m.left <= j.mean() < m.right or (m.top <= i.max() and m.bottom >= i.min() and m.left <= j.max() and m.right >= j.min()):
-                hits += 1
-                assert m.sharpness >= .5
-                break
+        hit = [m for m in pre.find_marks(image) if m.top <= i.max() and m.bottom > i.min() and m.left <= j.max() and m.right > j.min()]
+        hits += bool(hit)
+        assert all(m.sharpness >= .5 for m in hit)
     assert hits >= 18, hits
 
 def test_a_word_is_one_mark_and_two_words_apart_are_two():
@@ -282,7 +280,7 @@ def test_marks_can_be_dropped_with_a_sheet_to_look_at(tmp_path):
     assert len(kept) == 6 and drop.table.image.tolist() == [str(f) for f in files[::2]]
     assert drop.rejected.why.str.contains('burnt-in mark').all() and Image.open(tmp_path/'drop'/'dropped_marks.png').width == 3*192
     strict = pre.prepare(rows(files), tmp_path/'drop', 32, marks='drop', threshold=1.)
-    assert len(strict) > 3 and strict.info['parameters']['threshold'] == 1
+    assert len(strict) >= 3 and strict.info['parameters']['threshold'] == 1
 
 def test_no_usable_image_is_one_clear_error_and_can_be_mended(pictures, tmp_path):
     t, f = pictures[:1], Path(pictures.image[0])
