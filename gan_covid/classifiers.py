@@ -229,6 +229,8 @@ def count_parameters(model) -> dict:
 def _optimizer(p: Protocol):
     return getattr(load_keras().optimizers, {'rmsprop': 'RMSprop', 'sgd': 'SGD', 'adam': 'Adam'}[p.optimizer])(p.learning_rate)
 
+def _loss(p: Protocol): return load_keras().losses.CategoricalCrossentropy(label_smoothing=p.label_smoothing)
+
 def _compiled_forward(model):
     "Inference with any batch size: float32 array in, float32 array out. Kept with the model."
     if '_gan_covid_forward' not in model.__dict__:
@@ -410,6 +412,21 @@ def _get(variables): return [np.array(load_keras().ops.convert_to_numpy(v)) for 
 def _assign(variables, values):
     for v, value in zip(variables, values, strict=True): v.assign(value)
 
+_programs = {}   # of the last structure that was trained: (network, optimizer, step)
+
+def _program(p, model):
+    "A network with `model`'s weights, its optimiser and the compiled step. Repeats take over what the first one compiled: for ResNet50 that costs as much as several epochs of 144 images."
+    keras, structure = load_keras(), fingerprint([p.as_dict(), model.source, model.output_shape])
+    if structure not in _programs:
+        _programs.clear()
+        net, optimizer = keras.models.clone_model(model), _optimizer(p)
+        _programs[structure] = net, optimizer, _compiled_step(net, optimizer, _loss(p))
+    net, optimizer, step = _programs[structure]
+    _assign(net.variables, _get(model.variables))
+    for v in optimizer.variables: v.assign(keras.ops.zeros_like(v))
+    optimizer.learning_rate = p.learning_rate
+    return net, optimizer, step
+
 def train(p: Protocol,
           training,                        # `arms.TrainingSet`, or a pair (x, y)
           val,                             # `arms.ImageSet`, or a pair (x, y)
@@ -432,16 +449,16 @@ def train(p: Protocol,
     model = build_model(p, len(classes), seed, say)
     key = fingerprint([p.as_dict(), model.source, str(pipeline), seed, keras.backend.backend(), [sha256_array(a) for a in (x, y, vx, vy)]])
     onehot = np.eye(len(classes), dtype=np.float32)
-    y, vy, trained = onehot[y], onehot[vy], model
+    y, vy = onehot[y], onehot[vy]
     if model.frozen and not pipeline:
         pooled = model.get_layer('pooled')
         body = keras.Model(model.input, pooled.output)
         x, vx = _run(body, x), _run(body, vx)
         h = i = keras.Input(x.shape[1:])
         for layer in model.layers[model.layers.index(pooled) + 1:]: h = layer(h)
-        trained = keras.Model(i, h)                         # shares its layers with `model`
-    optimizer = _optimizer(p)
-    step = _compiled_step(trained, optimizer, keras.losses.CategoricalCrossentropy(label_smoothing=p.label_smoothing))
+        trained, optimizer = keras.Model(i, h), _optimizer(p)   # shares its layers with `model`
+        step = _compiled_step(trained, optimizer, _loss(p))
+    else: trained, optimizer, step = _program(p, model)
     history, best, before = {k: [] for k in ('loss', 'accuracy', 'val_loss', 'val_accuracy')}, [], 0.
     checkpoint = _Checkpoint(workdir, key, say) if workdir else None
     if checkpoint and checkpoint.found:
@@ -464,4 +481,5 @@ def train(p: Protocol,
             checkpoint.save({'history': history, 'seconds': before + time.monotonic() - start}, w=_get(trained.variables), o=_get(optimizer.variables), b=best)
             saved = time.monotonic()
     if p.restore_best: _assign(trained.variables, best)
+    if trained.input_shape == model.input_shape: _assign(model.variables, _get(trained.variables))
     return Result(model, history, _progress_of(history, p)[0], len(history['loss']), round(before + time.monotonic() - start, 2), model.source, model.frozen, count_parameters(model), classes)

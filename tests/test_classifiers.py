@@ -101,6 +101,17 @@ def test_a_seed_decides_everything():
     a, b, c = (train(replace(TINY, epochs=2), TRAIN, VAL, seed=s, **quiet) for s in (1, 1, 2))
     assert a.history == b.history != c.history and np.array_equal(predict(a.model, VAL[0]), predict(b.model, VAL[0]))
 
+def test_repeats_share_what_is_compiled_and_nothing_else():
+    "A second training in a process takes over the first one's compiled step; neither its weights nor the first result change by that."
+    first = train(TINY, TRAIN, VAL, seed=1, **quiet)
+    before = predict(first.model, VAL[0])
+    second = train(TINY, TRAIN, VAL, seed=2, **quiet)
+    assert np.array_equal(predict(first.model, VAL[0]), before) and not np.array_equal(predict(second.model, VAL[0]), before)
+    C._programs.clear()
+    alone = train(TINY, TRAIN, VAL, seed=2, **quiet)
+    assert alone.history == second.history and np.array_equal(predict(alone.model, VAL[0]), predict(second.model, VAL[0]))
+    assert train(replace(TINY, learning_rate=1e-4), TRAIN, VAL, seed=2, **quiet).history != alone.history and len(C._programs) == 1
+
 def test_killed_and_resumed_is_bit_identical(tmp_path):
     "A process killed by SIGKILL after its third epoch; this one goes on and ends where an uninterrupted training ends."
     p, training = replace(TINY, epochs=5), SimpleNamespace(x=TRAIN[0], y=TRAIN[1], classes=['a', 'b'], pipeline=Pipeline(rotation_range=10))
