@@ -450,7 +450,8 @@ def train(p: Protocol,
     key = fingerprint([p.as_dict(), model.source, str(pipeline), seed, keras.backend.backend(), [sha256_array(a) for a in (x, y, vx, vy)]])
     onehot = np.eye(len(classes), dtype=np.float32)
     y, vy = onehot[y], onehot[vy]
-    if model.frozen and not pipeline:
+    head_only = model.frozen and not pipeline
+    if head_only:
         pooled = model.get_layer('pooled')
         body = keras.Model(model.input, pooled.output)
         x, vx = _run(body, x), _run(body, vx)
@@ -481,5 +482,5 @@ def train(p: Protocol,
             checkpoint.save({'history': history, 'seconds': before + time.monotonic() - start}, w=_get(trained.variables), o=_get(optimizer.variables), b=best)
             saved = time.monotonic()
     if p.restore_best: _assign(trained.variables, best)
-    if trained.input_shape == model.input_shape: _assign(model.variables, _get(trained.variables))
+    if not head_only: _assign(model.variables, _get(trained.variables))
     return Result(model, history, _progress_of(history, p)[0], len(history['loss']), round(before + time.monotonic() - start, 2), model.source, model.frozen, count_parameters(model), classes)

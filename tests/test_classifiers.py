@@ -38,7 +38,7 @@ def script(code, backend=None, **kw):
         from gan_covid.augmentation import Pipeline
         from gan_covid.classifiers import Protocol, build_model, features, predict, train
     """) + inspect.getsource(halves)
-    env = {**os.environ, 'KERAS_BACKEND': backend or keras.backend.backend()}
+    env = {**os.environ, 'KERAS_BACKEND': backend or keras.backend.backend(), 'OMP_NUM_THREADS': '1'}
     return subprocess.run([sys.executable, '-c', head + textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=600, **kw)
 
 # ---- counts and structure
