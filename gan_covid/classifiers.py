@@ -7,7 +7,7 @@ __all__ = ['SCALINGS', 'NETWORKS', 'PROTOCOLS', 'NOT_STATED', 'Network', 'Protoc
            'build_model', 'count_parameters', 'predict', 'features', 'recompute_statistics', 'Result', 'train']
 
 # %% ../nbs/16_classifiers.ipynb #ac19892c
-import json, math, os, time, warnings
+import functools, json, math, os, random, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -186,6 +186,14 @@ def _base(p: Protocol, progress):
             progress(f'{e}. Going on with random weights')
     return make(None), 'random'
 
+@functools.cache
+def _deterministic(): seed_everything(0)
+
+def _seed(seed):
+    "Seed what Keras builds. Initialisers and dropout draw seeds of their own from Python's generator; TensorFlow's global one is left alone, because setting it throws away what is compiled."
+    _deterministic()
+    random.seed(seed)
+
 def build_model(p: Protocol,
                 n_classes: int,
                 seed: int = 0,       # initial weights and dropout
@@ -193,7 +201,7 @@ def build_model(p: Protocol,
                ):                    # keras.Model: (n,size,size,1) in [0,1] -> (n,n_classes), with .source ('imagenet', 'random', 'file:…') and .frozen
     "A network with its input scaling inside: scaling, base, pooling, dropout, softmax. The head of `ct_cnn` is the report's: 256, dropout, 128, classes (T17)."
     keras = load_keras()
-    seed_everything(seed)
+    _seed(seed)
     L, n = keras.layers, NETWORKS[p.network]
     with precision(p.precision):
         base, source = _base(p, progress)

@@ -82,3 +82,6 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print('gan-covid: stopped; the same command goes on from here', file=sys.stderr)
         return 130
+
+# %% ../nbs/21_cli.ipynb #28cb8e86
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())   # python -m gan_covid.cli
