@@ -142,7 +142,7 @@ def imagenet_file(network: str,        # one of NETWORKS
     except Exception as e:  # requests, urllib3, socket, checksum, file system: to the user all the same
         raise InputError(f"ImageNet weights of {network} cannot be had ({type(e).__name__} at {n.file}). Put the file at {folder/name}, name one with weights_file, or give weights='random'") from e
 
-# %% ../nbs/16_classifiers.ipynb #d1122658
+# %% ../nbs/16_classifiers.ipynb #eebd8f95
 def _ct_cnn_base(keras, size):
     "The report's five blocks (T17): conv 3×3, batch normalisation, ReLU, max-pooling 2; 32-32-64-64-128 filters."
     L, x = keras.layers, (i := keras.Input((size, size, 1)))
@@ -171,6 +171,8 @@ def _load_file(base, network, path):
             norm.finalize_state()
     return f'file:{sha256_file(path)[:8]}'
 
+_without = set()   # networks whose ImageNet weights this process has asked for in vain: all repeats of an arm begin alike, and the message comes once
+
 def _base(p: Protocol, progress):
     "The network's base and where its weights come from."
     keras, n = load_keras(), NETWORKS[p.network]
@@ -179,10 +181,11 @@ def _base(p: Protocol, progress):
     if p.weights_file:
         base = make(None)
         return base, _load_file(base, p.network, p.weights_file)
-    if p.weights == 'imagenet' or p.weights == 'auto' and n.file:
+    if p.weights == 'imagenet' or p.weights == 'auto' and n.file and p.network not in _without:
         try: return (imagenet_file(p.network), make('imagenet'))[1], 'imagenet'
         except InputError as e:
             if p.weights == 'imagenet': raise
+            _without.add(p.network)
             progress(f'{e}. Going on with random weights')
     return make(None), 'random'
 

@@ -377,7 +377,7 @@ def pool(results, positive=None) -> dict:
     mean = np.stack([np.bincount(where, score[:, c]) for c in range(score.shape[1])], 1)/runs[:, None]
     return {'y_true': y[first], 'y_score': mean, 'id': ids, 'group': group[first], 'positive': os[0]['positive'], 'runs': runs}
 
-# %% ../nbs/17_evaluation.ipynb #f440fe16
+# %% ../nbs/17_evaluation.ipynb #83f8ef5e
 _TESTS = ('auto', 'corrected t', 'runs+images', 'bootstrap', 'mcnemar')
 
 def _compare(a, b, metrics, test, ratio, level, n_boot, seed):
@@ -435,6 +435,7 @@ def compare_arms(results,                 # classify results or records
         rows += [{**dict(zip(by, kb)), 'baseline': '/'.join(map(str, ka)), **row} for row in _compare([a[r] for r in both], [b[r] for r in both], metrics, test, ratio, level, n_boot, seed)]
     columns = [*by, 'baseline', 'metric', 'baseline_mean', 'mean', 'difference', 'low', 'high', 'p', 'p_adjusted', 'test', 'n']
     out = pd.DataFrame(rows, columns=[c for c in columns if c != 'p_adjusted'])
+    for c in ('difference', 'low', 'high'): out[c] = out[c].astype(float).round(12) + 0.   # equal means are equal, not apart by the last bit
     given = out['p'].notna() if len(out) else []
     out['p_adjusted'] = out['p']
     if correction and len(out) and given.any(): out.loc[given, 'p_adjusted'] = multipletests(out.loc[given, 'p'], method=correction)[1]
