@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FORMATS', 'SUFFIXES', 'COLUMNS', 'DATASETS', 'read_image', 'read_mask', 'as_table', 'DataSet', 'list_datasets',
            'natural', 'cache_folder', 'unzip', 'locate', 'load', 'load_folder', 'pixel_keys', 'together', 'apportion',
-           'stratified_split', 'check_split', 'repeated_splits', 'Report', 'verify', 'duplicates', 'download', 'fetch',
-           'data_list', 'data_fetch', 'data_verify']
+           'stratified_split', 'check_split', 'patient_leaks', 'loey_split', 'locate_generated', 'load_generated',
+           'repeated_splits', 'Report', 'verify', 'duplicates', 'download', 'fetch', 'data_list', 'data_fetch',
+           'data_verify']
 
 # %% ../nbs/01_datasets.ipynb #ba031897
 import csv, errno, functools, hashlib, http.client, io, os, re, shutil, stat, sys, time, urllib.error, urllib.request, warnings, zipfile
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from .records import InputError, atomic_write, sha256_file
 
-# %% ../nbs/01_datasets.ipynb #2db552e3
+# %% ../nbs/01_datasets.ipynb #db2d9ebc
 FORMATS = 'PNG', 'JPEG', 'BMP', 'TIFF', 'GIF', 'WEBP'
 SUFFIXES = '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp'
 
@@ -45,7 +46,6 @@ def _bytes(path) -> bytes:
     except FileNotFoundError: raise InputError(f'{path}: not found') from None
     except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror}). Look at its permissions') from None
 
-# %% ../nbs/01_datasets.ipynb #e6b9bc82
 def read_image(path) -> np.ndarray:  # uint8 (height, width), gray
     """One image as eight-bit gray, whatever the file holds and however it is called.
 
@@ -390,7 +390,7 @@ def _holds(name: str, path) -> bool:
 
 def _zips(folder) -> list: return [p for p in _list(folder, 'files') if p.suffix.lower() == '.zip' and not p.name.startswith('CT_')]
 
-# %% ../nbs/01_datasets.ipynb #a50d7193
+# %% ../nbs/01_datasets.ipynb #1b47e2a3
 def _threads(workers) -> int: return workers or min(16, 2*(os.cpu_count() or 1))
 
 def _look(path, min_side: int) -> tuple:
@@ -408,8 +408,8 @@ def _map(f, items, desc: str, workers=None) -> list:
     with ThreadPoolExecutor(_threads(workers)) as pool:
         return list(tqdm(pool.map(safe, items), total=len(items), desc=desc, disable=len(items) < 2000, file=sys.stderr, mininterval=1))
 
-def _build(name: str, title: str, root, scan: _Scan, min_side: int, workers) -> pd.DataFrame:
-    "The table of a scan; one warning says all that was noticed."
+def _build(name: str, title: str, root, scan: _Scan, min_side: int, workers, warn: bool = True) -> pd.DataFrame:
+    "The table of a scan; one warning says all that was noticed, unless the caller has more to say (`warn=False`)."
     rows, rejected, notes = [], list(scan.rejected), list(scan.notes)
     for row, seen in zip(scan.rows, _map(lambda r: _look(r['image'], min_side), scan.rows, f'read {title}', workers)):
         if isinstance(seen, InputError): rejected.append(dict(file=str(row['image']), why=str(seen).removeprefix(f"{row['image']}: ")))
@@ -418,10 +418,9 @@ def _build(name: str, title: str, root, scan: _Scan, min_side: int, workers) -> 
     table = as_table(rows)
     if rejected: notes.append(f"{len(rejected)} not used, e.g. {rejected[0]['file']}: {rejected[0]['why']} (all of them in table.attrs['rejected'])")
     table.attrs = dict(name=name, title=title, root=str(root), rejected=rejected, notes=notes)
-    if notes: warnings.warn(f'{title}: ' + '; '.join(notes), stacklevel=4)
+    if notes and warn: warnings.warn(f'{title}: ' + '; '.join(notes), stacklevel=4)
     return table
 
-# %% ../nbs/01_datasets.ipynb #0e8684f8
 def load(name: str,           # 'radiography', 'covid_ct' or 'head_ct'
          path,                # the data set's folder, one above it, or a zip with it
          min_side: int = 16,  # images with a shorter side are rejected
@@ -572,17 +571,186 @@ def stratified_split(table: pd.DataFrame,  # as from `load`
     out['split'] = pd.Series(need.index.to_numpy()[side[group]], index=table.index).replace({'': None}).astype(_TEXT)
     return out
 
-# %% ../nbs/01_datasets.ipynb #bda21079
+# %% ../nbs/01_datasets.ipynb #46904bb6
+def _across(table: pd.DataFrame, key) -> list:
+    "(key, rows) of the groups that stand in more than one split."
+    return [(k, g) for k, g in table.groupby(key) if g.split.nunique() > 1]
+
 def check_split(table: pd.DataFrame,  # with `split` filled, at least in part
                ) -> pd.DataFrame:     # one row per leak: kind ('patient', 'duplicate'), key, splits, labels, images; empty if there is none
     "Patients, equal files and equal pixels that stand in more than one split."
     rows, t = [], table[table.split.notna()]
     same = pixel_keys(t).fillna(t.sha256)
     for kind, key in (('patient', t.patient), ('duplicate', t.sha256), ('duplicate', same)):
-        for k, g in t.groupby(key):
+        for k, g in _across(t, key):
             row = dict(kind=kind, key=k, splits=sorted(set(g.split)), labels=sorted(set(g.label)), images=g.image.tolist())
-            if g.split.nunique() > 1 and not any(r['images'] == row['images'] and r['kind'] == kind for r in rows): rows.append(row)
+            if not any(r['images'] == row['images'] and r['kind'] == kind for r in rows): rows.append(row)
     return pd.DataFrame(rows, columns=['kind', 'key', 'splits', 'labels', 'images'])
+
+def _person(patient) -> str: return ' '.join(re.sub(r'(?<!\d)0+(?=\d)', '', re.sub(r'[\s_-]+', ' ', str(patient))).lower().split())
+
+def patient_leaks(table: pd.DataFrame,  # with `split` and `patient` filled, at least in part
+                 ) -> pd.DataFrame:     # columns patient, label, and the number of images in train, val, test; empty if there is no leak
+    "Patients with images in more than one split. Case, spaces, `_`, `-` and leading zeros make no other patient of an id; no picture is opened."
+    t = table[table.split.notna()]
+    rows = [dict(patient=' = '.join(dict.fromkeys(' '.join(p.split()) for p in g.patient)), label=', '.join(sorted(set(g.label))), **{s: int((g.split == s).sum()) for s in ('train', 'val', 'test')})
+            for _, g in _across(t, t.patient.map(_person, na_action='ignore'))]
+    return pd.DataFrame(sorted(rows, key=lambda r: natural(r['patient'])), columns=['patient', 'label', 'train', 'val', 'test'])
+
+# %% ../nbs/01_datasets.ipynb #a642fc27
+_LOEY = {'fungus': ('four images of Talaromyces marneffei, a fungus', r'talaromyces-marneffei.*-p1-12_[0-3]'),
+         'names': ('three names of 153 characters and the file that the early test list misses',
+                   r'impact_of_covid19_infection_on_pregnancy_outcomes.*-p8-41_[135]|talaromyces-marneffei.*-p1-12_3')}
+
+def loey_split(table: pd.DataFrame,      # as from `load('covid_ct', path)`
+               reading: str = 'fungus',  # which four fall away: 'fungus' or 'names'
+              ) -> pd.DataFrame:         # a copy without them, numbered anew
+    """COVID-CT with the split that Loey et al. describe [X2, T14]: 425/118/199, in test 94 COVID and 105 NonCOVID. Which four images fall away is our inference (I).
+
+    A note in `table.attrs['notes']` says how many were left out, by which reading, and what is left; if that is not as published (phantoms, a partial copy), it is a warning too.
+    An unknown reading is an `InputError`."""
+    if reading not in _LOEY: raise InputError(f"reading '{reading}' is unknown. There are: {', '.join(_LOEY)}")
+    which, pattern = _LOEY[reading]
+    gone = (table.label == 'COVID').to_numpy(bool) & np.array([bool(re.fullmatch(pattern, _loose(Path(p).stem))) for p in table.image], bool)
+    out = table[~gone].reset_index(drop=True)
+    parts, test = [int((out.split == s).sum()) for s in ('train', 'val', 'test')], [int(((out.split == 'test') & (out.label == c)).sum()) for c in ('COVID', 'NonCOVID')]
+    note = (f"split of Loey et al., reading '{reading}' ({which}; our inference, I): {gone.sum()} of 4 COVID images left out; "
+            f"{'/'.join(map(str, parts))} images are left, in test {test[0]} COVID + {test[1]} NonCOVID")
+    if (parts, test) != ([425, 118, 199], [94, 105]):
+        note += '. Published are 425/118/199 and 94 + 105: this is not the whole set, its file names are others, or it has another split'
+        warnings.warn(note, stacklevel=2)
+    out.attrs = {**table.attrs, 'notes': [*table.attrs.get('notes', []), note]}
+    return out
+
+# %% ../nbs/01_datasets.ipynb #ce08a20f
+_GENERATED = 'COVID-19CGAN/<class>/ (generated images only) or COVID-19+CGAN/train+CGAN/<class>/ (real and generated together), <class> COVID and NonCOVID'
+_GENERATED_URL = 'https://www.kaggle.com/datasets/mloey1/covid19-chest-ct-image-augmentation-gan-dataset'
+_CGAN, _AUG = re.compile(r'(covid(19)?|ct)?(and)?cgan'), re.compile(r'(train|val|covid(19)?|ct)?(and)?aug(and)?(cgan)?')
+
+def _generated_label(folder) -> str:
+    "Class of a folder's name: 'COVID', 'NonCOVID', or None."
+    m = re.fullmatch(r'(ct)?(non)?covid(19)?', _slug(folder))
+    return m and ('NonCOVID' if m[2] else 'COVID')
+
+def _generated_kind(folder) -> str:
+    "'alone' (generated images only), 'mixed' (real ones among them), or None if the folder is no such folder. The signs between the words tell them apart."
+    if not _CGAN.fullmatch(_slug(folder.name)): return None
+    top = _list(folder, 'dirs')
+    dirs = top + [d for t in top for d in _list(t, 'dirs')]
+    if any(_CGAN.fullmatch(_slug(d.name)) for d in top) or not any(_generated_label(d.name) and _pictures(d, True) for d in dirs): return None
+    mixed = re.search(r'[^a-z0-9]cgan$|and', folder.name.lower()) and _slug(folder.name) != 'cgan' or any('cgan' in _slug(d.name) or d.name.lower().startswith('test') for d in dirs)
+    return 'mixed' if mixed else 'alone'
+
+def _find_generated(path) -> tuple:
+    "Folder or zip with the generated images, or None; and what stood in the way."
+    path = Path(path).expanduser().absolute()
+    if path.is_file() and path.suffix.lower() == '.zip': return (path if _zip_generated(path) else None), []
+    if not path.is_dir(): raise InputError(f'{path}: no such folder')
+    level, seen = [path], []
+    for depth in range(4):
+        found, below = [], []
+        for f in level:
+            if _AUG.fullmatch(_slug(f.name)): seen.append(f'{f}: not used, because classical augmentations of real images are not generated images'); continue
+            try:
+                if kind := _generated_kind(f): found.append((f, kind))
+                else: below += _list(f, 'dirs')
+            except InputError as e:
+                if not depth: raise
+                seen.append(str(e))
+        best = [f for f, kind in found if kind == 'alone'] or [f for f, _ in found]
+        if len(best) > 1 or len({f.parent for f, _ in found}) > 1:
+            raise InputError(f"{path}: holds generated images more than once ({', '.join(str(f) for f, _ in found)}). Give the path of the one you mean")
+        if best: return best[0], seen
+        level = below
+    for z in _zips(path):
+        try:
+            if _zip_generated(z): return z, seen
+        except InputError as e: seen.append(str(e))
+    return None, seen
+
+def _zip_generated(path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as z: names = z.namelist()
+    except (zipfile.BadZipFile, OSError) as e: raise InputError(f'{path}: the zip cannot be read ({e}). Download it again, or remove it') from None
+    return any(_CGAN.fullmatch(_slug(d)) for n in names if n.lower().endswith(SUFFIXES) for d in n.split('/')[:-1])
+
+def locate_generated(path,     # the set's folder, a folder up to three levels above it, or a zip with it
+                    ) -> Path:  # folder with the generated images (`COVID-19CGAN` before `COVID-19+CGAN`), or the zip that holds them, not unpacked; None if there are none
+    "Where the generated images of Loey et al. are; opens no picture. `InputError` if `path` is not there, is a broken zip, or holds them more than once at the same depth."
+    return _find_generated(path)[0]
+
+# %% ../nbs/01_datasets.ipynb #60130b1c
+def _thumbnail(path) -> np.ndarray:
+    a = np.asarray(Image.fromarray(read_image(path)).resize((32, 32), Image.Resampling.BOX), float).ravel()
+    return (a - a.mean())/(np.linalg.norm(a - a.mean()) or 1)
+
+def _alike(pair) -> bool:
+    "Whether two files show one picture, whatever their sizes; True as well if that cannot be seen."
+    try: return float(_thumbnail(pair[0]) @ _thumbnail(pair[1])) > .95
+    except InputError: return True
+
+def _real_among(table: pd.DataFrame, real: pd.DataFrame, names: bool, workers=None) -> tuple:
+    "Why an image of `table` is taken for a real one, '' if it is not; and which rows of `real` were met. `names`: names count too."
+    why, met = np.full(len(table), '', object), np.zeros(len(real), bool)
+    size, size_real = (pd.MultiIndex.from_frame(t[['width', 'height']]) for t in (table, real))
+    key, key_real = (pd.Series(_map(lambda r: r[0] and _pixel_key(r[1]), list(zip(m, t.image)), 'compare pixels', workers), dtype=object)
+                     for t, m in ((table, size.isin(size_real)), (real, size_real.isin(size))))
+    if names:
+        name, name_real = ([(c, _loose(Path(p).name)) for c, p in zip(t.label, t.image)] for t in (table, real))
+        same = {}  # by class and name without its ending
+        for j, (c, n) in enumerate(name_real): same.setdefault((c, Path(n).stem), []).append(j)
+        pairs = [(i, j) for i, (c, n) in enumerate(name) for j in same.get((c, Path(n).stem), [])]
+        alike = _map(lambda p: name[p[0]] == name_real[p[1]] or _alike((table.image.iloc[p[0]], real.image.iloc[p[1]])), pairs, 'compare names', workers)
+        for (i, j), yes in zip(pairs, alike):
+            if yes: why[i], met[j] = f'has the name of the real image {real.image.iloc[j]}', True
+    for mine, theirs in ((table.sha256, real.sha256), (key, key_real)):
+        first = {k: j for j, k in reversed(list(enumerate(theirs))) if isinstance(k, str)}
+        for i, k in enumerate(mine):
+            if isinstance(k, str) and k in first: why[i], met[first[k]] = why[i] or f'has the pixels of the real image {real.image.iloc[first[k]]}', True
+    return why, met
+
+def load_generated(path,                      # as for `locate_generated`
+                   real: pd.DataFrame = None, # the real images, `load('covid_ct', ...)`, all of them; needed where real and generated images lie together
+                   min_side: int = 16,        # images with a shorter side are rejected
+                   workers: int = None,       # threads
+                  ) -> pd.DataFrame:          # one row per generated image, columns `COLUMNS`, split 'train', classes COVID and NonCOVID
+    """The images that the CGAN of Loey et al. generated [T14, T16]; `locate_generated` asks first whether they are there. What that GAN was trained on is not known.
+
+    Real images among them are left out: by name and pixels in a folder of both, by pixels (if `real` is given) in a folder of generated ones.
+    `table.attrs`: name, title, root, `rejected` and notes as from `load`, `left_out` (list of dict file, why), `folders` (images by folder). If nothing is there it is an `InputError`."""
+    where, seen = _find_generated(path)
+    if where and where.is_file(): where, seen = _find_generated(unzip(where))
+    if where is None: raise InputError('. '.join([f'{path}: the generated images of Loey et al. are not there. Expected: {_GENERATED}. They are published at {_GENERATED_URL}', *seen[:3]]))
+    title, s, mixed, classes = 'CGAN images of Loey et al.', _Scan(), _generated_kind(where) == 'mixed', DATASETS['covid_ct'].classes
+    if mixed and real is None: raise InputError(f"{where}: holds real and generated images together. Give real=load('covid_ct', ...), so that they can be told apart")
+    if real is not None and not set(real.label) & set(classes): raise InputError(f"real: no image of {' or '.join(classes)}. Give the table of load('covid_ct', ...)")
+    found = [(p, p.relative_to(where).parts[:-1]) for p in _pictures(where, deep=True)]
+    if mixed:
+        says = any('cgan' in _slug(d) for _, dirs in found for d in dirs)
+        found = [(p, dirs) for p, dirs in found if (any('cgan' in _slug(d) for d in dirs) if says else not any(d.lower().startswith('test') for d in dirs))]
+    for p, dirs in found:
+        if labels := [c for d in dirs if (c := _generated_label(d))]: s.rows.append(dict(image=p, label=labels[-1], split='train', source='Loey et al.'))
+        else: s.rejected.append(dict(file=str(p), why='in no folder of a class (COVID or NonCOVID)'))
+    s.rows.sort(key=lambda r: classes.index(r['label']))
+    table = _build('loey', title, where, s, min_side, workers, warn=False)
+    attrs, out = table.attrs, np.full(len(table), '', object)
+    if real is not None: out, met = _real_among(table, real, mixed, workers)
+    attrs['left_out'] = [dict(file=f, why=w) for f, w in zip(table.image, out) if w]
+    if n := len(attrs['left_out']):
+        byname = sum('the name' in w for w in out)
+        attrs['notes'].append(f"{n} real images left out, {byname} known by their name, {n - byname} by their pixels (all of them in table.attrs['left_out'])")
+    expected = sorted({_SPLIT_NAMES.get(re.sub('cgan$', '', _slug(d))) for _, dirs in found for d in dirs} & {'train', 'val'})
+    if mixed and (part := real.split.isin(expected).to_numpy(bool)).any():
+        attrs['notes'].append(f"of the {part.sum()} real images of {' and '.join(expected)} {(met & part).sum()} were met" +
+                              ('' if met[part].all() else '; the others may be among the generated images, under other names and sizes'))
+    table = table[out == ''].reset_index(drop=True)
+    absent = [c for c in classes if c not in set(table.label)]
+    if len(absent) == 2: raise InputError(f"{where}: no generated image is there, only real ones ({len(attrs['left_out'])}). Expected: {_GENERATED}")
+    attrs['notes'] += [f'no images of {c}' for c in absent]
+    attrs['folders'] = {f: int(n) for f, n in table.image.map(lambda p: Path(p).parent.relative_to(where).as_posix()).value_counts(sort=False).items()}
+    table.attrs = attrs
+    if attrs['notes']: warnings.warn(f'{title}: ' + '; '.join(attrs['notes']), stacklevel=2)
+    return table
 
 # %% ../nbs/01_datasets.ipynb #5f88aea7
 def repeated_splits(table: pd.DataFrame,      # as from `load`

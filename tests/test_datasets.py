@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from gan_covid import datasets
-from gan_covid.datasets import (COLUMNS, DATASETS, check_split, data_fetch, data_verify, download, fetch, load, load_folder, locate, read_image, read_mask,
-                                repeated_splits, stratified_split, unzip, verify)
+from gan_covid.datasets import (COLUMNS, DATASETS, check_split, data_fetch, data_verify, download, fetch, load, load_folder, load_generated, locate, locate_generated,
+                                loey_split, patient_leaks, read_image, read_mask, repeated_splits, stratified_split, unzip, verify)
 from gan_covid.records import InputError, sha256_file
 
 gray = np.random.default_rng(0).integers(0, 256, (24, 30), 'uint8')
@@ -418,6 +418,213 @@ def test_repeated_splits_keep_a_given_split():
     out = repeated_splits(t, {'train': 60, 'val': 20, 'test': 20}, seed=1, repeats=4)
     assert out[0].equals(t) and all(((o.split == 'train') == (t.split == 'train')).all() for o in out)
     assert [o.split.tolist() for o in out] == [o.split.tolist() for o in repeated_splits(t, {'train': 60, 'val': 20, 'test': 20}, seed=1, repeats=4)]
+
+
+# ---------------------------------------------------------------- the split of the CT report, and leaks by patient
+
+FUNGUS = [f'Talaromyces-marneffei-infection-relapse-presenting-as-ost_2020_International-p1-12%{i}.png' for i in range(4)]
+LONG = [f'impact_of_covid19_infection_on_pregnancy_outcomes_and_the_risk_of_maternaltoneonatal_intrapartum_transmission_of_covid19_during_natural_birth-p8-41%{i}.png' for i in (1, 3, 5)]
+
+
+def file_names(t): return [Path(p).name for p in t.image]
+
+
+@pytest.fixture(scope='module')
+def covid_ct(real_data): return load('covid_ct', real_data)
+
+
+@pytest.mark.parametrize('reading, gone', [('fungus', FUNGUS), ('names', LONG + FUNGUS[3:])])
+def test_real_loey_split(covid_ct, reading, gone):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        t = loey_split(covid_ct, reading)
+    assert t.split.value_counts().to_dict() == {'train': 425, 'val': 118, 'test': 199}
+    assert t[t.split == 'test'].label.value_counts().to_dict() == {'COVID': 94, 'NonCOVID': 105}
+    assert set(file_names(covid_ct)) - set(file_names(t)) == set(gone) and list(t) == COLUMNS and list(t.index) == list(range(742)) and len(covid_ct) == 746
+    assert {k: v for k, v in t.attrs.items() if k != 'notes'} == {k: v for k, v in covid_ct.attrs.items() if k != 'notes'}
+    assert t.attrs['notes'][:-1] == covid_ct.attrs['notes'] and all(w in t.attrs['notes'][-1] for w in (f"'{reading}'", '4 of 4', 'our inference, I', '425/118/199'))
+    assert {c: int(n) for c, n in t.label.value_counts().items()} == DATASETS['covid_ct'].used['T18']
+
+
+def test_real_patients_and_pixels_of_the_official_split(covid_ct):
+    assert covid_ct.patient.nunique() == 384 == covid_ct.patient.map(datasets._person).nunique() and patient_leaks(covid_ct).empty and patient_leaks(loey_split(covid_ct)).empty
+    assert pd.Series([datasets._pixel_hash(p) for p in covid_ct.image]).is_unique
+    t, most = covid_ct.copy(), covid_ct.patient.value_counts().idxmax()
+    t.loc[t.index[t.patient == most][0], 'split'] = 'val' if t.split[t.patient == most].iloc[0] != 'val' else 'test'
+    assert patient_leaks(t).patient.tolist() == [most] and check_split(t)[['kind', 'key']].values.tolist() == [['patient', most]]
+
+
+def test_real_leaks_that_ids_do_not_show(covid_ct):
+    "The same slices under both labels, and the same persons under two ids, on both sides of the official split."
+    t = covid_ct.assign(name=file_names(covid_ct)).set_index('name')
+    for test, train in (('kjr-21-e24-p5-29.png', '71%0.jpg'), ('kjr-21-e24-p5-31.png', '71%1.jpg')):
+        assert (t.split[test], t.label[test], t.split[train], t.label[train]) == ('test', 'COVID', 'train', 'NonCOVID') and datasets._alike((t.image[test], t.image[train]))
+    t.loc[['2020.03.12.20034686-p17-91-3.png', '2020.03.12.20034686-p17-91-4.png'], 'patient'] = ['Patient 168', 'Patient 169']  # as the pictures say: Pt 1, Pt 2
+    assert patient_leaks(t).values.tolist() == [['Patient 168', 'COVID', 1, 0, 1], ['Patient 169', 'COVID', 1, 0, 1]]
+
+
+@pytest.mark.parametrize('change, gone', [(lambda n: n, 4), (lambda n: n.replace('%', '_'), 4), (lambda n: n.upper(), 4), (lambda n: n.replace('Talaromyces', 'x'), 0)])
+def test_loey_split_of_other_copies(change, gone):
+    names = [change(n) for n in FUNGUS + LONG] + ['2020.03.01-p1-1.png']
+    t = datasets.as_table([dict(image=f'/nowhere/{n}', label='COVID', split='test', width=32, height=32, sha256=n) for n in names])
+    t.attrs = dict(notes=['first'])
+    with pytest.warns(UserWarning, match=f'{gone} of 4 .*not the whole set'): out = loey_split(t)
+    assert len(out) == 8 - gone and len(out.attrs['notes']) == 2 and out.attrs['notes'][0] == 'first' and f'{gone} of 4' in out.attrs['notes'][1] and t.attrs == dict(notes=['first'])
+    with pytest.warns(UserWarning, match='0 of 4'): assert len(loey_split(t.assign(label='NonCOVID'))) == 8
+
+
+def test_loey_split_of_other_data(tmp_path):
+    t = load('covid_ct', make_covid_ct(tmp_path/'COVID-CT'))
+    with pytest.warns(UserWarning, match='0 of 4 COVID images left out; 8/2/2 images'): out = loey_split(t, 'names')
+    assert out.equals(t) and t.attrs['notes'] == [] and len(out.attrs['notes']) == 1
+    with pytest.raises(InputError, match="reading 'Fungus' is unknown. There are: fungus, names"): loey_split(t, 'Fungus')
+
+
+def test_patient_leaks():
+    ids = ['Patient 7', 'patient_07', ' Patient  7', 'Patient 70', 'Patient 70', 'P-1', None, None]
+    t = table(8, patient=lambda i: ids[i], split=lambda i: ['train', 'test', 'train', 'val', 'val', 'test', 'train', 'test'][i])
+    assert patient_leaks(t).values.tolist() == [['Patient 7 = patient_07', 'a, b', 2, 0, 1]] and list(patient_leaks(t)) == ['patient', 'label', 'train', 'val', 'test']
+    t.loc[1, 'split'] = None
+    assert patient_leaks(t).empty and list(patient_leaks(t)) == ['patient', 'label', 'train', 'val', 'test'] and patient_leaks(table(4)).empty
+
+
+# ---------------------------------------------------------------- generated images of Loey et al.
+
+def real_table(root): return load('covid_ct', make_covid_ct(root/'COVID-CT'))
+
+
+def make_alone(root, classes=('COVID', 'NonCOVID'), n=3):
+    for k, c in enumerate(classes):
+        for i in range(n): put(root/c/f'{i}.png', noise(1000 + 10*k + i, (32, 32)))
+    return root
+
+
+def make_mixed(root, real, parts=('train+CGAN', 'val', 'test'), classes=('COVID', 'NonCOVID'), n=3):
+    "Every real image in its part, and `n` generated ones a class where the part says CGAN (or says train)."
+    for k, (label, folder) in enumerate(zip(('COVID', 'NonCOVID'), classes)):
+        for part in parts:
+            for p in real.image[(real.label == label) & (real.split == part.split('+')[0])]: put(root/part/folder/Path(p).name, read_image(p), format='PNG')
+            if 'CGAN' in part or part == 'train':
+                for i in range(n): put(root/part/folder/f'{i}.png', noise(2000 + 100*parts.index(part) + 10*k + i, (32, 32)))
+    return root
+
+
+@pytest.mark.parametrize('name, classes', [('COVID-19CGAN', ('COVID', 'NonCOVID')), ('COVID-19CGAN', ('CT_COVID', 'CT_NonCOVID')), ('covid19cgan', ('covid', 'NonCovid')),
+                                           ('CGAN', ('COVID-19', 'non-COVID')), ('COVID-19CGAN', ('train/COVID', 'train/NonCOVID'))])
+def test_generated_alone(tmp_path, name, classes):
+    root = make_alone(tmp_path/'set'/'COVID-19'/name, classes)
+    for path in (root, root.parent, tmp_path/'set', tmp_path): assert locate_generated(path) == root
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        t = load_generated(tmp_path)
+    assert list(t) == COLUMNS and t.label.tolist() == ['COVID']*3 + ['NonCOVID']*3 and set(t.split) == {'train'} and set(t.source) == {'Loey et al.'}
+    assert t.patient.isna().all() and set(t.width) == {32} and t.attrs['rejected'] == t.attrs['notes'] == t.attrs['left_out'] == [] and t.attrs['root'] == str(root)
+    assert t.attrs['folders'] == {c: 3 for c in classes}
+
+
+@pytest.mark.parametrize('name, parts, n', [('COVID-19+CGAN', ('train+CGAN', 'val', 'test'), 6), ('COVID-19+CGAN', ('train+CGAN', 'val+CGAN', 'test'), 12),
+                                            ('COVID-19 & CGAN', ('train & CGAN', 'val', 'test'), 6), ('COVID-19_CGAN', ('train', 'val', 'test'), 6), ('COVID-19CGAN', ('train', 'test'), 6)])
+def test_generated_among_real(tmp_path, name, parts, n):
+    real = real_table(tmp_path/'real')
+    parts_real = real.assign(split=real.split.map({p.split('+')[0].split(' ')[0]: p.split('+')[0] for p in parts}))
+    root = make_mixed(tmp_path/'loey'/name, parts_real, parts)
+    put(tmp_path/'loey'/'COVID-19+Aug+CGAN'/'train+Aug+CGAN'/'COVID'/'7.png', noise(7))
+    with pytest.warns(UserWarning, match='real images left out') as caught: t = load_generated(tmp_path/'loey', real)
+    assert len(caught) == 1 and locate_generated(tmp_path/'loey') == root and t.groupby('label').size().to_dict() == {'COVID': n//2, 'NonCOVID': n//2}
+    assert all(Path(p).stem.isdecimal() for p in t.image) and all('test' not in Path(p).parts for p in t.image) and list(t.index) == list(range(n))
+    read = set(real.image[real.split.isin([s for s in ('train', 'val') if any(p.startswith(s) for p in (parts if parts[0] == 'train' else [p for p in parts if 'CGAN' in p]))])])
+    assert len(t.attrs['left_out']) == len(read) and all('has the name' in w['why'] for w in t.attrs['left_out'])
+    assert any(f'of the {len(read)} real images' in x and x.endswith(f'{len(read)} were met') for x in t.attrs['notes'])
+    with pytest.raises(InputError, match='real and generated images together. Give real='): load_generated(tmp_path/'loey')
+
+
+@pytest.mark.parametrize('name', ['COVID-19CGAN', 'CGAN'])  # after and before COVID-19+CGAN in the alphabet
+def test_generated_prefers_the_folder_without_real_images(tmp_path, name):
+    real = real_table(tmp_path/'real')
+    make_mixed(tmp_path/'loey'/'COVID-19+CGAN', real); make_alone(tmp_path/'loey'/name)
+    assert locate_generated(tmp_path/'loey').name == name and len(load_generated(tmp_path/'loey')) == 6
+    put(tmp_path/'loey'/name/'COVID'/'real.png', read_image(real.image[0]))
+    (tmp_path/'loey'/name/'COVID'/'0.png').rename(tmp_path/'loey'/name/'COVID'/Path(real.image[0]).name)  # where no real image should be, a name alone proves nothing
+    assert len(load_generated(tmp_path/'loey')) == 7
+    with pytest.warns(UserWarning, match='1 real images left out, 0 known by their name, 1 by their pixels'): t = load_generated(tmp_path/'loey', real)
+    assert len(t) == 6 and [Path(w['file']).name for w in t.attrs['left_out']] == ['real.png'] and real.image[0] in t.attrs['left_out'][0]['why']
+
+
+def test_generated_among_real_under_other_names(tmp_path):
+    made = make_covid_ct(tmp_path/'real'/'COVID-CT')
+    put(made/'Images-processed'/'CT_NonCOVID'/'NonCOVID-p1-12%0.jpg', Image.fromarray(noise(50)).resize((150, 120)), format='PNG')  # white noise does not survive resizing
+    real = load('covid_ct', made)
+    root = make_mixed(tmp_path/'loey'/'COVID-19+CGAN', real)
+    folder, images = root/'train+CGAN'/'NonCOVID', real.image[(real.label == 'NonCOVID') & (real.split == 'train')].tolist()
+    for p in images: (folder/Path(p).name).unlink()
+    put(folder/(Path(images[0]).stem + '.png'), Image.fromarray(read_image(images[0])).resize((64, 64)))  # converted and resized
+    put(folder/(Path(images[1]).stem + '.png'), noise(77, (64, 64)))                                    # generated, called so by chance
+    put(folder/'renamed.png', Image.fromarray(read_image(images[2])).convert('RGB'))                    # same pixels
+    put(folder/'lost.png', Image.fromarray(read_image(images[3])).resize((64, 64)))                     # nothing tells
+    with pytest.warns(UserWarning, match='6 real images left out, 5 known by their name, 1 by their pixels.*of the 8 real images of train 6 were met; the others may be among'):
+        t = load_generated(root, real)
+    kept = {Path(p).name for p in t.image[t.label == 'NonCOVID']}
+    assert kept == {'0.png', '1.png', '2.png', Path(images[1]).stem + '.png', 'lost.png'}
+    assert {Path(w['file']).name for w in t.attrs['left_out']} >= {'renamed.png', Path(images[0]).stem + '.png'}
+    with pytest.raises(InputError, match="real: no image of COVID or NonCOVID"): load_generated(root, real.assign(label='x'))
+
+
+def test_generated_broken_and_unexpected_files(tmp_path):
+    root = make_alone(tmp_path/'COVID-19CGAN')
+    good = (root/'COVID'/'0.png').read_bytes()
+    for i, spoil in enumerate(BROKEN.values()): (root/'COVID'/f'bad{i}.png').write_bytes(spoil(good))
+    put(root/'NonCOVID'/'tiny.png', noise(1, (3, 3))); put(root/'samples.png', noise(2)); (root/'NonCOVID'/'Thumbs.db').touch(); (root/'readme.txt').write_text('x')
+    with pytest.warns(UserWarning, match=f'{len(BROKEN) + 2} not used') as caught: t = load_generated(tmp_path)
+    assert len(caught) == 1 and len(t) == 6
+    why = {Path(r['file']).name: r['why'] for r in t.attrs['rejected']}
+    assert len(why) == len(BROKEN) + 2 and 'no folder of a class' in why['samples.png'] and '3×3' in why['tiny.png']
+    for p in (root/'NonCOVID').iterdir(): p.unlink()
+    with pytest.warns(UserWarning, match='no images of NonCOVID'): assert set(load_generated(tmp_path).label) == {'COVID'}
+
+
+@pytest.mark.parametrize('inside', [True, False])
+def test_generated_in_a_zip(tmp_path, cache, inside):
+    make_alone(tmp_path/'made'/'COVID-19CGAN')
+    (tmp_path/'here').mkdir()
+    (tmp_path/'here'/'broken.zip').write_bytes(b'no zip')
+    z = zip_folder(tmp_path/'made', tmp_path/'here'/'archive.zip', 'COVID-19/')
+    assert locate_generated(z if inside else z.parent) == z and not list(cache.iterdir())  # asked, not unpacked
+    assert len(load_generated(z if inside else z.parent)) == 6 and len(list(cache.iterdir())) == 1
+    with pytest.raises(InputError, match='broken.zip: the zip cannot be read'): locate_generated(tmp_path/'here'/'broken.zip')
+
+
+def test_generated_not_there(tmp_path):
+    make_covid_ct(tmp_path/'COVID-CT')
+    for c in ('COVID', 'NonCOVID'): put(tmp_path/'loey'/'COVID-19+Aug+CGAN'/'train+Aug+CGAN'/c/'1.png'); put(tmp_path/'loey'/'COVID-19+Aug'/'train+Aug'/c/'1.png')
+    assert locate_generated(tmp_path) is None and locate_generated(tmp_path/'loey'/'COVID-19+Aug+CGAN') is None
+    with pytest.raises(InputError, match=r'are not there. Expected: COVID-19CGAN/<class>/.*mloey1/.*Aug.*classical augmentations'): load_generated(tmp_path)
+    with pytest.raises(InputError, match='no such folder'): locate_generated(tmp_path/'nowhere')
+    zip_folder(tmp_path/'loey', tmp_path/'z.zip')
+    assert locate_generated(tmp_path/'z.zip') is None
+    with pytest.raises(InputError, match='are not there'): load_generated(tmp_path/'z.zip')
+    (tmp_path/'loey'/'COVID-19CGAN'/'COVID').mkdir(parents=True)
+    assert locate_generated(tmp_path) is None  # empty
+    make_alone(tmp_path/'a'/'COVID-19CGAN'); make_alone(tmp_path/'b'/'COVID-19CGAN')
+    for f in (locate_generated, load_generated):
+        with pytest.raises(InputError, match='more than once'): f(tmp_path)
+
+
+def test_generated_only_real_images(tmp_path):
+    real = real_table(tmp_path/'real')
+    with pytest.raises(InputError, match=r'no generated image is there, only real ones \(8\)'): load_generated(make_mixed(tmp_path/'COVID-19+CGAN', real, n=0), real)
+
+
+def test_real_images_known_again_after_resizing(covid_ct, tmp_path):
+    "Some of COVID-CT at another size, as JPEG called .png, with the endings changed: all are known, and noise with a name of theirs is not."
+    train = covid_ct[covid_ct.split == 'train']
+    some = pd.concat([train[train.label == c].iloc[::12] for c in ('COVID', 'NonCOVID')])
+    for r in some.itertuples():
+        put(tmp_path/'COVID-19+CGAN'/'train+CGAN'/r.label/f'{Path(r.image).stem}.png', Image.fromarray(read_image(r.image)).resize((256, 256)), format='JPEG')
+    for i in range(4): put(tmp_path/'COVID-19+CGAN'/'train+CGAN'/'COVID'/f'{i}.png', noise(i, (256, 256)))
+    name = next(Path(p).stem for p in train.image[train.label == 'NonCOVID'] if p.endswith('.jpg') and p not in set(some.image))
+    put(tmp_path/'COVID-19+CGAN'/'train+CGAN'/'NonCOVID'/f'{name}.png', noise(9, (256, 256)))
+    with pytest.warns(UserWarning, match=f'of the 425 real images of train {len(some)} were met'): t = load_generated(tmp_path, covid_ct)
+    assert sorted(file_names(t)) == sorted([f'{i}.png' for i in range(4)] + [f'{name}.png']) and len(t.attrs['left_out']) == len(some)
 
 
 # ---------------------------------------------------------------- downloads
