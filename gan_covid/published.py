@@ -105,10 +105,10 @@ def ids(paper: str=None,  # key of PAPERS; None: all
     if paper is not None and paper not in PAPERS: raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(PAPERS)}')
     return [i for i, v in INVENTORY.items() if paper in (None, v['paper'])]
 
-# %% ../nbs/18_published.ipynb #cb0bec8a
+# %% ../nbs/18_published.ipynb #192884e6
 ARM_NAMES = {'none': 'original', 'raw': 'original', 'original': 'original', 'classic': 'original+classical', 'raw + classic': 'original+classical',
              'GAN': 'original+generated', 'raw + own GAN': 'original+generated', 'both': 'original+generated', 'DCGAN only': 'generated',
-             'raw + Loey GAN': 'original+loey'}
+             'raw + Loey GAN': 'original+generated@loey'}
 
 PUBLISHED = {
     'T1': [('COVID', 3616), ('Lung_Opacity', 6012), ('Viral Pneumonia', 1345), ('Normal', 10192), ('masks', 'for all images')],

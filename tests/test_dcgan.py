@@ -78,10 +78,10 @@ def test_training_learns_and_bfloat16_agrees_roughly():
     assert 0 < difference.max() < .05*np.ptp(drawn['float32']) + 2**-8   # bfloat16 keeps 8 bits
 
 def test_conditional_training_uses_the_label(tmp_path):
-    from gan_covid.dcgan.training import Config, load_generator, sample, train
+    from gan_covid.dcgan.training import Config, load_network, sample, train
     x = np.zeros((8, 32, 32, 1), 'float32'); x[4:] = 1
     train(x, Config(epochs=1, batch=8, classes=2), tmp_path, np.repeat([0, 1], 4), sheets=1, progress=lambda s: None)
-    g = load_generator(tmp_path/'generator.keras')
+    g = load_network(tmp_path/'generator.keras')
     assert np.abs(sample(g, 2, 0, label=0, batch=2) - sample(g, 2, 0, label=1, batch=2)).max() > 0
     with pytest.raises(InputError, match='every label'): train(x, Config(epochs=1, batch=8, classes=3), tmp_path/'b', np.repeat([0, 1], 4))
 
@@ -114,9 +114,9 @@ def test_full_disk_at_a_checkpoint_keeps_the_last_one(tmp_path, monkeypatch):
     assert (tmp_path/'checkpoint.npz').read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['checkpoint.npz']
 
 def test_broken_files(tmp_path):
-    from gan_covid.dcgan.training import GAN, Config, load_checkpoint, load_generator
+    from gan_covid.dcgan.training import GAN, Config, load_checkpoint, load_network
     (tmp_path/'checkpoint.npz').write_bytes(b'PK half')
     with pytest.raises(InputError, match='checkpoint.npz: not a readable checkpoint'): load_checkpoint(GAN(Config()), tmp_path/'checkpoint.npz')
     (tmp_path/'generator.keras').write_bytes(b'')
-    with pytest.raises(InputError, match='generator.keras: not a Keras model'): load_generator(tmp_path/'generator.keras')
-    with pytest.raises(InputError, match='Train the GAN first'): load_generator(tmp_path/'nothing.keras')
+    with pytest.raises(InputError, match='generator.keras: not a Keras model'): load_network(tmp_path/'generator.keras')
+    with pytest.raises(InputError, match='Train the GAN first'): load_network(tmp_path/'nothing.keras')

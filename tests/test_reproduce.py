@@ -35,7 +35,27 @@ def test_shipped_profiles_are_sound(name):
     profile = reproduce.load_profile(name)
     assert profile['papers']
     for paper in profile['papers']:
-        for step in reproduce.STEPS: reproduce.settings_of(profile, paper, step)
+        settings = profile['papers'][paper]
+        for step in reproduce.STEPS: reproduce.settings_of(settings, step)
+        for step, runs in (('train_dcgan', reproduce.train_runs(settings)), ('classify', reproduce.classify_runs(settings, reproduce.FOREIGN))):
+            takes = reproduce.parameters_of(reproduce.ROOT/'nbs'/'runs'/f'{step}.ipynb')
+            assert runs and all(k in takes for r in runs.values() for k in r)
+
+def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
+    text = (reproduce.PROFILES/'smoke.yaml').read_text()
+    for old, new, words in (('latent_400: {labels', 'latent_400: {lables', "ct_report.gans.latent_400: unknown key 'lables'; did you mean 'labels'"),
+                            ('vgg16: {protocol', 'vgg16: {protocoll', "ct_report.classifiers.vgg16: unknown key 'protocoll'; did you mean 'protocol'")):
+        assert old in text
+        (tmp_path/'mine.yaml').write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=words): reproduce.load_profile(tmp_path/'mine.yaml')
+    settings = reproduce.load_profile('smoke')['papers']['ct_report']
+    with pytest.raises(InputError, match="no GAN 'publisht' among `gans`"): reproduce.classify_runs({**settings, 'classifiers': {'ct_cnn': {'arms': ['original+generated@publisht']}}})
+
+def test_images_of_others_are_an_arm_only_where_they_are():
+    settings = reproduce.load_profile('smoke')['papers']['ct_report']
+    without, with_ = reproduce.classify_runs(settings), reproduce.classify_runs(settings, ('loey',))
+    assert {n for n in with_ if n not in without} == {n for n in with_ if n.endswith('@loey')} != set()
+    assert all(with_[n]['n_generated'] == 0 for n in with_ if n.endswith('@loey'))
 
 def test_real_profile_asks_for_the_images(tmp_path, capfd, monkeypatch):
     assert cli.main(['reproduce', '--profile', 'small', '--work', str(tmp_path)]) == 2

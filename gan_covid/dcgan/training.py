@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['keras', 'TENSORFLOW', 'bce', 'Config', 'GAN', 'sample', 'sheet', 'save_checkpoint', 'load_checkpoint', 'train',
-           'weights_sha256', 'load_generator']
+           'weights_sha256', 'load_network', 'judge']
 
 # %% ../../nbs/07_dcgan_training.ipynb #86f51b36
 import dataclasses, json, time
@@ -30,7 +30,7 @@ def bce(logits, target: float):
     l = ops.cast(logits, 'float32')
     return ops.mean(ops.relu(l) - l*target + ops.log1p(ops.exp(-ops.abs(l))))
 
-# %% ../../nbs/07_dcgan_training.ipynb #84a4a4c2
+# %% ../../nbs/07_dcgan_training.ipynb #d61513f8
 @dataclass(frozen=True)
 class Config:
     "All settings of one GAN training; defaults are head_ct's [T22], or ours where the source is silent (I)."
@@ -46,6 +46,7 @@ class Config:
     real_noise: float = .01          # sd of normal noise on real images, in units of [0, 1] (T22 without a number, I)
     ema: float = 0.                  # decay a step of an averaged generator; 0: none (not in the source)
     classes: int = 0                 # 0: one GAN a class; k: conditional on k labels
+    downsampling: str = 'strides'    # or 'pooling', in the discriminator of ct_report (O7)
     precision: str = 'float32'       # or 'mixed_bfloat16'
     seed: int = 0
 
@@ -62,13 +63,13 @@ class Config:
         smooth = self.label_smoothing if self.invert_labels else -self.label_smoothing
         return real + smooth, 1. - real, real
 
-# %% ../../nbs/07_dcgan_training.ipynb #1f8b7d84
+# %% ../../nbs/07_dcgan_training.ipynb #d1c806a4
 class GAN:
     "Networks, optimizers and the training step of one configuration, on the Keras backend that runs."
     def __init__(self, config: Config):
         self.config = config
         seed_everything(config.seed)
-        self.G, self.D = build(config.networks, config.latent, config.classes, config.precision)
+        self.G, self.D = build(config.networks, config.latent, config.classes, config.precision, config.downsampling)
         self.logits = keras.Model(self.D.inputs, self.D.get_layer('logits').output)
         adam = lambda: keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
         self.opt_g, self.opt_d = adam(), adam()
@@ -223,12 +224,14 @@ def load_checkpoint(gan: GAN, path) -> tuple:  # epoch, history, seconds
     for v, s in zip(variables, state): v.assign(s)
     return about['epoch'], [list(map(float, row)) for row in history], about['seconds']
 
-# %% ../../nbs/07_dcgan_training.ipynb #fecace32
+# %% ../../nbs/07_dcgan_training.ipynb #28d78b34
 def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training images only
           config: Config,
           folder,                   # checkpoint, losses.jsonl, sheets and the finished networks go here
           labels: np.ndarray = None,  # int (n,), for a conditional GAN
-          sheets: int = 10,         # how many sample sheets along the way
+          sheets: int = 10,         # how many sample sheets along the way (T16: every 300 epochs)
+          sheet_images: int = 64,   # images on a sheet; of a conditional GAN the same number of each class
+          snapshots: bool = False,  # keep the generator of every sheet as snapshot_<epoch>.keras (T16)
           checkpoint_seconds: float = 60.,  # at least this long between checkpoints
           progress=print,           # called with one line now and then
          ) -> dict:                 # results for the record; the networks lie in `folder`
@@ -255,7 +258,9 @@ def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training i
             raise InputError(f'epoch {epoch + 1}: a loss is no number; the last good state is in {checkpoint.name}. Lower learning_rate, or set precision=float32')
         history += rows.tolist()
         now, last = time.time(), epoch + 1 == config.epochs
-        if epoch + 1 in due: _sheets(gan, folder, epoch + 1)
+        if epoch + 1 in due:
+            _sheets(gan, folder, epoch + 1, sheet_images)
+            if snapshots: atomic_save(folder/f'snapshot_{epoch + 1:05d}.keras', lambda part: gan.sampler.save(part))
         if last or now - saved >= checkpoint_seconds:
             save_checkpoint(gan, checkpoint, epoch + 1, history, seconds + now - start)
             _losses(folder, history, steps)
@@ -269,9 +274,10 @@ def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training i
     _export(gan, folder)
     return _results(gan, history, steps, seconds + time.time() - start, len(images))
 
-def _sheets(gan, folder, epoch):
+def _sheets(gan, folder, epoch, n):
     each = range(gan.config.classes) if gan.config.classes else [None]
-    sheet(np.concatenate([sample(gan.sampler, 64//len(each), gan.config.seed, label) for label in each]), folder/f'sheet_{epoch:05d}.png')
+    n = max(1, n//len(each)//8)*8 if len(each) > 1 else n   # whole rows of eight for each class
+    sheet(np.concatenate([sample(gan.sampler, n, gan.config.seed, label) for label in each]), folder/f'sheet_{epoch:05d}.png')
 
 def _losses(folder, history, steps):
     rows = np.array(history).reshape(-1, steps, 4).mean(1)
@@ -294,9 +300,23 @@ def weights_sha256(model) -> str:
     "One hash over all weights of a model: equal if and only if they are, to the bit."
     return sha256_array(np.concatenate([w.ravel().astype('float32') for w in model.get_weights()]))
 
-# %% ../../nbs/07_dcgan_training.ipynb #f764ca8d
-def load_generator(path):  # a .keras or .h5 file
-    "A saved generator, to draw from with `sample`; a broken file is an `InputError`."
+# %% ../../nbs/07_dcgan_training.ipynb #29ef4ef1
+def load_network(path):  # a .keras or .h5 file
+    "A saved generator, to draw from with `sample`, or discriminator, to `judge` with; a broken file is an `InputError`."
     if not Path(path).exists(): raise InputError(f'{path}: not found. Train the GAN first')
     try: return keras.models.load_model(path, compile=False)
     except Exception as e: raise InputError(f'{path}: not a Keras model that this version reads ({type(e).__name__}: {e})') from e
+
+# %% ../../nbs/07_dcgan_training.ipynb #587b73d4
+def judge(discriminator,       # from `load_network`
+          images: np.ndarray,  # float32 (n, h, w, c) in [0, 1]
+          label: int = None,   # for a conditional discriminator
+          batch: int = 64,
+         ) -> np.ndarray:      # float32 (n,): logits; above 0 is "real", below 0 if labels were inverted in training
+    "What a discriminator says of images, before its sigmoid."
+    logits = keras.Model(discriminator.inputs if label is not None else discriminator.inputs[0], discriminator.get_layer('logits').output)
+    def run(x):
+        call = lambda: logits([x, np.full(len(x), label, 'int32')] if label is not None else x, training=False)
+        if TENSORFLOW: return call()
+        with torch.no_grad(): return call()
+    return np.concatenate([ops.convert_to_numpy(ops.cast(run(images[i:i + batch]), 'float32')) for i in range(0, len(images), batch)])[:, 0]
