@@ -51,7 +51,7 @@ CASES = [(op, q) for op in (*ada.TRANSFORMS, 'bgc') for q in (.35, .8)]
 @pytest.mark.parametrize('dtype', [f32, f64], ids=['float32', 'float64'])
 @pytest.mark.parametrize('op, q', CASES, ids=lambda v: str(v))
 def test_published_pipeline(oracle, op, q, dtype):
-    "The published images were computed in float32."
+    "From the percentile of every draw to matrices and images. The published ones were computed in float32, angles and logarithms too."
     o = oracle('g_augment.npz')
     params, key = percentile(op, q, dtype=dtype), f'{op}/p{q}'
     for image, out, G in (('img3', 'out3', 'G'), ('img1', 'out1', 'G'), ('imgns', 'outns', 'G_ns')):
@@ -59,11 +59,26 @@ def test_published_pipeline(oracle, op, q, dtype):
         x = torch.tensor(o[image]).to(dtype)
         if f'{key}/{G}' in o: np.testing.assert_allclose(ada.geometric_matrices(params, x.shape[2:])[0], o[f'{key}/{G}'], rtol=0, atol=1e-5)
         if f'{key}/C' in o: np.testing.assert_allclose(ada.colour_matrices(params, 3)[0], o[f'{key}/C'], rtol=0, atol=1e-5)
-        for split in (True, False): assert worst(full(x, params, split=split), torch.tensor(o[f'{key}/{out}'])) < (5e-5 if dtype == f32 else 5e-6)
+        for split in (True, False): assert worst(full(x, params, split=split), torch.tensor(o[f'{key}/{out}'])) < 2e-5
+
+@pytest.mark.parametrize('op, q', CASES, ids=lambda v: str(v))
+def test_published_images_from_the_published_matrices(oracle, op, q):
+    "Without the rounding of the matrices the images agree better by an order of magnitude."
+    o, key = oracle('g_augment.npz'), f'{op}/p{q}'
+    for image, out, G in (('img3', 'out3', 'G'), ('img1', 'out1', 'G'), ('imgns', 'outns', 'G_ns')):
+        if f'{key}/{out}' not in o: continue
+        for dtype, limit in ((f64, 5e-6), (f32, 2e-5)):
+            x = torch.tensor(o[image]).to(dtype)
+            if f'{key}/{G}' in o: x = ada.apply_geometry(x, torch.tensor(o[f'{key}/{G}']).expand(2, 3, 3))
+            if f'{key}/C' in o:
+                C = torch.tensor(o[f'{key}/C']).to(dtype)
+                if x.shape[1] == 1: row = C[:3].mean(0); C = torch.tensor([[row[:3].sum(), row[3]], [0, 1]], dtype=dtype)
+                x = ada.apply_colour(x, C.expand(2, *C.shape))
+            assert worst(x, torch.tensor(o[f'{key}/{out}'])) < limit
 
 def test_published_gradient(oracle):
     o = oracle('g_augment.npz')
-    for dtype, limit in ((f64, 2e-5), (f32, 1e-4)):
+    for dtype, limit in ((f64, 1e-5), (f32, 2e-5)):
         x = torch.tensor(o['img1']).to(dtype).requires_grad_()
         g, = torch.autograd.grad(full(x, percentile('bgc', .65, dtype=dtype)), x, torch.tensor(o['vjp_cot']).to(dtype))
         assert worst(g, torch.tensor(o['vjp_grad'])) < limit*np.abs(o['vjp_grad']).max()
@@ -117,43 +132,41 @@ def test_plain_reference(pipe, shape):
     params = ada.sample_parameters(pipe, n, 1., seeded(h), dtype=f64)
     ps = plain.each(params)
     for ours, theirs in ((ada.geometric_matrices(params, (h, w)), [plain.geometric_matrix(p, h, w) for p in ps]), (ada.colour_matrices(params, 3), [plain.colour_matrix(p) for p in ps])):
-        assert worst(ours, torch.stack(theirs)) < 1e-12
+        assert worst(ours, torch.stack(theirs)) < 1e-10
     x, cot = images(*shape).requires_grad_(), images(*shape, seed=1)
     expected = plain.augment(x, params, margin='full')
     g, = torch.autograd.grad(expected, x, cot)
     for split in (True, False):
         out = full(x, params, split=split)
-        assert worst(out, expected) < 1e-12 and worst(torch.autograd.grad(out, x, cot)[0], g) < 1e-12
+        assert worst(out, expected) < 1e-10 and worst(torch.autograd.grad(out, x, cot)[0], g) < 1e-10
         single = {k: v.float() for k, v in params.items()}
         y = x.detach().float().requires_grad_()
         out = full(y, single, split=split)
         assert out.dtype == f32 and worst(out, expected) < 1e-4 and worst(torch.autograd.grad(out, y, cot.float())[0], g) < 1e-4*max(1., float(g.abs().max()))
 
 def test_margin_of_the_batch_is_as_good():
-    "Reflecting as far as possible, as here, against as far as the batch needs, as published: the same but for rare far look-ups."
-    x, difference = images(64, 1, 32, 32), []
-    for seed in range(4):
-        params = ada.sample_parameters('bgc', 64, 1., seeded(seed), dtype=f64)
-        G = ada.geometric_matrices(params, (32, 32))
-        difference += [(plain.apply_geometry(x[i:i + 1], G[i:i + 1]) - ada.apply_geometry(x[i:i + 1], G[i:i + 1])).abs().max() for i in range(64)]
-    difference = torch.stack(difference)
-    assert difference.median() < 1e-12 and (difference < 2e-4).double().mean() > .5
-    x, G = images(64, 1, 32, 32), ada.geometric_matrices(params, (32, 32))                  # a whole batch: its widest image sets the margin for all
-    assert worst(plain.apply_geometry(x, G), ada.apply_geometry(x, G)) < .05
+    "Reflecting as far as possible, as here, against as far as the batch or the image needs, as published: the same within the oracles' tolerance, in a batch mostly the same to rounding."
+    params = ada.sample_parameters('bgc', 24, 1., seeded(0), dtype=f64)
+    x, G = images(24, 1, 24, 24), ada.geometric_matrices(params, (24, 24))
+    ours = ada.apply_geometry(x, G)
+    alone = torch.cat([plain.apply_geometry(x[i:i + 1], G[i:i + 1]) for i in range(24)])
+    assert 0 < worst(alone, ours) < 2e-4
+    together = (plain.apply_geometry(x, G) - ours).abs().amax((1, 2, 3))
+    assert together.max() < 2e-4 and together.median() < 1e-10
 
 def test_mixed_batch_equals_its_images_one_by_one():
     "Identity, straight, crossed and turned images in one batch, on both ways."
-    params = ada.sample_parameters('bgc', 40, .4, seeded(2), dtype=f64)
+    params = ada.sample_parameters('bgc', 40, .3, seeded(3), dtype=f64)
     x, G = images(40, 2, 10, 14), ada.geometric_matrices(params, (10, 14))
     L = G[:, :2, :2]
     still = (G == torch.eye(3, dtype=f64)).flatten(1).all(1)
-    crossed, turned = (L[:, 0, 0] == 0), (L != 0).flatten(1).all(1)
+    crossed, turned = (L[:, 0, 0] == 0) & (L[:, 1, 1] == 0), (L != 0).flatten(1).all(1)
     assert still.any() and crossed.any() and turned.any() and (~(still | crossed | turned)).any()
     out = ada.apply_geometry(x, G)
     assert out[still].equal(x[still])
-    assert worst(out, torch.cat([ada.apply_geometry(x[i:i + 1], G[i:i + 1], split=False) for i in range(40)])) < 1e-12
+    assert worst(out, torch.cat([ada.apply_geometry(x[i:i + 1], G[i:i + 1], split=False) for i in range(40)])) < 1e-10
     static = ada.apply_geometry(x, G, split=False)
-    assert worst(out, static) < 1e-12 and static[still].equal(x[still])
+    assert worst(out, static) < 1e-10 and static[still].equal(x[still])
 
 def test_gathers_replace_the_native_look_up(monkeypatch):
     "The way of MPS and of deterministic CUDA."
@@ -164,7 +177,7 @@ def test_gathers_replace_the_native_look_up(monkeypatch):
         return out, torch.autograd.grad(out, x, cot)[0]
     native = both()
     monkeypatch.setattr(ada, '_native', lambda device: False)
-    assert all(worst(a, b) < 1e-12 for a, b in zip(native, both()))
+    assert all(worst(a, b) < 1e-10 for a, b in zip(native, both()))
 
 def test_more_channels():
     "One of N channels is moved like one; gray of N equal channels stays gray, and comes out as one channel does."
@@ -173,17 +186,17 @@ def test_more_channels():
     alone = full(x, params)
     for c in (2, 3, 5):
         out = full(x.expand(8, c, 12, 12), params)
-        assert worst(out, alone.expand_as(out)) < 1e-12
+        assert worst(out, alone.expand_as(out)) < 1e-10
     C = ada.colour_matrices(params, 5)
     assert C.shape == (8, 6, 6) and not torch.allclose(C[:, :5, :5], C[:, :1, :1]*torch.eye(5, dtype=f64))
     noisy = images(8, 4, 12, 12, seed=3)
-    assert worst(ada.apply_geometry(noisy, G := ada.geometric_matrices(params, (12, 12)))[:, 2:3], ada.apply_geometry(noisy[:, 2:3], G)) < 1e-12
+    assert worst(ada.apply_geometry(noisy, G := ada.geometric_matrices(params, (12, 12)))[:, 2:3], ada.apply_geometry(noisy[:, 2:3], G)) < 1e-10
 
 @pytest.mark.parametrize('h, w', [(1, 1), (1, 8), (2, 3)])
 def test_tiny_images(h, w):
     params = ada.sample_parameters('bgc', 6, 1., seeded(0), dtype=f64)
     x = images(6, 1, h, w)
-    assert worst(full(x, params), plain.augment(x, params, margin='full')) < 1e-12
+    assert worst(full(x, params), plain.augment(x, params, margin='full')) < 1e-10
 
 def test_far_away_is_zero():
     G = torch.eye(3, dtype=f64).repeat(2, 1, 1)
@@ -208,7 +221,13 @@ def test_anything_goes_in():
     y = x.clone().requires_grad_()
     outside, = torch.autograd.grad(both(y).sum(), y)
     assert inside.dtype == f32 and worst(inside, outside) < 1e-6
-    with torch.inference_mode(): assert both(x).equal(expected)
+    for cached in (ada._up, ada._down, ada._constants): cached.cache_clear()
+    with torch.inference_mode():                                       # constants that are made here serve training too
+        assert both(x).equal(expected)
+        ada.augment(x, 'bgc', .5, seeded(1))
+    y = x.clone().requires_grad_()
+    ada.augment(both(y), 'bgc', .5, seeded(1)).sum().backward()
+    assert y.grad.isfinite().all() and y.grad.any()
     kept = x.clone()
     both(x)
     assert x.equal(kept)
@@ -232,7 +251,7 @@ def test_r1_looks_through_the_augmentation():
     def penalty(augmented):
         g, = torch.autograd.grad(torch.tanh(augmented.flatten()@weight.T).sum(), x, create_graph=True)
         return torch.autograd.grad(g.square().sum(), (weight, x))
-    for ours, theirs in zip(penalty(full(x, params)), penalty((M@x.flatten()).view(1, 1, 4, 4))): assert worst(ours, theirs) < 1e-12 and ours.abs().max() > 1e-3
+    for ours, theirs in zip(penalty(full(x, params)), penalty((M@x.flatten()).view(1, 1, 4, 4))): assert worst(ours, theirs) < 1e-10 and ours.abs().max() > 1e-3
 
 # --- random numbers ---------------------------------------------------------------------------------------------------------------
 
@@ -349,10 +368,10 @@ def test_state_goes_on_exactly():
         out = []
         for l in part: c.report(l); out.append(c.step(16))
         return out
-    whole = ada.Controller(ada_kimg=.5)
+    whole = ada.Controller(ada_kimg=.5, warn=None)
     expected = run(whole, logits)
     for cut in (1, 22, 37):                                  # in the middle of an interval
-        first, second = ada.Controller(ada_kimg=.5), ada.Controller(ada_kimg=.5)
+        first, second = (ada.Controller(ada_kimg=.5, warn=None) for _ in range(2))
         begun = run(first, logits[:cut])
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert begun + run(second, logits[cut:]) == expected and second.state_dict() == whole.state_dict()

@@ -318,10 +318,38 @@ def test_bfloat16_goes_where_it_should():
     assert types.pop('synthesis.b4x4.conv1') == types.pop('b4x4.conv') == F32 and set(types.values()) == {torch.bfloat16} and len(types) == 4 + 7
     assert D.double()(G.double()(torch.randn(4, 64))).dtype == F64 and set(types.values()) == {F64}
 
+# --- accelerators ---------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('device', ['cuda', 'mps'])
+def test_accelerator_gives_the_same(device, monkeypatch):
+    if not getattr(torch, 'cuda' if device == 'cuda' else 'mps').is_available(): pytest.skip(f'no {device} here')
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    compare_devices('cpu', device)
+
+def test_the_comparison_of_devices_itself(): compare_devices('cpu', 'cpu')
+
+def compare_devices(*devices):
+    "Images, logits, derivatives, path length and gradient penalty on two devices, and bfloat16 beside them."
+    G, D = (shaken(f(size=(48, 32), width='tiny', c_dim=2, bf16=True)) for f in (Generator, Discriminator))
+    z, c, results = torch.randn(4, 64), torch.tensor([0, 1, 1, 0]), []
+    noise = torch.randn(4, 1, 48, 32)/math.sqrt(48*32)
+    for d in devices:
+        G, D = G.to(d), D.to(d)
+        image = G(z.to(d), c.to(d), noise='const', fp32=True, track=False)
+        ws = G.mapping(z.to(d), c.to(d), track=False)
+        fixed = image.detach()
+        out = [image, D(fixed, c.to(d), fp32=True), *torch.autograd.grad(D(image, c.to(d), fp32=True).sum(), [*G.synthesis.parameters(), *D.parameters()], allow_unused=True)]
+        out += torch.autograd.grad(path_lengths(G, ws, noise.to(d))[0].sum(), list(G.synthesis.parameters()), allow_unused=True)
+        out += torch.autograd.grad(r1(D, fixed, c.to(d))[0].sum(), list(D.parameters()), allow_unused=True)
+        results.append([None if t is None else t.detach().cpu() for t in out])
+        assert distance(G(z.to(d), c.to(d), noise='const', track=False).cpu(), image.detach().cpu()) < .05 and D(fixed, c.to(d)).dtype == F32
+    same(*results[::-1], 2e-3)
+
 # --- bad input ------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('make, words', [
-    (lambda: Generator(size=100), ['100×100', '96×96', '112×112', 'first=(25, 25)']), (lambda: Generator(size=(64, 90)), ['64×90', '64×96']), (lambda: Discriminator(size=2), ['2×2', '8×8']),
+    (lambda: Generator(size=100), ['100×100', '96×96', '104×104', 'first=(25, 25)']), (lambda: Generator(size=(64, 90)), ['64×90', '64×88', '64×96']), (lambda: Discriminator(size=2), ['2×2', '8×8']),
     (lambda: Generator(size=64, first=(5, 5)), ['64×64', '5×5', '80×80']), (lambda: Discriminator(size=(64, 0)), ['size']), (lambda: Generator(size=(1, 2, 3)), ['size']), (lambda: Generator(size='64'), ['size']),
     (lambda: Generator(size=16, width='huge'), ['huge', 'tiny']), (lambda: Generator(size=16, width=(3,)), ['width']), (lambda: Discriminator(size=16, kind='res'), ["'res'", 'resnet'])])
 def test_bad_settings_are_named(make, words):
@@ -344,7 +372,7 @@ def test_first_blocks_multiply_to_the_size(size):
     except InputError as e:
         named = [tuple(map(int, m)) for m in re.findall(r'(\d+)×(\d+)', str(e).split('fit are')[1].split(', or')[0])]
         assert len(named) >= 1 and all(N.first_block(s) for s in named)
-    else: assert (h << k, w << k) == size and 4 <= min(h, w) <= 7 and k >= 1
+    else: assert (h << k, w << k) == size and 4 <= min(h, w) <= 15 and k >= 1 and (h % 2 or w % 2 or min(h, w) < 8)
 
 def test_package_is_light():
     "gan_covid.stylegan2 itself loads no torch."
