@@ -354,6 +354,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gan_covid.paper.Paper.add': ('paper.html#paper.add', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.also': ('paper.html#paper.also', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.command': ('paper.html#paper.command', 'gan_covid/paper.py'),
+                                 'gan_covid.paper.Paper.earlier': ('paper.html#paper.earlier', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.figure': ('paper.html#paper.figure', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.finish': ('paper.html#paper.finish', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.keep': ('paper.html#paper.keep', 'gan_covid/paper.py'),

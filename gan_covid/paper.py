@@ -14,7 +14,7 @@ import pandas as pd
 from . import evaluation, plotting, published as pub
 from .records import InputError, data_note, find_records
 
-# %% ../nbs/20_paper.ipynb #9cf501f8
+# %% ../nbs/20_paper.ipynb #e5218193
 STEPS = ('prepare', 'train_dcgan', 'generate', 'score', 'classify')
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
@@ -90,6 +90,10 @@ class Paper:
         self.add(id, plotting.save_table(df, self.out, name, title, note or self.note))
 
     def figure(self, fig, name, local=False) -> list: return plotting.save_figure(fig, self.out, name, local=local)
+
+    def earlier(self, name) -> list:
+        "Files of a figure that an earlier run drew and that cannot be drawn again here."
+        return [f for f in (self.out/f'{name}.png', self.out/f'{name}.pdf') if f.exists()]
 
     def source_tables(self, id: str):
         "What does not add up in the source and what it does not state, under an entry that is there."

@@ -105,7 +105,7 @@ def save_table(df: pd.DataFrame,  # columns become the header; the index is not 
                      *[line(row) for row in shown.itertuples(index=False)], r'\bottomrule', r'\end{tabular}', r'\end{table}', ''])
     return [atomic_write(Path(folder)/f'{id}.{ending}', text) for ending, text in (('csv', csv), ('md', md), ('tex', tex))]
 
-# %% ../nbs/19_plotting.ipynb #df18d5b2
+# %% ../nbs/19_plotting.ipynb #646f5507
 VERDICTS = ('agrees', 'differs', 'not comparable')
 
 def _missing(v) -> bool: return v is None or v is pd.NA or (isinstance(v, (float, np.floating)) and not np.isfinite(v))
@@ -114,20 +114,21 @@ def _whole(v) -> bool: return isinstance(v, (int, np.integer)) or (isinstance(v,
 def published_beside(df: pd.DataFrame,  # columns name, published, reproduced; optional low, high, why
                      why: str=None,     # a reason why nothing here is comparable, e.g. 'phantom data'
                     ) -> pd.DataFrame:  # name, published, reproduced, low, high, verdict, why
-    "Verdict per row: 'agrees' if the published value is inside [low, high] (whole numbers and words: equal), 'differs', or 'not comparable' with the reason."
+    "Verdict per row: 'agrees' if the published value is inside [low, high] (settings, whole numbers and words: equal), 'differs', or 'not comparable' with the reason."
     need = [c for c in ('name', 'published', 'reproduced') if c not in df]
     if need: raise InputError(f'df: column {need[0]!r} is missing')
     rows = []
     for r in df.to_dict('records'):
         p, q, low, high = r['published'], r['reproduced'], r.get('low'), r.get('high')
-        reason = why or (r.get('why') if not _missing(r.get('why')) else None)
+        own = None if _missing(r.get('why')) else r['why']
+        reason = why or own
         if _missing(p): verdict, reason = 'not comparable', 'not published'
-        elif _missing(q): verdict, reason = 'not comparable', 'not run here'
+        elif _missing(q): verdict, reason = 'not comparable', own or 'not run here'
         elif reason: verdict = 'not comparable'
         elif not (_missing(low) or _missing(high)):
             inside = low <= p <= high
             verdict, reason = ('agrees', 'inside the 95 % interval') if inside else ('differs', 'outside the 95 % interval')
-        elif isinstance(p, str) or isinstance(q, str) or (_whole(p) and _whole(q)): verdict, reason = ('agrees', 'equal') if p == q else ('differs', 'not equal')
+        elif p == q or isinstance(p, str) or isinstance(q, str) or (_whole(p) and _whole(q)): verdict, reason = ('agrees', 'equal') if p == q else ('differs', 'not equal')
         else: verdict, reason = 'not comparable', 'no interval'
         rows.append({'name': r['name'], 'published': p, 'reproduced': q, 'low': low, 'high': high, 'verdict': verdict, 'why': reason})
     return pd.DataFrame(rows, columns=['name', 'published', 'reproduced', 'low', 'high', 'verdict', 'why'])
