@@ -1,8 +1,14 @@
-"""Images a second of the head_ct GAN: our compiled epoch against the plain tutorial loop, in one process, turn by turn; the ratio is what counts.
+"""Images a second of a GAN: our compiled epoch against the plain tutorial loop, in one process, turn by turn; the ratio is what counts.
+
+    python benchmarks/bench_dcgan.py [--networks head_ct ct_report_64] [--images 64] [--rounds 5] [--json PATH]
 
 The loop is the widespread one: `predict` makes fake images, `train_on_batch` trains the discriminator on real ones and on fakes, and the stacked model trains the
-generator through the frozen discriminator. It has no gradient penalty, so ours runs without it for the ratio, and with it to show what it costs.
+generator through the frozen discriminator. It has no gradient penalty, so ours runs without it for the ratio; head_ct also with it, to show what it costs. ct_report has none.
+
+What counts is processor time, on one thread unless TF_NUM_INTRAOP_THREADS and OMP_NUM_THREADS say otherwise, so that other work on the machine disturbs little.
 """
+import os
+for name in 'OMP_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS': os.environ.setdefault(name, '1')
 import argparse, json, statistics, time
 import numpy as np
 from gan_covid.dcgan import networks
@@ -10,10 +16,10 @@ from gan_covid.dcgan.training import GAN, Config
 from gan_covid.engines import device_info, load_keras, precision, seed_everything
 keras = load_keras()
 
-def tutorial(images, batch, policy):
+def tutorial(name, images, batch, policy):
     "The reference: one epoch of predict and three train_on_batch a step."
     seed_everything(0)
-    G, D = networks.build('head_ct', policy=policy)
+    G, D = networks.build(name, policy=policy)
     adam = lambda: keras.optimizers.Adam(2e-4, beta_1=.5)
     D.compile(loss='binary_crossentropy', optimizer=adam())
     # the discriminator inside the stacked model is frozen: its own training goes on, because it was compiled before
@@ -32,14 +38,14 @@ def tutorial(images, batch, policy):
             stacked.train_on_batch(rng.standard_normal((batch, 100)).astype('float32'), np.zeros((batch, 1)))
     return epoch
 
-def ours(images, batch, **settings):
-    gan, number, labels = GAN(Config(batch=batch, **settings)), iter(range(10**9)), np.zeros(len(images), 'int32')
+def ours(name, images, batch, **settings):
+    gan, number, labels = GAN(Config(networks=name, batch=batch, **settings)), iter(range(10**9)), np.zeros(len(images), 'int32')
     return lambda: gan.epoch(images, labels, next(number), len(images)//batch)
 
-def share(images, batch):
-    "Seconds of the parts of a step, measured apart: where the time goes."
+def share(name, images, batch):
+    "Processor seconds of the parts of a step, measured apart: where the time goes."
     seed_everything(0)
-    G, D = networks.build('head_ct')
+    G, D = networks.build(name)
     if keras.backend.backend() != 'tensorflow': return {}
     import tensorflow as tf
     z, x = tf.random.normal((batch, 100)), tf.constant(images[:batch])
@@ -53,26 +59,41 @@ def share(images, batch):
     out = {}
     for name, f in (('generator forward', forward), ('generator forward and backward', both(G, z)), ('discriminator forward and backward', both(D, x))):
         f(); times = []
-        for _ in range(3): t = time.perf_counter(); f(); times.append(time.perf_counter() - t)
+        for _ in range(3): t = time.process_time(); f(); times.append(time.process_time() - t)
         out[name] = round(statistics.median(times), 4)
     return out
 
-def main():
-    p = argparse.ArgumentParser(); p.add_argument('--json'); p.add_argument('--rounds', type=int, default=5); p.add_argument('--images', type=int, default=64)
-    a = p.parse_args()
-    x = np.random.default_rng(0).random((a.images, 32, 32, 1), 'float32')
-    variants = {'tutorial loop': tutorial(x, 16, 'float32'), 'ours': ours(x, 16, gradient_penalty=0.), 'ours, gradient penalty': ours(x, 16, gradient_penalty=10.),
-                'tutorial loop, bfloat16': tutorial(x, 16, 'mixed_bfloat16'), 'ours, bfloat16': ours(x, 16, gradient_penalty=0., precision='mixed_bfloat16')}
+def measure(name, images, batch, rounds):
+    size, settings = networks.NETWORKS[name].size, {'gradient_penalty': 0.} if name == 'head_ct' else {'gradient_penalty': 0., 'real_noise': 0., 'invert_labels': False}
+    x = np.random.default_rng(0).random((images, size, size, 1), 'float32')
+    variants = {'tutorial loop': tutorial(name, x, batch, 'float32'), 'ours': ours(name, x, batch, **settings)}
+    if name == 'head_ct': variants['ours, gradient penalty'] = ours(name, x, batch, gradient_penalty=10.)
+    variants |= {'tutorial loop, bfloat16': tutorial(name, x, batch, 'mixed_bfloat16'), 'ours, bfloat16': ours(name, x, batch, precision='mixed_bfloat16', **settings)}
     seconds = {k: [] for k in variants}
     for f in variants.values(): f()                       # compile
-    for _ in range(a.rounds):
+    for _ in range(rounds):
         for k, f in variants.items():
-            t = time.perf_counter(); f(); seconds[k].append(time.perf_counter() - t)
+            t, w = time.process_time(), time.perf_counter()
+            f()
+            seconds[k].append((time.process_time() - t, time.perf_counter() - w))
     base = seconds['tutorial loop']
-    rows = {k: {'images_per_second': round(a.images/statistics.median(s), 1), 'ratio': round(statistics.median(b/v for b, v in zip(base, s)), 2)} for k, s in seconds.items()}
-    for k, r in rows.items(): print(f"{k:28s} {r['images_per_second']:7.1f} images/s  {r['ratio']:5.2f} x the tutorial loop")
-    parts = share(x, 16)
-    for k, s in parts.items(): print(f'    {k:38s} {s:.3f} s a batch of 16')
-    if a.json: open(a.json, 'w').write(json.dumps({'rows': rows, 'seconds': parts, **device_info()}, indent=1) + '\n')
+    ratio = lambda s, i: round(statistics.median(b[i]/v[i] for b, v in zip(base, s)), 2)
+    rows = {k: {'images_per_second': round(images/statistics.median(t for t, _ in s), 1), 'ratio': ratio(s, 0), 'ratio_wall': ratio(s, 1)} for k, s in seconds.items()}
+    print(f'{name}, {size}×{size}, {images} images an epoch, batch {batch}')
+    for k, r in rows.items(): print(f"    {k:28s} {r['images_per_second']:7.1f} images a processor second  {r['ratio']:5.2f} x the tutorial loop  ({r['ratio_wall']:.2f} by wall clock)")
+    parts = share(name, x, batch)
+    for k, s in parts.items(): print(f'        {k:38s} {s:.3f} s a batch of {batch}', flush=True)
+    return {'rows': rows, 'seconds': parts}
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--networks', nargs='+', default=['head_ct', 'ct_report_64'], choices=list(k for k, n in networks.NETWORKS.items() if not n.conditional))
+    p.add_argument('--images', type=int, help='images of an epoch (default: 64; from 64 pixels on 32)')
+    p.add_argument('--batch', type=int, default=16)
+    p.add_argument('--rounds', type=int, default=5, help='epochs of each that count; the median is taken')
+    p.add_argument('--json', help='write the numbers here as well')
+    a = p.parse_args()
+    out = {name: measure(name, a.images or (64 if networks.NETWORKS[name].size < 64 else 32), a.batch, a.rounds) for name in a.networks}
+    if a.json: open(a.json, 'w').write(json.dumps({'networks': out, **device_info()}, indent=1) + '\n')
 
 if __name__ == '__main__': main()
