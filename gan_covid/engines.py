@@ -12,7 +12,7 @@ import numpy as np
 
 from .records import InputError
 
-# %% ../nbs/05_engines.ipynb #0a435a4d
+# %% ../nbs/05_engines.ipynb #28383b0e
 @contextlib.contextmanager
 def quiet_stderr():
     "Hold back what libraries write to file descriptor 2 while they load; it is shown if loading fails."
@@ -54,7 +54,12 @@ def load_keras(backend: str = None):  # 'tensorflow', 'torch'; None: KERAS_BACKE
     with quiet_stderr():
         if _has('triton'): importlib.import_module('triton')
         keras = importlib.import_module('keras')
-        if backend == 'tensorflow': importlib.import_module('tensorflow').constant(0)  # the device lines come with the first tensor
+        if backend == 'tensorflow':
+            tf = importlib.import_module('tensorflow')
+            # two operations at once share the cores in an order that changes from run to run, and with it the last bits of a sum: each in turn, with all cores, repeats itself
+            try: tf.config.threading.set_inter_op_parallelism_threads(1)
+            except RuntimeError: pass   # somebody has used TensorFlow before
+            tf.constant(0)  # the device lines come with the first tensor
     return keras
 
 # %% ../nbs/05_engines.ipynb #03e2eafd
