@@ -12,7 +12,7 @@ import numpy as np
 
 from .records import InputError
 
-# %% ../nbs/05_engines.ipynb #28383b0e
+# %% ../nbs/05_engines.ipynb #a84824ef
 @contextlib.contextmanager
 def quiet_stderr():
     "Hold back what libraries write to file descriptor 2 while they load; it is shown if loading fails."
@@ -51,15 +51,12 @@ def load_keras(backend: str = None):  # 'tensorflow', 'torch'; None: KERAS_BACKE
         raise InputError(f'{backend} and keras are needed for this step and not installed: run `make setup`, or pip install "gan_covid[engines]"')
     os.environ['KERAS_BACKEND'] = backend
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    # two operations at once share the cores in an order that changes from run to run, and with it the last bits of a sum: one at a time, with all cores, repeats itself
+    os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
     with quiet_stderr():
         if _has('triton'): importlib.import_module('triton')
         keras = importlib.import_module('keras')
-        if backend == 'tensorflow':
-            tf = importlib.import_module('tensorflow')
-            # two operations at once share the cores in an order that changes from run to run, and with it the last bits of a sum: each in turn, with all cores, repeats itself
-            try: tf.config.threading.set_inter_op_parallelism_threads(1)
-            except RuntimeError: pass   # somebody has used TensorFlow before
-            tf.constant(0)  # the device lines come with the first tensor
+        if backend == 'tensorflow': importlib.import_module('tensorflow').constant(0)  # the device lines come with the first tensor
     return keras
 
 # %% ../nbs/05_engines.ipynb #03e2eafd
