@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['keras', 'DOWNSAMPLING', 'NETWORKS', 'head_ct_generator', 'head_ct_discriminator', 'count', 'ct_report_generator',
-           'ct_report_discriminator', 'cgan_generator', 'cgan_discriminator', 'Networks', 'build', 'describe']
+           'ct_report_discriminator', 'cgan_generator', 'cgan_discriminator', 'Networks', 'find', 'build', 'describe']
 
 # %% ../../nbs/06_dcgan_networks.ipynb #89c0d628
 from dataclasses import dataclass
@@ -104,22 +104,33 @@ def ct_report_discriminator(size: int = 128, classes: int = 0, channels: int = 1
 
 DOWNSAMPLING = 'strides', 'pooling'
 
-# %% ../../nbs/06_dcgan_networks.ipynb #8f8ef9c2
+# %% ../../nbs/06_dcgan_networks.ipynb #ce0574de
+_CGAN_SIZES = 32, 64, 128
+
+def _cgan_check(size, classes):
+    if size not in _CGAN_SIZES: raise InputError(f'size={size}: the cgan networks exist at {", ".join(map(str, _CGAN_SIZES))}')
+    if classes < 2: raise InputError(f'classes={classes}: a conditional GAN needs two labels or more')
+
 def cgan_generator(size: int = 64, latent: int = 100, classes: int = 2, channels: int = 1) -> 'keras.Model':
-    "Latent (n, 100) and labels (n,) -> images (n, size, size, 1) in [0, 1]; four transposed convolutions, conditional (ct_report, section 3.3; numbers ours)."
+    "Latent (n, 100) and labels (n,) -> images (n, size, size, 1) in [0, 1]; size 32, 64 or 128; four transposed convolutions (ct_report, section 3.3; all numbers ours)."
+    _cgan_check(size, classes)
     inputs, x = _latent(latent, classes)
-    x = L.Reshape((size//16, size//16, 256))(L.ReLU()(_norm()(L.Dense(size*size)(x))))   # (size/16)² · 256 = size²
-    for filters in (128, 64, 32): x = L.ReLU()(_norm()(L.Conv2DTranspose(filters, 4, strides=2, padding='same')(x)))
+    x = L.LeakyReLU(.2)(_norm()(L.Dense(size*size)(x)))   # (size/16)² · 256 = size²
+    x = L.Reshape((size//16, size//16, 256))(x)
+    for filters in (128, 64, 32): x = L.LeakyReLU(.2)(_norm()(L.Conv2DTranspose(filters, 4, strides=2, padding='same')(x)))
     x = L.Activation('tanh', dtype='float32')(L.Conv2DTranspose(channels, 4, strides=2, padding='same')(x))
     return _model(inputs, L.Rescaling(.5, .5, dtype='float32', name='to_unit_range')(x), f'cgan_generator_{size}')
 
-def cgan_discriminator(size: int = 64, classes: int = 2, channels: int = 1, dropout: float = .3) -> 'keras.Model':
-    "Images (n, size, size, 1) in [0, 1] and labels (n,) -> probability (n, 1); four convolutions, conditional (ct_report, section 3.3; numbers ours)."
+def cgan_discriminator(size: int = 64, classes: int = 2, channels: int = 1, dropout: float = 0.) -> 'keras.Model':
+    "Images (n, size, size, 1) in [0, 1] and labels (n,) -> probability (n, 1); size 32, 64 or 128; four convolutions (ct_report, section 3.3; all numbers ours)."
+    _cgan_check(size, classes)
     inputs, x = _image(size, channels, classes, 'to_tanh_range')
-    for filters in (32, 64, 128, 256): x = _dropout(dropout)(L.LeakyReLU(.2)(L.Conv2D(filters, 4, strides=2, padding='same')(x)))
+    for filters in (32, 64, 128, 256):
+        x = L.LeakyReLU(.2)(L.Conv2D(filters, 4, strides=2, padding='same')(x))
+        if dropout: x = _dropout(dropout)(x)
     return _model(inputs, _verdict(L.Flatten()(x)), f'cgan_discriminator_{size}')
 
-# %% ../../nbs/06_dcgan_networks.ipynb #6a95a8f9
+# %% ../../nbs/06_dcgan_networks.ipynb #2a60f0f1
 @dataclass(frozen=True)
 class Networks:
     "A generator and the discriminator it plays against."
@@ -134,7 +145,20 @@ def _ct_report(size): return Networks(lambda **k: ct_report_generator(size, **k)
 def _cgan(size): return Networks(lambda **k: cgan_generator(size, **k), lambda **k: cgan_discriminator(size, **k), size, 'ct_report, section 3.3', conditional=True)
 
 NETWORKS = {'head_ct': Networks(head_ct_generator, head_ct_discriminator, 32, 'head_ct T20, T21'),
-            **{f'ct_report_{s}': _ct_report(s) for s in (32, 64, 128, 256)}, **{f'cgan_{s}': _cgan(s) for s in (32, 64, 128)}}
+            **{f'ct_report_{s}': _ct_report(s) for s in sorted(_CT_BASES)}, **{f'cgan_{s}': _cgan(s) for s in _CGAN_SIZES}}
+
+def find(name: str,          # a key of NETWORKS
+         classes: int = 0,   # 0: one GAN a class; k: conditional on k labels
+         downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
+        ) -> Networks:
+    "An entry of `NETWORKS`; an unknown name, or something that it cannot do, is an `InputError`."
+    if name not in NETWORKS: raise InputError(f'networks={name!r}: choose one of {", ".join(NETWORKS)}')
+    pair = NETWORKS[name]
+    if downsampling not in DOWNSAMPLING: raise InputError(f'downsampling={downsampling!r}: choose one of {", ".join(DOWNSAMPLING)}')
+    if downsampling not in pair.downsampling: raise InputError(f'downsampling={downsampling!r}: {name} has {" or ".join(pair.downsampling)} only')
+    if pair.conditional and classes < 2: raise InputError(f'classes={classes}: {name} is a conditional GAN and needs two labels or more')
+    if classes < 0: raise InputError(f'classes={classes}: give the number of labels, or 0 for one GAN a class')
+    return pair
 
 def build(name: str,          # a key of NETWORKS
           latent: int = 100,  # length of the latent vector
@@ -142,11 +166,8 @@ def build(name: str,          # a key of NETWORKS
           policy: str = 'float32',  # or 'mixed_bfloat16'
           downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
          ) -> tuple:          # generator, discriminator
-    "Build a pair of networks with fresh weights from the current seed."
-    if name not in NETWORKS: raise InputError(f'networks={name!r}: choose one of {", ".join(NETWORKS)}')
-    pair = NETWORKS[name]
-    if downsampling not in pair.downsampling: raise InputError(f'downsampling={downsampling!r}: {name} has {" or ".join(pair.downsampling)}')
-    if pair.conditional and classes < 2: raise InputError(f'classes={classes}: {name} is a conditional GAN and needs two labels or more')
+    "Build a pair of networks with fresh weights from the current seed; what `find` refuses is an `InputError`."
+    pair = find(name, classes, downsampling)
     how = {'downsampling': downsampling} if len(pair.downsampling) > 1 else {}
     with precision(policy): return pair.generator(latent=latent, classes=classes), pair.discriminator(classes=classes, **how)
 

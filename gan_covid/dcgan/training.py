@@ -6,7 +6,7 @@
 __all__ = ['keras', 'TENSORFLOW', 'bce', 'Config', 'GAN', 'sample', 'sheet', 'save_checkpoint', 'load_checkpoint', 'train',
            'weights_sha256', 'load_network', 'judge']
 
-# %% ../../nbs/07_dcgan_training.ipynb #86f51b36
+# %% ../../nbs/07_dcgan_training.ipynb #5a11da20
 import dataclasses, json, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .networks import NETWORKS, build, count, describe
+from .networks import build, count, describe, find
 from ..engines import device_info, load_keras, seed_everything
 from ..records import InputError, atomic_save, atomic_write, sha256_array
 
@@ -30,7 +30,7 @@ def bce(logits, target: float):
     l = ops.cast(logits, 'float32')
     return ops.mean(ops.relu(l) - l*target + ops.log1p(ops.exp(-ops.abs(l))))
 
-# %% ../../nbs/07_dcgan_training.ipynb #d61513f8
+# %% ../../nbs/07_dcgan_training.ipynb #918b167c
 @dataclass(frozen=True)
 class Config:
     "All settings of one GAN training; defaults are head_ct's [T22], or ours where the source is silent (I)."
@@ -46,15 +46,17 @@ class Config:
     real_noise: float = .01          # sd of normal noise on real images, in units of [0, 1] (T22 without a number, I)
     ema: float = 0.                  # decay a step of an averaged generator; 0: none (not in the source)
     classes: int = 0                 # 0: one GAN a class; k: conditional on k labels
+    wrong_labels: float = 0.         # conditional: this part of D's loss on generated images goes to real ones with a wrong label; not in the sources
     downsampling: str = 'strides'    # or 'pooling', in the discriminator of ct_report (O7)
     precision: str = 'float32'       # or 'mixed_bfloat16'
     seed: int = 0
 
     def __post_init__(self):
-        if self.networks not in NETWORKS: raise InputError(f'networks={self.networks!r}: choose one of {", ".join(NETWORKS)}')
+        find(self.networks, self.classes, self.downsampling)
         for name, low, high in (('epochs', 1, 10**7), ('batch', 2, 10**5), ('latent', 1, 10**5), ('learning_rate', 1e-12, 10.), ('beta_1', 0., .9999),
-                                ('gradient_penalty', 0., 1e6), ('label_smoothing', 0., .5), ('real_noise', 0., 1.), ('ema', 0., .99999)):
+                                ('gradient_penalty', 0., 1e6), ('label_smoothing', 0., .5), ('real_noise', 0., 1.), ('ema', 0., .99999), ('wrong_labels', 0., .9)):
             if not low <= getattr(self, name) <= high: raise InputError(f'{name}={getattr(self, name)}: must be from {low:g} to {high:g}')
+        if self.wrong_labels and self.classes < 2: raise InputError(f'wrong_labels={self.wrong_labels}: needs a conditional GAN with two labels or more, and classes={self.classes}')
 
     @property
     def targets(self) -> tuple:
@@ -63,7 +65,7 @@ class Config:
         smooth = self.label_smoothing if self.invert_labels else -self.label_smoothing
         return real + smooth, 1. - real, real
 
-# %% ../../nbs/07_dcgan_training.ipynb #d1c806a4
+# %% ../../nbs/07_dcgan_training.ipynb #649b79e5
 class GAN:
     "Networks, optimizers and the training step of one configuration, on the Keras backend that runs."
     def __init__(self, config: Config):
@@ -90,11 +92,12 @@ class GAN:
         parts = [self.G, self.D, self.opt_g, self.opt_d] + ([self.averaged] if self.averaged else [])
         return [v for p in parts for v in p.variables]
 
-    def play(self, real, fake, label, mix, second):
-        "D's loss on one batch, and its parts: real, generated, penalty. `second` differentiates the logits by the images."
+    def play(self, real, fake, label, mix, shift, second):
+        "D's loss on one batch, and its parts: real, generated, penalty. `mix` and `shift` are draws, `second` differentiates the logits by the images."
         t_real, t_fake, _ = self.config.targets
-        on = lambda x: self.logits([x, label] if self.config.classes else x, training=True)
-        d_real, d_fake = bce(on(real), t_real), bce(on(fake), t_fake)
+        on = lambda x, label=label: self.logits([x, label] if self.config.classes else x, training=True)
+        d_real, d_fake, w = bce(on(real), t_real), bce(on(fake), t_fake), self.config.wrong_labels
+        if w: d_fake = (1 - w)*d_fake + w*bce(on(real, (label + shift) % self.config.classes), t_fake)   # shift is 1 to classes - 1: each wrong label is as likely
         penalty = ops.zeros(())
         if self.config.gradient_penalty:
             slope = second(on, real + mix*(fake - real))
@@ -116,7 +119,7 @@ class GAN:
         order = np.random.default_rng([self.config.seed, number]).permutation(len(images))[:steps*self.config.batch]
         return self._epoch(images, labels, order.reshape(steps, self.config.batch), number*steps)
 
-# %% ../../nbs/07_dcgan_training.ipynb #1e84e034
+# %% ../../nbs/07_dcgan_training.ipynb #566e2762
 def _tensorflow_epoch(gan):
     c = gan.config
     def second(on, x):
@@ -130,10 +133,11 @@ def _tensorflow_epoch(gan):
         label = tf.gather(labels, index) if c.classes else None
         real = real + c.real_noise*draw(0, tf.shape(real))
         z, mix = draw(1, (c.batch, c.latent)), tf.random.stateless_uniform((c.batch, 1, 1, 1), [c.seed, 4*i + 2])
+        shift = tf.random.stateless_uniform((c.batch,), [c.seed, 4*i + 3], 1, c.classes, tf.int32) if c.wrong_labels else None
         with tf.GradientTape() as tape_g:
             fake = gan.G([z, label] if c.classes else z, training=True)
             frozen = tf.stop_gradient(fake)
-            with tf.GradientTape() as tape_d: loss, d_real, d_fake, penalty = gan.play(real, frozen, label, mix, second)
+            with tf.GradientTape() as tape_d: loss, d_real, d_fake, penalty = gan.play(real, frozen, label, mix, shift, second)
             gan.opt_d.apply(tape_d.gradient(loss, gan.D.trainable_variables), gan.D.trainable_variables)
             g = gan.fool(fake, label)
         gan.opt_g.apply(tape_g.gradient(g, gan.G.trainable_variables), gan.G.trainable_variables)
@@ -162,8 +166,9 @@ def _torch_epoch(gan):
         real = real + c.real_noise*draw(torch.randn, real.shape)
         label = labels[index] if c.classes else None
         z, mix = draw(torch.randn, (c.batch, c.latent)), draw(torch.rand, (c.batch, 1, 1, 1))
+        shift = torch.randint(1, c.classes, (c.batch,), generator=rng, device=images.device) if c.wrong_labels else None
         fake = gan.G([z, label] if c.classes else z, training=True)
-        loss, d_real, d_fake, penalty = gan.play(real, fake.detach(), label, mix, second)
+        loss, d_real, d_fake, penalty = gan.play(real, fake.detach(), label, mix, shift, second)
         update(gan.opt_d, loss, gan.D)
         g = gan.fool(fake, label)
         update(gan.opt_g, g, gan.G)
@@ -224,7 +229,7 @@ def load_checkpoint(gan: GAN, path) -> tuple:  # epoch, history, seconds
     for v, s in zip(variables, state): v.assign(s)
     return about['epoch'], [list(map(float, row)) for row in history], about['seconds']
 
-# %% ../../nbs/07_dcgan_training.ipynb #28d78b34
+# %% ../../nbs/07_dcgan_training.ipynb #06120996
 def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training images only
           config: Config,
           folder,                   # checkpoint, losses.jsonl, sheets and the finished networks go here
@@ -236,14 +241,16 @@ def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training i
           progress=print,           # called with one line now and then
          ) -> dict:                 # results for the record; the networks lie in `folder`
     "Train a GAN, or go on with one that was killed; raises `InputError` for images that do not fit and when a loss is no number."
-    folder, size = Path(folder), NETWORKS[config.networks].size
+    folder, size = Path(folder), find(config.networks, config.classes, config.downsampling).size
     folder.mkdir(parents=True, exist_ok=True)
     images = np.ascontiguousarray(images, 'float32')
-    labels = np.zeros(len(images), 'int32') if labels is None else np.asarray(labels, 'int32')
+    labels = np.zeros(len(images), 'int32') if labels is None or not config.classes else np.asarray(labels, 'int32')
     if images.ndim != 4 or images.shape[1:3] != (size, size): raise InputError(f'images of shape {images.shape}: {config.networks} takes (n, {size}, {size}, 1); prepare them at size={size}')
     if not (np.isfinite(images).all() and 0 <= images.min() and images.max() <= 1): raise InputError('images must be finite numbers in [0, 1]')
     if len(images) < config.batch: raise InputError(f'batch={config.batch}: only {len(images)} training images; choose batch={len(images)} or less')
-    if config.classes and not set(range(config.classes)) <= set(labels.tolist()): raise InputError(f'classes={config.classes}: every label from 0 to {config.classes - 1} needs images')
+    if labels.shape != (len(images),): raise InputError(f'labels of shape {labels.shape}: give one for each of the {len(images)} images')
+    if config.classes and set(range(config.classes)) != set(labels.tolist()): raise InputError(f'classes={config.classes}: every label from 0 to {config.classes - 1} needs images, and no other may stand there')
+    if sheets < 0 or sheet_images < 1: raise InputError(f'sheets={sheets}, sheet_images={sheet_images}: give how many sheets (0: none), and at least 1 image on each')
 
     gan, steps = GAN(config), len(images)//config.batch
     checkpoint, done, history, seconds = folder/'checkpoint.npz', 0, [], 0.
@@ -258,7 +265,7 @@ def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training i
             raise InputError(f'epoch {epoch + 1}: a loss is no number; the last good state is in {checkpoint.name}. Lower learning_rate, or set precision=float32')
         history += rows.tolist()
         now, last = time.time(), epoch + 1 == config.epochs
-        if epoch + 1 in due:
+        if epoch + 1 in due:   # before the checkpoint: what a checkpoint has behind it is on disk
             _sheets(gan, folder, epoch + 1, sheet_images)
             if snapshots: atomic_save(folder/f'snapshot_{epoch + 1:05d}.keras', lambda part: gan.sampler.save(part))
         if last or now - saved >= checkpoint_seconds:
@@ -276,8 +283,10 @@ def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training i
 
 def _sheets(gan, folder, epoch, n):
     each = range(gan.config.classes) if gan.config.classes else [None]
-    n = max(1, n//len(each)//8)*8 if len(each) > 1 else n   # whole rows of eight for each class
-    sheet(np.concatenate([sample(gan.sampler, n, gan.config.seed, label) for label in each]), folder/f'sheet_{epoch:05d}.png')
+    per = max(1, n//len(each))
+    columns = min(8, per)
+    if len(each) > 1: per -= per % columns   # whole rows of each class, and as many of each
+    sheet(np.concatenate([sample(gan.sampler, per, gan.config.seed, label) for label in each]), folder/f'sheet_{epoch:05d}.png', columns)
 
 def _losses(folder, history, steps):
     rows = np.array(history).reshape(-1, steps, 4).mean(1)
