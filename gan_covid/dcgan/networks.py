@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['keras', 'DOWNSAMPLING', 'NETWORKS', 'head_ct_generator', 'head_ct_discriminator', 'count', 'ct_report_generator',
-           'ct_report_discriminator', 'cgan_generator', 'cgan_discriminator', 'Networks', 'find', 'build', 'describe']
+           'ct_report_discriminator', 'SpectralConv2D', 'cgan_generator', 'cgan_discriminator', 'Networks', 'find',
+           'build', 'describe']
 
 # %% ../../nbs/06_dcgan_networks.ipynb #89c0d628
 from dataclasses import dataclass
@@ -104,7 +105,28 @@ def ct_report_discriminator(size: int = 128, classes: int = 0, channels: int = 1
 
 DOWNSAMPLING = 'strides', 'pooling'
 
-# %% ../../nbs/06_dcgan_networks.ipynb #ce0574de
+# %% ../../nbs/06_dcgan_networks.ipynb #8071705a
+@keras.saving.register_keras_serializable(package='gan_covid')
+class SpectralConv2D(L.Conv2D):
+    "Convolution whose kernel, as a matrix (height·width·channels in, filters), has largest singular value 1 (Miyato et al. 2018)."
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.u = self.add_weight(shape=(self.filters,), initializer=keras.initializers.RandomNormal(seed=0), trainable=False, dtype='float32', name='u')
+
+    def call(self, inputs, training=False):
+        unit = lambda t: t/(keras.ops.norm(t) + 1e-12)
+        w, u = keras.ops.reshape(keras.ops.cast(self.kernel, 'float32'), (-1, self.filters)), keras.ops.cast(self.u, 'float32')
+        still = keras.ops.stop_gradient(w)          # the derivative by w goes through v·W·u with u and v held
+        v = unit(keras.ops.matmul(still, u))
+        if training:
+            u = unit(keras.ops.matmul(v, still))
+            v = unit(keras.ops.matmul(still, u))
+            self.u.assign(u)
+        scale = keras.ops.sum(keras.ops.matmul(v, w)*u)
+        out = keras.ops.conv(inputs, self.kernel/keras.ops.cast(scale, self.compute_dtype), strides=self.strides, padding=self.padding)
+        return out + keras.ops.cast(self.bias, self.compute_dtype)
+
+# %% ../../nbs/06_dcgan_networks.ipynb #0d744696
 _CGAN_SIZES = 32, 64, 128
 
 def _cgan_check(size, classes):
@@ -126,7 +148,7 @@ def cgan_discriminator(size: int = 64, classes: int = 2, channels: int = 1, drop
     _cgan_check(size, classes)
     inputs, x = _image(size, channels, classes, 'to_tanh_range')
     for filters in (32, 64, 128, 256):
-        x = L.LeakyReLU(.2)(L.Conv2D(filters, 4, strides=2, padding='same')(x))
+        x = L.LeakyReLU(.2)(SpectralConv2D(filters, 4, strides=2, padding='same')(x))
         if dropout: x = _dropout(dropout)(x)
     return _model(inputs, _verdict(L.Flatten()(x)), f'cgan_discriminator_{size}')
 
