@@ -1,6 +1,6 @@
 """Does the conditional GAN draw the class that it is asked for? A classifier that saw real images only is asked, per class, on phantoms.
 
-    python benchmarks/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 45] [--seeds 0 1 2] [--size 32] [--json PATH] [--figure PATH]
+    python benchmarks/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] [--seeds 0 1 2] [--size 32] [--json PATH] [--figure PATH]
 
 Phantoms are drawn, not patients. The classifier (the CT report's CNN) is trained on other phantoms than the GAN, and its accuracy on a third set stands beside the agreement: it is the
 most that agreement can mean. A GAN that draws one image a class would agree as well, so the variety of its images stands there too, relative to that of the phantoms.
@@ -32,7 +32,7 @@ def agreement(model, images: list) -> list:
     return [float((predict(model, np.clip(x, 0, 1)).argmax(1) == k).mean()) for k, x in enumerate(images)]
 
 def main(a):
-    (x, y, classes), (cx, cy, _), (tx, ty, _) = drawn(a.dataset, a.images, a.size, 0), drawn(a.dataset, 300, a.size, 1), drawn(a.dataset, 100, a.size, 2)
+    (x, y, classes), (cx, cy, _), (tx, ty, _) = drawn(a.dataset, a.images, a.size, 0), drawn(a.dataset, 600, a.size, 1), drawn(a.dataset, 100, a.size, 2)
     judge = train(Protocol('ct_cnn', a.size, 'adam', 2e-3, batch=32, epochs=25, patience=None, dropout=.25, weights='random', monitor='val_loss'), (cx, cy), (tx, ty), progress=None, seed=3).model
     real = agreement(judge, [tx[ty == k] for k in range(len(classes))])
     print('classifier on real phantoms:', dict(zip(classes, real)), flush=True)
@@ -65,6 +65,6 @@ def figure(out):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--dataset', default='covid_ct'); p.add_argument('--images', type=int, default=150); p.add_argument('--size', type=int, default=32)
-    p.add_argument('--epochs', type=int, default=45); p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--lr', type=float, default=5e-4); p.add_argument('--beta-1', type=float, default=0.)
+    p.add_argument('--epochs', type=int, default=80); p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--lr', type=float, default=5e-4); p.add_argument('--beta-1', type=float, default=0.)
     p.add_argument('--wrong-labels', type=float, default=.5); p.add_argument('--precision', default='float32'); p.add_argument('--json'); p.add_argument('--figure')
     main(p.parse_args())

@@ -1,0 +1,201 @@
+"""What the notebook on training cannot show in one process: kills, several processes, unusual images, transfer, and everything that can go wrong."""
+import dataclasses, errno, json, math, os, signal, socket, subprocess, sys, time, warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gan_covid.records import InputError, read_json
+from gan_covid.stylegan2 import training as T
+from gan_covid.stylegan2.files import load_networks
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 1), dtype='uint8')
+TINY = T.Config(kimg=.064, batch=8, width=(64, 8), z_dim=8, p=.4, ada='ada', ada_kimg=1, seed=3)
+QUIET = dict(device='cpu', tick_kimg=.016, snapshot_ticks=2, sheet_images=4, checkpoint_seconds=0, progress=None)
+
+RUN = '''
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+from gan_covid.stylegan2.training import Config, train
+torch.set_num_threads(1)
+x = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype="uint8")
+folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+r = train(x, Config(**{**dict(kimg=.2, batch=8, width=(64, 8), z_dim=8, p=.3, ada_kimg=1, augment="bgc", seed=5), **settings}), folder, np.arange(40) % 2, ("a", "b"), device="cpu", tick_kimg=.024, snapshot_ticks=3,
+          sheet_images=4, checkpoint_seconds=0, progress=print)
+if r: (folder/"result.json").write_text(json.dumps({k: r[k] for k in ("sha256", "log", "best", "last")}))
+'''
+
+def run(folder, wait=True, launcher=(), **settings):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+    script = folder.parent/'run.py'
+    script.write_text(RUN)
+    p = subprocess.Popen([sys.executable, *launcher, str(script), str(folder), json.dumps(settings)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if wait:
+        err = p.communicate()[1]
+        assert p.returncode == 0, err
+    return p
+
+def test_killed_training_ends_in_the_same_weights_and_log(tmp_path):
+    run(tmp_path/'whole')
+    whole, rng, kills = read_json(tmp_path/'whole'/'result.json'), np.random.default_rng(), 0
+    for _ in range(3):  # at random moments: in an iteration, a snapshot, a checkpoint
+        p, checkpoint = run(tmp_path/'killed', wait=False), tmp_path/'killed'/'checkpoint.pt'
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while p.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before): time.sleep(.02)
+        time.sleep(rng.uniform(0, .3))
+        if p.poll() is None: p.send_signal(signal.SIGKILL); kills += 1
+        p.wait(); p.stderr.close()
+    run(tmp_path/'killed')
+    assert kills, 'the training was over before it could be killed'
+    assert read_json(tmp_path/'killed'/'result.json') == whole
+    assert (tmp_path/'killed'/'log.jsonl').read_bytes() == (tmp_path/'whole'/'log.jsonl').read_bytes()
+    assert sorted(p.name for p in (tmp_path/'killed').glob('*')) == sorted(p.name for p in (tmp_path/'whole').glob('*'))
+
+def weights(folder):
+    networks, _ = load_networks(next(iter(sorted(folder.glob('network_*.safetensors'))[-1:])))
+    return torch.cat([p.flatten() for n in networks.values() for p in n.state_dict().values()])
+
+def test_two_processes_are_one_with_two_chunks(tmp_path):
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available(): pytest.skip('torch without gloo')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    # the batch of 8 a process is 16 on two; one process makes it of two chunks
+    run(tmp_path/'two', launcher=('-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_addr', '127.0.0.1', '--master_port', str(port)), batch=16, kimg=.096)
+    run(tmp_path/'one', batch=16, chunk=8, kimg=.096)
+    two, one = (read_json(tmp_path/k/'result.json') for k in ('two', 'one'))
+    a, b = weights(tmp_path/'two'), weights(tmp_path/'one')
+    run(tmp_path/'other', batch=16, chunk=8, kimg=.096, seed=6)
+    far = float((weights(tmp_path/'other') - b).abs().mean())
+    assert float((a - b).abs().mean()) < 1e-3*far        # sums in another order, and nothing else
+    for x, y in zip(two['log'], one['log']): assert x['kimg'] == y['kimg'] and x['p'] == pytest.approx(y['p'], abs=1e-9) and x['d_real'] == pytest.approx(y['d_real'], rel=.2)   # losses in the log are those of process 0
+
+@pytest.mark.parametrize('shape, dtype, window', [((20, 16, 32, 1), 'uint8', None), ((20, 16, 16, 3), 'uint8', None), ((20, 24, 24, 1), 'uint16', (1000, 3000)), ((20, 16, 16, 2), 'float32', (-1000., 400.))])
+def test_other_images_are_trained_and_sampled(tmp_path, shape, dtype, window):
+    rng = np.random.default_rng(0)
+    low, high = window or (0, 255)
+    x = rng.uniform(low, high, shape).astype(dtype)
+    r = T.train(x, dataclasses.replace(TINY, kimg=.032), tmp_path, np.arange(20) % 3, ('a', 'b', 'c'), window=window, validation=x[:5], validation_labels=np.arange(5) % 3, **QUIET)
+    networks, about = load_networks(tmp_path/r['last']['file'])
+    assert about['window'] == [low, high] and about['dtype'] == dtype and about['classes'] == ['a', 'b', 'c'] and about['kimg'] == .032
+    fake = T.draw(networks['G_ema'], 6, 0, np.arange(6) % 3)
+    assert fake.shape == (6, *shape[1:]) and fake.dtype == np.float32 and 0 <= fake.min() < fake.max() <= 1 and np.isfinite(fake).all()
+    assert not np.array_equal(T.draw(networks['G_ema'], 1, 0, [0]), T.draw(networks['G_ema'], 1, 0, [1]))   # the label reaches the image
+    assert {'d_train', 'd_val', 'd_gen', 'distance'} <= set(r['log'][-1]) and (tmp_path/'sheet_000000.03.png').stat().st_size > 100
+
+def test_window_decides_what_the_networks_see():
+    x = np.array([1000, 2000, 3000], 'uint16').reshape(3, 1, 1, 1).repeat(4, 1).repeat(4, 2)
+    taken = T.Images(x, window=(1000, 3000)).take([0, 1, 2])[0]
+    assert taken[:, 0, 0, 0].tolist() == [-1, 0, 1]
+
+def test_labels_of_generated_images_follow_the_data():
+    labels = np.repeat([0, 1], [22, 2])
+    t = T.Trainer(T.Images(NOISE, labels, ('many', 'few')), TINY)
+    drawn = torch.cat([t.latents(100, T.draws('cpu', k))[1] for k in range(20)])
+    assert .04 < float(drawn.float().mean()) < .14       # 2 of 24 is .083
+
+def test_d_learns_from_the_label():
+    "With the classes told apart by brightness alone, D's outputs differ between right and wrong labels after a short training."
+    y = np.arange(32) % 2
+    x = (np.random.default_rng(0).normal(60, 10, (32, 16, 16, 1)) + 130*y[:, None, None, None]).clip(0, 255).astype('uint8')
+    t = T.Trainer(T.Images(x, y, ('dark', 'bright')), T.Config(batch=16, width=(128, 16), z_dim=8, gamma=.01, ada='none', pl_weight=0., seed=0))
+    for _ in range(40): t.iterate()
+    with torch.no_grad():
+        real, c = t.data.take(np.arange(32))
+        right, wrong = t.D(real, c).mean(), t.D(real, 1 - c).mean()
+    assert right > wrong + .3
+
+def test_transfer_keeps_what_fits(tmp_path):
+    r = T.train(NOISE, TINY, tmp_path/'a', **QUIET)
+    said = []
+    changed = dict(labels=np.arange(24) % 2, classes=('a', 'b'))
+    three = NOISE.repeat(3, 3)
+    t = T.train(three, dataclasses.replace(TINY, kimg=.016, ada_kimg=None), tmp_path/'b', init=tmp_path/'a'/r['last']['file'], **changed, **{**QUIET, 'progress': said.append})
+    assert t['settings']['ada_kimg'] == 100 and any('a/network' in s for s in said)
+    first, _ = load_networks(tmp_path/'a'/r['last']['file'])
+    fresh = T.Trainer(T.Images(three, **changed), TINY)
+    second, _ = load_networks(tmp_path/'b'/t['last']['file'])
+    near = lambda a, b, name: float((dict(a.named_parameters())[name] - dict(b.named_parameters())[name]).abs().mean())
+    name = 'synthesis.b8x8.conv1.weight'
+    assert near(first['G'], second['G'], name) < .1*near(fresh.G, second['G'], name)
+
+def test_gradients_gather_over_chunks():
+    "The gradient of a batch is the mean over its chunks; D has no minibatch statistics here beyond a chunk."
+    t = T.Trainer(T.Images(NOISE), dataclasses.replace(TINY, chunk=4, mbstd_group=4, ada='none', p=0.))
+    parts, seen = [], []
+    for first, rng, noise in t.chunks('d'):
+        t.w_seen = []
+        g = torch.autograd.grad(t.loss_d(first, rng, noise), list(t.D.parameters()), allow_unused=True)
+        parts.append(g); seen.append(first)
+    assert seen == [0, 4]
+    class Keep(torch.optim.SGD):
+        def step(self): self.kept = [p.grad.clone() for g in self.param_groups for p in g['params']]
+    keep = Keep(t.D.parameters(), lr=0.)
+    t.step('d', t.D, keep, t.loss_d)
+    for a, b, k in zip(*parts, keep.kept): torch.testing.assert_close((a + b)/2, k)
+
+def test_bfloat16_stays_in_a_band():
+    "The same draws in bfloat16: losses within 5 % after ten iterations, images within a few gray levels of 255 on average."
+    t = [T.Trainer(T.Images(NOISE), dataclasses.replace(TINY, bf16=b, width=(256, 16))) for b in (False, True)]
+    for a in t:
+        for _ in range(10): a.iterate()
+    for k in ('g', 'd_real', 'd_fake'): assert float(t[0].sums[k][0]) == pytest.approx(float(t[1].sums[k][0]), rel=.05)
+    images = [T.draw(a.G_ema, 16, 0) for a in t]
+    assert np.abs(images[0] - images[1]).mean()*255 < 8 and any(p.dtype == torch.float32 for p in t[1].G.parameters())
+
+def test_no_numbers_any_more(tmp_path, monkeypatch):
+    T.train(NOISE, TINY, tmp_path, **QUIET)
+    before = (tmp_path/'checkpoint.pt').read_bytes()
+    real = T.Trainer.loss_g
+    monkeypatch.setattr(T.Trainer, 'loss_g', lambda self, *a: real(self, *a)*(math.nan if self.images > 80 else 1))
+    with pytest.raises(InputError, match=r'not a number.*last good state, of kimg 0\.08, is in .*checkpoint\.pt'): T.train(NOISE, dataclasses.replace(TINY, kimg=.2), tmp_path, **QUIET)
+    good = torch.load(tmp_path/'checkpoint.pt', weights_only=True)
+    assert json.loads(good['about'])['iteration'] == 10 and all(torch.isfinite(v).all() for v in good['networks']['G'].values())
+    assert before != (tmp_path/'checkpoint.pt').read_bytes()
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    T.train(NOISE, TINY, tmp_path, **QUIET)
+    before = (tmp_path/'checkpoint.pt').read_bytes()
+    def full(state, part):
+        Path(part).write_bytes(b'half')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr(T.torch, 'save', full)
+        with pytest.raises(InputError, match='no space left'): T.train(NOISE, dataclasses.replace(TINY, kimg=.1), tmp_path, **QUIET)
+    assert (tmp_path/'checkpoint.pt').read_bytes() == before and not list(tmp_path.glob('.*part*'))
+    longer = T.train(NOISE, dataclasses.replace(TINY, kimg=.1), tmp_path, **QUIET)      # room again: it goes on
+    straight = T.train(NOISE, dataclasses.replace(TINY, kimg=.1), tmp_path/'straight', **QUIET)
+    assert longer['sha256'] == straight['sha256']
+
+def test_bad_input(tmp_path):
+    def fails(match, images=NOISE, config=TINY, **kw):
+        with pytest.raises(InputError, match=match): T.train(images, config, tmp_path/'x', **{**QUIET, **kw})
+    fails('batch=8: there are only 5 images; choose batch=4', NOISE[:5])
+    fails("no image of class 'b'", labels=np.zeros(24, int), classes=('a', 'b'))
+    fails('labels: missing', classes=('a', 'b'))
+    fails('17×17.*nearest that fit', np.zeros((24, 17, 17, 1), 'uint8'))
+    fails('window', NOISE.astype('float32'))
+    fails('keep', keep='none')
+    with pytest.raises(InputError, match="unknown"): T.Config(augment='bgd')
+    T.train(NOISE, TINY, tmp_path/'y', **QUIET)
+    with pytest.raises(InputError, match='another configuration.*gamma'): T.train(NOISE, dataclasses.replace(TINY, gamma=3.), tmp_path/'y', **QUIET)
+    with pytest.raises(InputError, match='other images'): T.train(NOISE[::-1].copy(), TINY, tmp_path/'y', **QUIET)
+    (tmp_path/'y'/'checkpoint.pt').write_bytes(b'broken')
+    with pytest.raises(InputError, match='checkpoint.pt: not a readable checkpoint'): T.train(NOISE, TINY, tmp_path/'y', **QUIET)
+
+def test_p_that_runs_high_is_told(tmp_path):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        t = T.Trainer(T.Images(NOISE[:8]), dataclasses.replace(TINY, p=.69, ada_kimg=.02, target=-.9))
+        for _ in range(8): t.iterate()
+    assert t.controller.p == .8 and any('p has reached' in str(w.message) for w in seen)
+
+def test_best_snapshot_is_kept(tmp_path):
+    r = T.train(NOISE, dataclasses.replace(TINY, kimg=.128), tmp_path, **QUIET)
+    measured = {x['kimg']: x['distance'] for x in r['log'] if 'distance' in x}
+    assert len(measured) == 4 and r['best']['distance'] == min(measured.values())
+    assert {p.name for p in tmp_path.glob('network_*')} == {r['best']['file'], r['last']['file']}
+    T.train(NOISE, TINY, tmp_path/'all', **QUIET, keep='all')
+    assert len(list((tmp_path/'all').glob('network_*'))) == 2
