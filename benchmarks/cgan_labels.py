@@ -39,7 +39,7 @@ def main(a):
     rows = []
     for seed in a.seeds:
         gan = GAN(Config(networks=f'cgan_{a.size}', epochs=a.epochs, batch=16, learning_rate=a.lr, beta_1=a.beta_1, gradient_penalty=0., real_noise=0., invert_labels=False, classes=len(classes),
-                         wrong_labels=a.wrong_labels, precision=a.precision, seed=seed))
+                         wrong_labels=a.wrong_labels, ema=a.ema, precision=a.precision, seed=seed))
         start = time.process_time()
         for epoch in range(a.epochs): gan.epoch(x, y, epoch, len(x)//16)
         images = [sample(gan.sampler, 200, 5, k) for k in range(len(classes))]
@@ -66,5 +66,5 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--dataset', default='covid_ct'); p.add_argument('--images', type=int, default=150); p.add_argument('--size', type=int, default=32)
     p.add_argument('--epochs', type=int, default=80); p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--lr', type=float, default=5e-4); p.add_argument('--beta-1', type=float, default=0.)
-    p.add_argument('--wrong-labels', type=float, default=.5); p.add_argument('--precision', default='float32'); p.add_argument('--json'); p.add_argument('--figure')
+    p.add_argument('--wrong-labels', type=float, default=.5); p.add_argument('--ema', type=float, default=.99); p.add_argument('--precision', default='float32'); p.add_argument('--json'); p.add_argument('--figure')
     main(p.parse_args())

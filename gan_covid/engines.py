@@ -12,7 +12,7 @@ import numpy as np
 
 from .records import InputError
 
-# %% ../nbs/05_engines.ipynb #a84824ef
+# %% ../nbs/05_engines.ipynb #6f42454f
 @contextlib.contextmanager
 def quiet_stderr():
     "Hold back what libraries write to file descriptor 2 while they load; it is shown if loading fails."
@@ -56,7 +56,11 @@ def load_keras(backend: str = None):  # 'tensorflow', 'torch'; None: KERAS_BACKE
     with quiet_stderr():
         if _has('triton'): importlib.import_module('triton')
         keras = importlib.import_module('keras')
-        if backend == 'tensorflow': importlib.import_module('tensorflow').constant(0)  # the device lines come with the first tensor
+        if backend == 'tensorflow':
+            tf = importlib.import_module('tensorflow')
+            # the graph rewriter goes through hash tables whose order differs from process to process: it then adds three or more numbers in another order. Training is as fast without it
+            tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
+            tf.constant(0)  # the device lines come with the first tensor
     return keras
 
 # %% ../nbs/05_engines.ipynb #03e2eafd

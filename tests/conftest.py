@@ -4,8 +4,6 @@ from pathlib import Path
 
 # before NumPy, TensorFlow or torch are loaded: several processes test at once, and two cores are what CI has
 for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR': os.environ.setdefault(f'{name}_NUM_THREADS', '2')
-os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '2')
-os.environ.setdefault('TF_NUM_INTEROP_THREADS', '2')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'agg')
 
