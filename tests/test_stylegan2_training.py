@@ -199,3 +199,24 @@ def test_best_snapshot_is_kept(tmp_path):
     assert {p.name for p in tmp_path.glob('network_*')} == {r['best']['file'], r['last']['file']}
     T.train(NOISE, TINY, tmp_path/'all', **QUIET, keep='all')
     assert len(list((tmp_path/'all').glob('network_*'))) == 2
+
+def test_commands_train_generate_and_project(tmp_path, capsys):
+    from PIL import Image
+    from gan_covid.cli import main
+    rng = np.random.default_rng(0)
+    for k, label in enumerate(('ill', 'well')):
+        (tmp_path/'images'/label).mkdir(parents=True)
+        for i in range(8): Image.fromarray((rng.normal(80 + 80*k, 20, (40, 40)).clip(0, 255)).astype('uint8')).save(tmp_path/'images'/label/f'{i}.png')
+    train = ['train', 'stylegan2', str(tmp_path/'images'), str(tmp_path/'out'), '--size', '16', '--kimg', '.032', '--augment', 'chest_xray', '--device', 'cpu', '-p', 'width=[64, 8]', '-p', 'batch=8', '-p', 'z_dim=8']
+    assert main(train) == 0
+    said = capsys.readouterr().out
+    assert '16 images of 16 × 16 × 1, classes ill, well' in said and 'network_000000.03.safetensors' in said
+    assert main(train) == 0 and 'going on after 0.032 of 0.032' in capsys.readouterr().out       # finished: nothing is done again
+    network = str(tmp_path/'out'/'network_000000.03.safetensors')
+    assert main(['generate', network, str(tmp_path/'drawn'), '--seeds', '0-2,7', '--label', 'well', '--psi', '.7', '--device', 'cpu']) == 0
+    assert len(list((tmp_path/'drawn').glob('*.png'))) == 4 and (tmp_path/'drawn'/'images.csv').read_text().count('well') >= 4
+    capsys.readouterr()
+    assert main(['generate', network, str(tmp_path/'drawn2'), '--label', 'wel', '--device', 'cpu']) == 2 and 'well' in capsys.readouterr().err
+    assert main(['project', network, str(tmp_path/'images'/'ill'/'0.png'), str(tmp_path/'found'), '--steps', '5', '--label', 'ill', '--device', 'cpu']) == 0
+    assert (tmp_path/'found'/'projected.png').exists() and 'at the average' in capsys.readouterr().out
+    assert main(['train', 'stylegan2', str(tmp_path/'images'), str(tmp_path/'out'), '-p', 'gama=1']) == 2 and 'gamma' in capsys.readouterr().err

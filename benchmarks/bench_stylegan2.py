@@ -1,0 +1,81 @@
+"""Whole StyleGAN2-ADA training iterations against the plain path, phase by phase by turns in one process: one thread, processor time, median of pairs; the ratio is what counts.
+
+    python benchmarks/bench_stylegan2.py [--configs tiny-64 small-64] [--batch 16] [--rounds 3] [--json PATH]
+
+The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in float32 and
+with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An iteration is G + path length/4 + D + R1/16. Both compute the same losses from the same draws; the largest difference is printed.
+"""
+import argparse, os, statistics, sys, time, warnings
+for name in 'OMP', 'OPENBLAS', 'MKL': os.environ.setdefault(f'{name}_NUM_THREADS', '1')
+from pathlib import Path
+import numpy as np, torch
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
+import stylegan2_ada_reference as plain_ada, stylegan2_reference as plain
+from gan_covid.records import environment, write_json
+from gan_covid.stylegan2 import ada
+from gan_covid.stylegan2.training import Config, Images, Trainer
+
+WEIGHT = {'g': 1, 'path': 1/4, 'd': 1, 'r1': 1/16}
+
+class PlainG:
+    "A generator whose synthesis is the reference's; everything else is that of the generator it wraps."
+    def __init__(self, G): self.wrapped = G
+    def __getattr__(self, name): return getattr(self.wrapped, name)
+    def synthesis(self, w, noise, rng, fp32=False):
+        G = self.wrapped
+        maps = [torch.randn(len(w), 1, *hw, generator=rng) for hw in [G.synthesis.sizes[0]] + [s for s in G.synthesis.sizes[1:] for _ in 'ab']]
+        return plain.synthesis(dict(G.named_parameters()), w, G.size, G.synthesis.first, maps, literal=False)
+
+class PlainD:
+    def __init__(self, D): self.wrapped = D
+    def __getattr__(self, name): return getattr(self.wrapped, name)
+    def __call__(self, x, c=None, fp32=False): return plain.discriminator(dict(self.wrapped.named_parameters()), x, kind=self.wrapped.kind, first=self.wrapped.first, literal=False)
+
+class Plain(Trainer):
+    def __init__(self, *a, **k):
+        super().__init__(*a, **k)
+        self.G, self.D = PlainG(self.G), PlainD(self.D)
+        self.opt_g, self.opt_d = (torch.optim.Adam(n.parameters(), lr=o.defaults['lr'], betas=o.defaults['betas']) for n, o in ((self.G, self.opt_g), (self.D, self.opt_d)))
+    def augmented(self, x, rng):
+        params = ada.sample_parameters(self.pipe, len(x), self.controller.probability, rng)
+        return ada.apply_colour(plain_ada.apply_geometry(x, ada.geometric_matrices(params, x.shape[2:])), ada.colour_matrices(params, x.shape[1]))
+
+def phase(t, name):
+    "Processor seconds of one phase."
+    t.D.requires_grad_(False), t.G.requires_grad_(False)
+    t.pl_seen = []
+    net, optimiser, loss = {'g': (t.G, t.opt_g, t.loss_g), 'path': (t.G, t.opt_g, t.loss_path), 'd': (t.D, t.opt_d, t.loss_d), 'r1': (t.D, t.opt_d, t.loss_r1)}[name]
+    start = time.process_time()
+    t.step(name, net, optimiser, loss)
+    return time.process_time() - start
+
+def case(name, batch, rounds):
+    width, size = name.split('-')
+    images = np.random.default_rng(0).integers(0, 256, (64, int(size), int(size), 1), dtype='uint8')
+    config = Config(batch=batch, width=width, ada='fixed', p=.3, seed=0)
+    ways = {'plain': Plain(Images(images), config), 'ours': Trainer(Images(images), config), 'ours, bfloat16': Trainer(Images(images), Config(**{**vars(config), 'bf16': True}))}
+    seconds = {w: {p: [] for p in WEIGHT} for w in ways}
+    for k in range(-1, rounds):
+        for p in WEIGHT:
+            for w, t in ways.items():
+                s = phase(t, p)
+                if k >= 0: seconds[w][p].append(s)
+        for t in ways.values(): t.iteration += 1
+    noted = {w: {k: float(s)/n for k, (s, n) in t.sums.items()} for w, t in ways.items()}
+    whole = {w: [sum(WEIGHT[p]*seconds[w][p][k] for p in WEIGHT) for k in range(rounds)] for w in ways}
+    rows = [{'config': name, 'way': w, 's_per_kimg': round(statistics.median(whole[w])/batch*1000, 2), 'ratio': round(statistics.median(a/b for a, b in zip(whole['plain'], whole[w])), 2),
+             'phases_ms': {p: round(1000*statistics.median(v)) for p, v in seconds[w].items()}, 'phase_ratio': {p: round(statistics.median(a/b for a, b in zip(seconds['plain'][p], v)), 2) for p, v in seconds[w].items()},
+             'losses_apart': round(max(abs(noted[w][k]/noted['plain'][k] - 1) for k in noted['plain']), 6)} for w in ways]
+    for r in rows: print(f"{name:10}{r['way']:16}{r['s_per_kimg']:9.1f} s/kimg  {r['ratio']:5.2f}×   " + '  '.join(f"{p} {r['phases_ms'][p]} ms ({r['phase_ratio'][p]}×)" for p in WEIGHT) + f"   losses apart by {r['losses_apart']:.1e}", flush=True)
+    return rows
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--configs', nargs='+', default=['tiny-64', 'small-64'], help='width-size')
+    parser.add_argument('--batch', type=int, default=16); parser.add_argument('--rounds', type=int, default=3); parser.add_argument('--json')
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [r for name in a.configs for r in case(name, a.batch, a.rounds)]
+    if a.json: write_json(a.json, {'benchmark': 'stylegan2', 'batch': a.batch, 'rounds': a.rounds, 'threads': 1, 'p': .3, 'rows': rows, 'environment': environment()})
+
+if __name__ == '__main__': main()
