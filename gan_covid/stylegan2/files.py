@@ -500,7 +500,7 @@ def _resized(a, size, fit, method, window):
     low, high = min(a.min(), *window), max(a.max(), *window)       # the ground of 'pad' is the lower end
     return each(lambda x: resize((x - low)/(high - low), size, fit, method)*(high - low) + low).astype(np.float32) if high > low else np.full((*size, a.shape[2]), low, np.float32)
 
-# %% ../../nbs/11_stylegan2_files.ipynb #0a090295
+# %% ../../nbs/11_stylegan2_files.ipynb #3c412c9d
 def _files(folder, other):
     "Image files of a folder and those below (except in folders `masks`), naturally sorted; what lies there otherwise is added to `other`."
     files = _list(folder, 'files')
@@ -538,7 +538,7 @@ def _labelled(root, labels, other):
     if paths.duplicated().any(): raise InputError(f'{table}: {paths[paths.duplicated()].iloc[0]} stands in it more than once')
     return rows
 
-def load_images(path,                # folder of images: PNG, TIFF, JPEG … of 8 or 16 bits, .npy (height, width[, channels]) of any numbers
+def load_images(path,                # folder of images, or one image: PNG, TIFF, JPEG … of 8 or 16 bits, .npy (height, width[, channels]) of any numbers
                 size=None,           # pixels, or (height, width); None: as they are, all alike
                 channels: int = 1,   # 1: gray; 3: colour; others from .npy only
                 window=None,         # (low, high): values that become −1 and 1. None: 0…255 or 0…65535; floating-point numbers need one
@@ -551,7 +551,7 @@ def load_images(path,                # folder of images: PNG, TIFF, JPEG … of 
 
     An image that is broken, of another type or (without `size`) of another size than the rest is an `InputError` that names it. Alpha is dropped, of several frames the first is taken; DICOM and 16-bit colour are not read."""
     root = Path(path).expanduser().absolute()
-    if not root.is_dir(): raise InputError(f'{root}: no such folder')
+    if not root.exists(): raise InputError(f'{root}: no such folder')
     _choice('fit', fit, FITS)
     _choice('method', method, FILTERS)
     size = None if size is None else _hw(size)
@@ -561,7 +561,7 @@ def load_images(path,                # folder of images: PNG, TIFF, JPEG … of 
         except (TypeError, ValueError, OverflowError): window = ()
         if len(window) != 2 or not -math.inf < window[0] < window[1] < math.inf: raise InputError('window: give two finite numbers (low, high), low below high')
     other = []
-    rows = _labelled(root, labels, other)
+    rows = _labelled(root, labels, other) if root.is_dir() else [(root, None, None)]
     if dicom := next((p for p in other if _is_dicom(p)), None): raise InputError(f'{dicom}: DICOM is not read. Export the images as 16-bit PNG, or save pydicom.dcmread(file).pixel_array as .npy (uint16 or floating-point)')
     if not rows: raise InputError(f'{root}: no images in it ({", ".join(_OWN)})')
     classes = sorted({l for _, l, _ in rows if l is not None}, key=natural)

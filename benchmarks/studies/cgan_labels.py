@@ -1,6 +1,6 @@
 """Does the conditional GAN draw the class that it is asked for? A classifier that saw real images only is asked, per class, on phantoms.
 
-    python benchmarks/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] [--seeds 0 1 2] [--size 32] [--json PATH] [--figure PATH]
+    python benchmarks/studies/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] [--seeds 0 1 2] [--size 32] [--json PATH] [--figure PATH]
 
 Phantoms are drawn, not patients. The classifier (the CT report's CNN) is trained on other phantoms than the GAN, and its accuracy on a third set stands beside the agreement: it is the
 most that agreement can mean. A GAN that draws one image a class would agree as well, so the variety of its images stands there too, relative to that of the phantoms.
