@@ -134,3 +134,12 @@ def test_broken_files(tmp_path):
     (tmp_path/'generator.keras').write_bytes(b'')
     with pytest.raises(InputError, match='generator.keras: not a Keras model'): load_network(tmp_path/'generator.keras')
     with pytest.raises(InputError, match='Train the GAN first'): load_network(tmp_path/'nothing.keras')
+
+def test_conditional_gan_draws_the_class_asked_for():
+    "The study of labels, one seed: a classifier that saw real phantoms only agrees with the label, class by class, and no class is one image over and over."
+    script = Path(__file__).parents[1]/'benchmarks'/'studies'/'cgan_labels.py'
+    code = f'import sys, json; sys.argv = ["x"]; sys.path.insert(0, {str(script.parent)!r}); import cgan_labels as c, types; r = c.main(types.SimpleNamespace(dataset="covid_ct", images=150, size=32, epochs=80, seeds=[1], lr=5e-4, beta_1=0., wrong_labels=.5, ema=.99, precision="float32", json=None, figure=None)); print(json.dumps(r["gans"]))'
+    p = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'KERAS_BACKEND': 'tensorflow'}, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr[-2000:]
+    gan, = json.loads(p.stdout.strip().splitlines()[-1])
+    assert min(gan['agreement']) > .85 and min(gan['variety']) > .6, gan

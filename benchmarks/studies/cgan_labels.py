@@ -1,6 +1,6 @@
 """Does the conditional GAN draw the class that it is asked for? A classifier that saw real images only is asked, per class, on phantoms.
 
-    python benchmarks/studies/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] [--seeds 0 1 2] [--size 32] [--json PATH] [--figure PATH]
+    python benchmarks/studies/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] [--seeds 0 1 2] [--size 32] [--ema .99] [--json PATH] [--figure PATH]
 
 Phantoms are drawn, not patients. The classifier (the CT report's CNN) is trained on other phantoms than the GAN, and its accuracy on a third set stands beside the agreement: it is the
 most that agreement can mean. A GAN that draws one image a class would agree as well, so the variety of its images stands there too, relative to that of the phantoms.
@@ -45,7 +45,7 @@ def main(a):
         images = [sample(gan.sampler, 200, 5, k) for k in range(len(classes))]
         rows.append({'seed': seed, 'agreement': agreement(judge, images), 'variety': [variety(i)/variety(x[y == k]) for k, i in enumerate(images)], 'seconds': round(time.process_time() - start, 1)})
         print(rows[-1], flush=True)
-    out = {'what': 'agreement of a classifier trained on real phantoms with the label asked of the conditional GAN', 'data': f'{a.dataset}: drawn phantoms, not patients', 'settings': vars(a), 'classes': classes,
+    out = {'what': 'agreement of a classifier trained on real phantoms with the label asked of the conditional GAN', 'data': f'{a.dataset}: drawn phantoms, not patients', 'settings': {k: v for k, v in vars(a).items() if k not in ('json', 'figure')}, 'classes': classes,
            'classifier_on_real': real, 'gans': rows, 'engine': device_info(), 'environment': environment()}
     if a.json: write_json(a.json, out)
     if a.figure: figure(out).savefig(a.figure, dpi=150)
