@@ -3,7 +3,7 @@
     python benchmarks/bench_stylegan2.py [--configs tiny-64 small-64] [--batch 16] [--rounds 3] [--json PATH]
 
 The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in float32 and
-with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An iteration is G + path length/4 + D + R1/16. Both compute the same losses from the same draws; the largest difference is printed.
+with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An iteration is G + path length/4 + D + R1/16. All start from the same weights and draws; by how much their losses differ in the first iteration is printed.
 """
 import argparse, os, statistics, sys, time, warnings
 for name in 'OMP', 'OPENBLAS', 'MKL': os.environ.setdefault(f'{name}_NUM_THREADS', '1')
@@ -60,8 +60,8 @@ def case(name, batch, rounds):
             for w, t in ways.items():
                 s = phase(t, p)
                 if k >= 0: seconds[w][p].append(s)
+        if k < 0: noted = {w: {name: float(s)/n for name, (s, n) in t.sums.items()} for w, t in ways.items()}   # later Adam has made more of the last bits
         for t in ways.values(): t.iteration += 1
-    noted = {w: {k: float(s)/n for k, (s, n) in t.sums.items()} for w, t in ways.items()}
     whole = {w: [sum(WEIGHT[p]*seconds[w][p][k] for p in WEIGHT) for k in range(rounds)] for w in ways}
     rows = [{'config': name, 'way': w, 's_per_kimg': round(statistics.median(whole[w])/batch*1000, 2), 'ratio': round(statistics.median(a/b for a, b in zip(whole['plain'], whole[w])), 2),
              'phases_ms': {p: round(1000*statistics.median(v)) for p, v in seconds[w].items()}, 'phase_ratio': {p: round(statistics.median(a/b for a, b in zip(seconds['plain'][p], v)), 2) for p, v in seconds[w].items()},

@@ -124,7 +124,7 @@ class Config:
         return dataclasses.replace(self, batch=auto['batch'], chunk=chunk, mbstd_group=group, lr=pick('lr'), gamma=pick('gamma'), ema_kimg=pick('ema_kimg'),
                                    ada_kimg=self.ada_kimg or (100. if transferred else 500.), first=None if self.first is None else tuple(self.first))
 
-# %% ../../nbs/12_stylegan2_training.ipynb #b1bd38b3
+# %% ../../nbs/12_stylegan2_training.ipynb #a549ec01
 WINDOWS = {'uint8': (0, 255), 'uint16': (0, 65535)}
 
 class Images:
@@ -139,7 +139,7 @@ class Images:
             raise InputError(f'images: {getattr(images, "dtype", type(images).__name__)} {getattr(images, "shape", "")}; give uint8, uint16 or float (n, height, width, channels)')
         if not len(images): raise InputError('images: there are none')
         if window is None and str(images.dtype) not in WINDOWS: raise InputError(f'window: floating-point images need one, e.g. window=({float(np.min(images)):g}, {float(np.max(images)):g})')
-        self.images, self.dtype, self.mirror = images, str(images.dtype), bool(mirror)
+        self.images, self.dtype, self.mirror = images, str(images.dtype).replace('64', '32'), bool(mirror)
         self.window = tuple(map(float, window or WINDOWS[self.dtype]))
         if len(self.window) != 2 or not self.window[0] < self.window[1]: raise InputError(f'window={window}: give two values, the lower first')
         if self.dtype.startswith('float') and not np.isfinite(images).all(): raise InputError('images: some values are no finite numbers')
@@ -421,14 +421,17 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.iteration = about['iteration']
     return about['log'], about['times']
 
-# %% ../../nbs/12_stylegan2_training.ipynb #f1ed593b
+# %% ../../nbs/12_stylegan2_training.ipynb #ba7a22af
 def default_device() -> str:
     "'cuda' (this process's own under torchrun), 'mps', or 'cpu'."
     if torch.cuda.is_available(): return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def start_processes(device: str):
-    "Join the other processes, if torchrun started several."
+    "Prepare the device, and join the other processes if torchrun started several."
+    if device.startswith('cuda'):   # the same seed, the same bits; a GPU has faster ways that add up in any order
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():
         if device.startswith('cuda'): torch.cuda.set_device(device)
         dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
