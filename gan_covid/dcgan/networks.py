@@ -105,7 +105,7 @@ def ct_report_discriminator(size: int = 128, classes: int = 0, channels: int = 1
 
 DOWNSAMPLING = 'strides', 'pooling'
 
-# %% ../../nbs/06_dcgan_networks.ipynb #8071705a
+# %% ../../nbs/06_dcgan_networks.ipynb #904877ce
 @keras.saving.register_keras_serializable(package='gan_covid')
 class SpectralConv2D(L.Conv2D):
     "Convolution whose kernel, as a matrix (height·width·channels in, filters), has largest singular value 1 (Miyato et al. 2018)."
@@ -125,6 +125,14 @@ class SpectralConv2D(L.Conv2D):
         scale = keras.ops.sum(keras.ops.matmul(v, w)*u)
         out = keras.ops.conv(inputs, self.kernel/keras.ops.cast(scale, self.compute_dtype), strides=self.strides, padding=self.padding)
         return out + keras.ops.cast(self.bias, self.compute_dtype)
+
+    # Keras' convolutions write down kernel and bias only
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store['u'] = self.u
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self.u.assign(store['u'])
 
 # %% ../../nbs/06_dcgan_networks.ipynb #0d744696
 _CGAN_SIZES = 32, 64, 128
