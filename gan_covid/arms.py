@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'LEAKY', 'Arm', 'named', 'ImageSet', 'TrainingSet', 'resize', 'leakage', 'duplicates', 'pixel_keys', 'draw',
-           'balanced', 'class_names', 'held_out', 'build']
+           'subset', 'balanced', 'class_names', 'held_out', 'build']
 
 # %% ../nbs/16_arms.ipynb #18023bdd
 import hashlib
@@ -17,7 +17,7 @@ from PIL import Image
 
 from .records import InputError, read_json
 
-# %% ../nbs/16_arms.ipynb #443c01c6
+# %% ../nbs/16_arms.ipynb #15a1d153
 @dataclass(frozen=True)
 class Arm:
     "One way to fill the training set of a classifier."
@@ -40,6 +40,7 @@ ARMS = {'original': Arm(),
         'original+generated': Arm(generated=True),
         'original+classical': Arm(classical=True),
         'original+generated+classical': Arm(generated=True, classical=True),
+        'original+balanced': Arm(balance='oversample'),     # simple class balancing (wmlq2022, X3)
         'generated-on-generated': Arm(real=False, generated=True, test='generated')}   # trained and tested on generated images (O9)
 
 LEAKY = ('published', 'loey')   # sets of generated images whose GAN saw test images, as published (T18), or may have (X2); their arms count leaks instead of refusing them
@@ -132,6 +133,26 @@ def draw(pool: np.ndarray,  # indices to draw from
     "`n` of the indices, in ascending order; a smaller draw with the same seed and label is part of a larger one."
     return np.sort(_rng(seed, 'draw', label).permutation(pool)[:n])
 
+# %% ../nbs/16_arms.ipynb #ea8c2f50
+def _rows(table, split=None, label=None):
+    keep = np.ones(len(table), bool)
+    if split is not None: keep &= (table.split == split).fillna(False).to_numpy(bool)
+    if label is not None: keep &= (table.label == label).fillna(False).to_numpy(bool)
+    return np.flatnonzero(keep)
+
+def subset(table: pd.DataFrame,  # with splits
+           share: float,         # of the training and of the validation images of each class, above 0 and at most 1
+           seed: int = 0) -> pd.DataFrame:  # a copy; images that are left out have no split
+    "The table with a share of each class outside the test part, at least one image of each; a smaller one is part of a larger one."
+    if not 0 < share <= 1: raise InputError(f'share={share!r}: give a number above 0, at most 1')
+    out, keep = table.copy(), np.isin(np.arange(len(table)), _rows(table, 'test'))
+    for c in table.label.unique():
+        for s in ('train', 'val'):
+            pool = _rows(table, s, c)
+            keep[draw(pool, max(1, round(share*len(pool))), seed, f'{s}/{c}')] = True
+    out.loc[~keep, 'split'] = None
+    return out
+
 # %% ../nbs/16_arms.ipynb #cc9e1cdd
 def _wanted(n_generated, have: dict, real: dict) -> dict:
     "How many generated images of each class: {class: n}."
@@ -160,7 +181,7 @@ def balanced(y: np.ndarray,  # class numbers
         out += [np.tile(g, whole), _rng(seed, 'balance', str(k)).permutation(g)[:rest]]
     return np.sort(np.concatenate(out))
 
-# %% ../nbs/16_arms.ipynb #215e5f1c
+# %% ../nbs/16_arms.ipynb #8062c4d0
 def class_names(table: pd.DataFrame, classes=None) -> list:
     "Class names in the order of a classifier's outputs: as given, else sorted. A given order must name every class of the table once."
     found = sorted(table.label.dropna().astype(str).unique())
@@ -177,12 +198,6 @@ def _pick(prepared, rows, classes, origin, size):
                 origin=np.full(len(rows), origin, dtype='<U9'), id=part.image.map(name).to_numpy(str), sha256=part.sha256.to_numpy(str))
 
 def _joined(parts): return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-
-def _rows(table, split=None, label=None):
-    keep = np.ones(len(table), bool)
-    if split is not None: keep &= (table.split == split).fillna(False).to_numpy(bool)
-    if label is not None: keep &= (table.label == label).fillna(False).to_numpy(bool)
-    return np.flatnonzero(keep)
 
 def _arm(arm):
     if isinstance(arm, Arm): return arm, next((n for n, a in ARMS.items() if a == arm), repr(arm))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALINGS', 'NETWORKS', 'PROTOCOLS', 'NOT_STATED', 'Network', 'Protocol', 'as_pipeline', 'protocol', 'imagenet_file',
-           'build_model', 'count_parameters', 'predict', 'features', 'recompute_statistics', 'Result', 'train']
+           'build_model', 'count_parameters', 'predict', 'features', 'graph', 'recompute_statistics', 'Result', 'train']
 
 # %% ../nbs/17_classifiers.ipynb #ac19892c
 import functools, json, math, os, random, time, warnings
@@ -312,6 +312,20 @@ def features(model, x: np.ndarray,  # as for `predict`
     "What the last layer sees: the penultimate activations, e.g. 2048 pooled channels of ResNet50. For distances between sets of images (`fidelity`)."
     if '_gan_covid_features' not in model.__dict__: model.__dict__['_gan_covid_features'] = load_keras().Model(model.input, model.layers[-1].input)
     return predict(model.__dict__['_gan_covid_features'], x, batch)
+
+# %% ../nbs/17_classifiers.ipynb #a7c3fc93
+def graph(model) -> list:  # dicts: name, type, shape (without the batch), parameters, non_trainable (of these: running statistics), inputs (names), detail; inputs come first
+    "The layers of a classifier's base and the edges between them, for drawing (F12 to F15)."
+    base = next((l for l in model.layers if len(getattr(l, 'layers', ())) > 1), model)
+    def feeding(x):
+        if isinstance(x, dict) and 'keras_history' in x: return [x['keras_history'][0]]
+        return [n for v in (x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()) for n in feeding(v)]
+    inputs = {l['config']['name']: feeding(l['inbound_nodes']) for l in base.get_config()['layers']}
+    def detail(l):
+        side = getattr(l, 'kernel_size', None) or getattr(l, 'pool_size', None)
+        return '' if side is None else '×'.join(map(str, side)) + (f', stride {l.strides[0]}' if l.strides[0] > 1 else '')
+    fixed = lambda l: 2*l.output.shape[-1] if type(l).__name__ == 'BatchNormalization' else int(l.count_params()) if type(l).__name__ == 'Normalization' else 0
+    return [{'name': l.name, 'type': type(l).__name__, 'shape': list(l.output.shape[1:]), 'parameters': int(l.count_params()), 'non_trainable': int(fixed(l)), 'inputs': inputs[l.name], 'detail': detail(l)} for l in base.layers]
 
 # %% ../nbs/17_classifiers.ipynb #395baafe
 def recompute_statistics(model, batches):  # iterable of float32 images (b,h,w,1)

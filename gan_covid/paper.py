@@ -14,8 +14,8 @@ import pandas as pd
 from . import evaluation, plotting, published as pub
 from .records import InputError, data_note, find_records
 
-# %% ../nbs/21_paper.ipynb #e5218193
-STEPS = ('prepare', 'train_dcgan', 'generate', 'score', 'classify')
+# %% ../nbs/21_paper.ipynb #e7e9e9f8
+STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'classify')   # a paper trains one kind of GAN or the other
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
 
@@ -45,7 +45,8 @@ class Paper:
 
     def missing(self) -> str:
         "What is not there yet and how to make it; empty if nothing is missing."
-        lacking = [s for s, runs in self.steps.items() if not runs]
+        trained = any(runs for s, runs in self.steps.items() if s.startswith('train_'))
+        lacking = [s for s, runs in self.steps.items() if not runs and not (trained and s.startswith('train_'))]
         return f'no records yet of: {", ".join(lacking)}. Make them with\n    {self.command}' if lacking else ''
 
     def repeats(self, *names) -> list:

@@ -294,7 +294,7 @@ def losses(history: dict,    # {'step', 'g', 'd_real', 'd_fake', 'gp', ...} list
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=min(3, len(largest)//len(panels)))
     return fig
 
-# %% ../nbs/20_plotting.ipynb #39625afa
+# %% ../nbs/20_plotting.ipynb #cc235653
 def _arm(name) -> str: return str(name).replace('+', ' + ')
 
 def _draw_confusion(ax, cm, classes):
@@ -304,7 +304,7 @@ def _draw_confusion(ax, cm, classes):
     for (i, j), v in np.ndenumerate(cm):
         ax.text(j, i, f'{v:g}\n{100*share[i, j]:.0f} %', ha='center', va='center', color='white' if share[i, j] > .6 else 'black', fontsize=11 if len(cm) < 4 else 9.5)
     names = ['\n'.join(textwrap.wrap(str(c).replace('_', ' '), 10)) for c in classes]
-    ax.set_xticks(range(len(cm)), names)
+    ax.set_xticks(range(len(cm)), names, fontsize=10 if len(cm) < 4 else 8.5)
     ax.set_yticks(range(len(cm)), names, rotation=90 if len(cm) < 4 else 0, va='center')
     ax.set(xlabel='classifier says', ylabel='truth')
     ax.grid(False)
@@ -318,9 +318,9 @@ def confusion_matrix(cm,            # (k,k) counts (row = truth), or several by 
     "Confusion matrices: counts and per cent of the row."
     panels = cm if isinstance(cm, dict) else {'': cm}
     if any(np.shape(c) != (len(classes),)*2 for c in panels.values()): raise InputError(f'cm: must be {len(classes)} × {len(classes)}, one row for each of the classes')
-    columns = min(3, len(panels))
+    columns = min(3 if len(classes) < 4 else 2, len(panels))
     rows = math.ceil(len(panels)/columns)
-    side = 2.35 if columns > 1 else 3.3
+    side = 3.5 if len(classes) > 3 else 2.35 if columns > 1 else 3.3      # room for the names of four classes
     fig = canvas(max(3.6, side*columns), (side + .35)*rows, note)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, (name, c) in zip(axes, panels.items()):

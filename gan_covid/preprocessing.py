@@ -335,7 +335,7 @@ def _prepare_one(row, p) -> tuple:
     except InputError as e: return None, str(e), None
     except Exception as e: return None, f'{type(e).__name__}: {e}', None   # one odd file must not cost the others
 
-# %% ../nbs/03_preprocessing.ipynb #b7bd524d
+# %% ../nbs/03_preprocessing.ipynb #459a65d4
 _CHUNK, _BATCH, _HEADER = 256, 8, 128   # images between two safe points, images that a thread takes at once, bytes of a .npy header
 
 def _npy_header(shape) -> bytes:
@@ -428,7 +428,7 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
     os.replace(folder/'.partial'/'images.npy', folder/'images.npy')
     dropped = [i for i in why if 'burnt-in mark' in why[i]][:200]
     if dropped:
-        pictures = [np.asarray(_crop(table.loc[i], p)[0]) for i in dropped]
+        pictures = [np.asarray(_crop(row, p)[0]) for row in table.loc[dropped, ['image', 'mask']].itertuples(index=False)]   # tuples: the `mask` of a Series is a method
         review_sheet(pictures, [find_marks(a, threshold=threshold) for a in pictures], folder/'dropped_marks.png')
     else: (folder/'dropped_marks.png').unlink(missing_ok=True)
     result = _finish(folder, table.drop(index=list(why)), rejected, {**info, 'whole': {table.image[i]: text for i, text in whole.items()}})

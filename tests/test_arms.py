@@ -37,7 +37,7 @@ def gan(real): return generated_set(real)
 def test_every_arm_holds_what_its_name_says(arm, real, gan):
     s = build(arm, real, gan, n_generated='match', seed=3)
     assert s.classes == CLASSES and s.arm == arm and s.leaked == []
-    assert {c: (n['real'], n['generated']) for c, n in s.counts().items()} == {c: (k*ARMS[arm].real, k*ARMS[arm].generated) for c, k in zip(CLASSES, (12, 9))}
+    assert {c: (n['real'], n['generated']) for c, n in s.counts().items()} == {c: (k*ARMS[arm].real, k*ARMS[arm].generated) for c, k in zip(CLASSES, (12, 12) if ARMS[arm].balance else (12, 9))}
     assert s.x.dtype == np.uint8 and s.x.shape == (len(s), 16, 16, 1) and (s.pipeline == 'protocol') == ARMS[arm].classical
     assert set(s.x[s.origin == 'real'][:, 0, 0, 0]) <= set(np.flatnonzero(real.table.split == 'train'))
     for part in ('val', 'test'):

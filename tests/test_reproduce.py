@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gan_covid import cli, records, reproduce
+from gan_covid.arms import named
 from gan_covid.records import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,9 +38,15 @@ def test_shipped_profiles_are_sound(name):
     for paper in profile['papers']:
         settings = profile['papers'][paper]
         for step in reproduce.STEPS: reproduce.settings_of(settings, step)
-        for step, runs in (('train_dcgan', reproduce.train_runs(settings)), ('classify', reproduce.classify_runs(settings, reproduce.FOREIGN))):
+        of_step = {**{f'train_{m}': reproduce.train_runs(settings, m) for m in reproduce.MODELS}, 'classify': reproduce.classify_runs(settings, reproduce.FOREIGN)}
+        assert of_step['classify'] and any(of_step[f'train_{m}'] for m in reproduce.MODELS)
+        assert settings.get('score', {}).get('classifier', 'original') in of_step['classify']
+        for step, runs in of_step.items():
             takes = reproduce.parameters_of(reproduce.ROOT/'nbs'/'runs'/f'{step}.ipynb')
-            assert runs and all(k in takes for r in runs.values() for k in r)
+            assert all(k in takes for r in runs.values() for k in r)
+        for r in of_step['classify'].values():   # all arms of a run take generated images from one set, and that is made
+            sets = {source or r.get('own', 'dcgan') for kind, source, _ in map(named, [r['arm'], *r.get('also', [])]) if kind.generated}
+            assert len(sets) < 2 and sets <= {*reproduce.gans_of(settings), *reproduce.FOREIGN}
 
 def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
     text = (reproduce.PROFILES/'smoke.yaml').read_text()
@@ -83,7 +90,7 @@ def test_prose_changes_no_hash_and_code_changes_its_branch_only(tmp_path):
     module.write_text('# a comment\n' + module.read_text())
     assert _hashes(root) == before
     module.write_text(module.read_text() + '\nmore = 1\n')
-    assert {k for k, v in _hashes(root).items() if v != before[k]} == {'score', 'generate', 'collect'}  # the two select with fidelity, which measures with similarity
+    assert {k for k, v in _hashes(root).items() if v != before[k]} == {'score', 'generate', 'collect', 'train_stylegan2'}  # the three others use fidelity, which measures with similarity
     everything = root/'gan_covid'/'records.py'
     everything.write_text(everything.read_text() + '\nmore = 1\n')
     assert all(v != before[k] for k, v in _hashes(root).items())

@@ -83,7 +83,7 @@ def test_other_images_are_trained_and_sampled(tmp_path, shape, dtype, window):
     fake = T.draw(networks['G_ema'], 6, 0, np.arange(6) % 3)
     assert fake.shape == (6, *shape[1:]) and fake.dtype == np.float32 and 0 <= fake.min() < fake.max() <= 1 and np.isfinite(fake).all()
     assert not np.array_equal(T.draw(networks['G_ema'], 1, 0, [0]), T.draw(networks['G_ema'], 1, 0, [1]))   # the label reaches the image
-    assert {'d_train', 'd_val', 'd_gen', 'distance'} <= set(r['log'][-1]) and (tmp_path/'sheet_000000.03.png').stat().st_size > 100
+    assert {'d_train', 'd_val', 'd_gen', 'distance'} <= set(r['log'][-1]) and (tmp_path/'sheet_000000.032.png').stat().st_size > 100
 
 def test_window_decides_what_the_networks_see():
     x = np.array([1000, 2000, 3000], 'uint16').reshape(3, 1, 1, 1).repeat(4, 1).repeat(4, 2)
@@ -210,9 +210,9 @@ def test_commands_train_generate_and_project(tmp_path, capsys):
     train = ['train', 'stylegan2', str(tmp_path/'images'), str(tmp_path/'out'), '--size', '16', '--kimg', '.032', '--augment', 'chest_xray', '--device', 'cpu', '-p', 'width=[64, 8]', '-p', 'batch=8', '-p', 'z_dim=8']
     assert main(train) == 0
     said = capsys.readouterr().out
-    assert '16 images of 16 × 16 × 1, classes ill, well' in said and 'network_000000.03.safetensors' in said
+    assert '16 images of 16 × 16 × 1, classes ill, well' in said and 'network_000000.032.safetensors' in said
     assert main(train) == 0 and 'going on after 0.032 of 0.032' in capsys.readouterr().out       # finished: nothing is done again
-    network = str(tmp_path/'out'/'network_000000.03.safetensors')
+    network = str(tmp_path/'out'/'network_000000.032.safetensors')
     assert main(['generate', network, str(tmp_path/'drawn'), '--seeds', '0-2,7', '--label', 'well', '--psi', '.7', '--device', 'cpu']) == 0
     assert len(list((tmp_path/'drawn').glob('*.png'))) == 4 and (tmp_path/'drawn'/'images.csv').read_text().count('well') >= 4
     capsys.readouterr()

@@ -34,7 +34,7 @@ def run(images, rest, a, mode, seed):
     r = train(images, config, folder, tick_kimg=1, snapshot_ticks=a.every, keep='all', validation=rest[-256:], distance_images=a.images, progress=lambda line: print(f'{mode} ADA, seed {seed}: {line}', flush=True))
     for row in r['log']:
         if 'distance' not in row: continue
-        G = load_networks(folder/f'network_{row["kimg"]:09.2f}.safetensors', ('G_ema',))[0]['G_ema']
+        G = load_networks(folder/f'network_{row["kimg"]:010.3f}.safetensors', ('G_ema',))[0]['G_ema']
         row['held_out'] = judge.distance(draw(G, 1000, seed))
     return {'mode': mode, 'seed': seed, 'log': r['log'], 's_per_kimg': r['seconds_per_kimg']}
 

@@ -421,7 +421,7 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.iteration = about['iteration']
     return about['log'], about['times']
 
-# %% ../../nbs/12_stylegan2_training.ipynb #ba7a22af
+# %% ../../nbs/12_stylegan2_training.ipynb #e602b043
 def default_device() -> str:
     "'cuda' (this process's own under torchrun), 'mps', or 'cpu'."
     if torch.cuda.is_available(): return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -516,14 +516,14 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
 
 def _good(checkpoint, log): return f'The last good state, of kimg {log[-1]["kimg"] if log else 0:g}, is in {checkpoint}' if checkpoint.exists() else 'There is no checkpoint yet'
 
-def _name(kimg): return f'network_{kimg:09.2f}.safetensors'
+def _name(kimg): return f'network_{kimg:010.3f}.safetensors'
 
 def _snapshot(trainer, monitor, folder, sheet_images, about, log, keep) -> dict:
     kimg, data = log[-1]['kimg'], trainer.data
     found = monitor.measure(trainer)
     k = len(data.classes)
     shown = None if not k else np.repeat(np.arange(k), -(-sheet_images//k))
-    sheet(draw(trainer.G_ema, sheet_images if shown is None else len(shown), trainer.config.seed, shown), folder/f'sheet_{kimg:09.2f}.png')
+    sheet(draw(trainer.G_ema, sheet_images if shown is None else len(shown), trainer.config.seed, shown), folder/f'sheet_{kimg:010.3f}.png')
     save_networks(folder/_name(kimg), trainer.networks(), {'classes': data.classes, 'window': list(data.window), 'dtype': data.dtype, 'kimg': kimg, 'data': about, 'seed': trainer.config.seed, 'settings': _settings(trainer)})
     if keep == 'best':
         seen = [*(r for r in log[:-1] if 'distance' in r), {**log[-1], **found}]
