@@ -105,7 +105,7 @@ def ct_report_discriminator(size: int = 128, classes: int = 0, channels: int = 1
 
 DOWNSAMPLING = 'strides', 'pooling'
 
-# %% ../../nbs/06_dcgan_networks.ipynb #904877ce
+# %% ../../nbs/06_dcgan_networks.ipynb #6e0a0ac0
 @keras.saving.register_keras_serializable(package='gan_covid')
 class SpectralConv2D(L.Conv2D):
     "Convolution whose kernel, as a matrix (height·width·channels in, filters), has largest singular value 1 (Miyato et al. 2018)."
@@ -115,7 +115,7 @@ class SpectralConv2D(L.Conv2D):
 
     def call(self, inputs, training=False):
         unit = lambda t: t/(keras.ops.norm(t) + 1e-12)
-        w, u = keras.ops.reshape(keras.ops.cast(self.kernel, 'float32'), (-1, self.filters)), keras.ops.cast(self.u, 'float32')
+        w, u = keras.ops.reshape(keras.ops.cast(self.kernel, 'float32'), (-1, self.filters)), unit(keras.ops.cast(self.u, 'float32'))
         still = keras.ops.stop_gradient(w)          # the derivative by w goes through v·W·u with u and v held
         v = unit(keras.ops.matmul(still, u))
         if training:
