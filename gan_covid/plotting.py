@@ -362,7 +362,7 @@ def result_block(cm, classes,     # (k,k) counts and names
     fig.suptitle(title, fontsize=11)
     return fig
 
-# %% ../nbs/20_plotting.ipynb #0f60c6d7
+# %% ../nbs/20_plotting.ipynb #2aa96d95
 def _order(values) -> list: return list(dict.fromkeys(values))
 
 @_drawn
@@ -396,7 +396,7 @@ def arms_forest(summary: pd.DataFrame,   # evaluation.summarise's rows
     for ax in axes[len(metrics):]: ax.set_axis_off()
     marks = [matplotlib.lines.Line2D([], [], color=COLOURS[g], marker=MARKERS[g], lw=2, label=f'{group or "reproduced"} (mean, 95 % interval)') for g, group in enumerate(groups)]
     if published: marks.append(matplotlib.lines.Line2D([], [], ls='', marker='D', mfc='white', mec='#D55E00', mew=1.5, ms=6.5, label='published'))
-    fig.legend(handles=marks, loc='outside upper center', ncols=min(3, len(marks)))
+    fig.legend(handles=marks, loc='outside upper center', ncols=min(3 if sum(len(m.get_label()) for m in marks) < 60 else 2, len(marks)))
     return fig
 
 # %% ../nbs/20_plotting.ipynb #7a68e44d

@@ -183,7 +183,7 @@ def places(pattern, but=()):
 def test_no_path_of_one_machine(): assert not places(PATHS)
 def test_no_registry_address(): assert not places(REGISTRIES)
 def test_only_ci_knows_where_the_data_lies(): assert not places(SHARED, but=['.ci/run'])
-def test_no_heavy_file(): assert not [str(p) for p in tree() if (ROOT/p).stat().st_size > 2**21]   # 500 generated images of 64 × 64 are 1.2 MiB
+def test_no_heavy_file(): assert not [str(p) for p in tree() if (ROOT/p).stat().st_size > 2**20]
 def test_no_local_figure(): assert not [str(p) for p in tree() if p.parts[0] == 'figures' and '.local.' in p.name]
 
 def test_patterns_find_what_they_should():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'first_block', 'blocks', 'level_channels', 'Dense', 'unit', 'labels', 'Mapping', 'StyledConv', 'ToRGB',
-           'Synthesis', 'Generator', 'Conv', 'Discriminator', 'count']
+           'Synthesis', 'Generator', 'Conv', 'Discriminator', 'count', 'describe']
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #5bb2b465
 import math
@@ -340,3 +340,21 @@ class Discriminator(nn.Module):
 def count(network) -> int:
     "Number of trainable parameters."
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+# %% ../../nbs/09_stylegan2_networks.ipynb #cfdc2254
+def describe(network, *inputs) -> list:  # a Generator or a Discriminator, and what it is called with -> dicts: name, type, shape (without the batch), parameters, detail
+    "The layers of a network as plain data, for drawing, in the order in which they run: fully connected layers, convolutions (styled ones with their affine layer) and the layers to and from pixels."
+    rows, hooks = {}, []
+    def note(name, module):
+        def hook(module, given, out):
+            parameters = sum(p.numel() for p in module.parameters())
+            rows.setdefault(name, {'name': name, 'type': type(module).__name__, 'shape': list((out[0] if isinstance(out, tuple) else out).shape[1:]), 'parameters': parameters, 'detail': ''})
+        hooks.append(module.register_forward_hook(hook))
+    parts = {name: m for name, m in network.named_modules() if isinstance(m, (Dense, StyledConv, ToRGB, Conv))}
+    for name, m in parts.items():
+        if not any(name.startswith(f'{o}.') for o in parts): note(name, m)
+    try:
+        with torch.no_grad(): network(*inputs)
+    finally:
+        for h in hooks: h.remove()
+    return list(rows.values())

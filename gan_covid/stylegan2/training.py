@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'PHASES', 'lazy_adam', 'ema_beta', 'auto_settings', 'Config', 'Images', 'path_penalty', 'draws', 'Trainer',
-           'draw', 'sheet', 'Monitor', 'save_checkpoint', 'load_checkpoint', 'default_device', 'start_processes',
-           'train', 'weights_sha256']
+           'draw', 'sheet', 'judge', 'Monitor', 'save_checkpoint', 'load_checkpoint', 'default_device',
+           'start_processes', 'train', 'weights_sha256']
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d1899c9d
 import dataclasses, functools, json, math, numbers, os, time
@@ -342,7 +342,7 @@ class Trainer:
         torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
         for a, b in zip(self.G_ema.buffers(), self.G.buffers()): a.copy_(b)
 
-# %% ../../nbs/12_stylegan2_training.ipynb #db6cc30e
+# %% ../../nbs/12_stylegan2_training.ipynb #72b5fe25
 @torch.no_grad()
 def draw(G, n: int, seed: int, labels=None, batch: int = 32) -> np.ndarray:  # labels: class numbers (n,) -> float32 (n, h, w, channels) in [0, 1]
     "Images of a generator without truncation, with its constant noise."
@@ -362,6 +362,13 @@ def sheet(images, path, columns: int = 8) -> Path:  # float (n, h, w, 1 or 3) in
     a = a.reshape(n//columns, columns, h, w, c).swapaxes(1, 2).reshape(n//columns*h, columns*w, c)
     return atomic_save(path, lambda part: Image.fromarray(a[..., 0] if c == 1 else a[..., :3]).save(part))
 
+@torch.no_grad()
+def judge(D, images, c=None, batch: int = 64):  # images (n, channels, h, w) in -1..1, class numbers (n,) -> float32 (n,)
+    "What a discriminator says of images: its logits, above 0 for real. The minibatch statistics need whole groups, so the last one is filled up with the first images."
+    group = D.mbstd[0] or 1
+    index = torch.arange(-(-len(images)//group)*group, device=images.device) % len(images)
+    return torch.cat([D(images[i], None if c is None else c[i]).float()[:, 0] for i in index.split(max(1, batch//group)*group)])[:len(images)]
+
 class Monitor:
     "What a snapshot measures: the distance, and D's outputs on images that it has and has not seen."
     def __init__(self, data: Images, validation=None, features=None, n: int = 1000, seed: int = 0):
@@ -374,15 +381,12 @@ class Monitor:
     @staticmethod
     def unit(data, index): return ((data.take(index)[0].clamp(-1, 1) + 1)/2).permute(0, 2, 3, 1).numpy()
 
-    @torch.no_grad()
-    def logits(self, D, data, index, batch=64):
-        "Mean output for images number `index`, in whole groups of the minibatch statistics."
-        device, out, group = next(D.parameters()).device, [], D.mbstd[0] or 1
-        index = index[:len(index)//group*group] if len(index) >= group else np.resize(index, group)
-        for i in range(0, len(index), batch):
-            x, c = data.take(index[i:i + batch], device)
-            out.append(D(x.to(next(D.parameters()).dtype), c).float().mean()*len(x))
-        return float(torch.stack(out).sum())/len(index)
+    @staticmethod
+    def logit(D, data, index):
+        "Mean output of D for images number `index`."
+        at = next(D.parameters())
+        x, c = data.take(index, at.device)
+        return float(judge(D, x.to(at.dtype), c).mean())
 
     def measure(self, trainer) -> dict:
         "Distance, and mean outputs of D: d_train, d_gen, and d_val where there are validation images."
@@ -391,7 +395,7 @@ class Monitor:
         if self.validation is not None:
             few = lambda n: np.arange(min(n, 256))
             generated = Images(fake[:256], None if self.labels is None else self.labels[:256], self.data.classes, window=(0, 1))
-            out |= {'d_train': self.logits(trainer.D, self.data, self.index[:256]), 'd_val': self.logits(trainer.D, self.validation, few(len(self.validation.images))), 'd_gen': self.logits(trainer.D, generated, few(len(fake)))}
+            out |= {'d_train': self.logit(trainer.D, self.data, self.index[:256]), 'd_val': self.logit(trainer.D, self.validation, few(len(self.validation.images))), 'd_gen': self.logit(trainer.D, generated, few(len(fake)))}
         return out
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d7861fc9
