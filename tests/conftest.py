@@ -19,3 +19,12 @@ def real_data():
     if not folder: pytest.skip('real images are needed: set GAN_COVID_DATA to the folder that holds the downloaded data sets')
     if not Path(folder).is_dir(): pytest.fail(f'GAN_COVID_DATA={folder}: no such folder')
     return Path(folder).resolve()
+
+@pytest.fixture(scope='module')
+def one_thread():
+    "torch computes with one thread in a module of tests."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -11,7 +11,9 @@ from gan_covid.stylegan2 import files as S
 from gan_covid.stylegan2.files import load_any, load_images, load_networks, load_published, read_pickle, save_networks, transfer
 from gan_covid.stylegan2.networks import Discriminator, Generator
 from test_stylegan2_networks import FILES, part, shaken
-from test_stylegan2_ops import distance, one_thread, oracle
+from test_stylegan2_ops import distance, oracle
+
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def refused(f, *words):
     with pytest.raises(InputError) as e: f()

@@ -10,7 +10,9 @@ from gan_covid.records import InputError
 from gan_covid.stylegan2 import networks as N
 from gan_covid.stylegan2.networks import Discriminator, Generator, Mapping
 from gan_covid.stylegan2.ops import no_weight_gradients
-from test_stylegan2_ops import F32, F64, LIMITS, TYPES, distance, one_thread, oracle
+from test_stylegan2_ops import F32, F64, LIMITS, TYPES, distance, oracle
+
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 FILES = pytest.mark.parametrize('file', ['uncond', 'cond3'])
 

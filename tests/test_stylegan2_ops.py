@@ -14,13 +14,7 @@ LIMITS = {F64: (1e-6, 1e-6, 1e-6), F32: (1e-5, 1e-4, 1e-3)}
 TYPES = pytest.mark.parametrize('dtype', [F64, F32], ids=['float64', 'float32'])
 LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Tensors are tiny here: threads would only wait for each other."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')   # tensors are tiny here: threads would only wait for each other
 
 def oracle(name):
     "A file of published numbers as {name: array}; they lie in `oracles` beside the folder of data sets."

@@ -14,13 +14,7 @@ DEVICES = pytest.mark.parametrize('device', [
     'cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')),
     pytest.param('mps', marks=pytest.mark.skipif(not torch.backends.mps.is_available(), reason='no MPS device'))])
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Tensors are tiny here: threads would only wait for each other."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')   # tensors are tiny here: threads would only wait for each other
 
 def network(seed=0, **config):
     "A random generator in which styles, labels and noise all show."
