@@ -14,7 +14,7 @@ import pandas as pd
 from . import evaluation, plotting, published as pub
 from .records import InputError, data_note, find_records
 
-# %% ../nbs/21_paper.ipynb #e7e9e9f8
+# %% ../nbs/21_paper.ipynb #a3a31f74
 STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'classify')   # a paper trains one kind of GAN or the other
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
@@ -49,9 +49,11 @@ class Paper:
         lacking = [s for s, runs in self.steps.items() if not runs and not (trained and s.startswith('train_'))]
         return f'no records yet of: {", ".join(lacking)}. Make them with\n    {self.command}' if lacking else ''
 
-    def repeats(self, *names) -> list:
-        "Results of the classify step: all repeats of these runs, or of all."
-        return [r for n in (names or self['classify']) if n in self['classify'] for r in self['classify'][n]['results']['repeats']]
+    def repeats(self, *arms,      # in this order; none: all
+                network=None) -> list:  # key of classifiers.NETWORKS; None: all
+        "Results of the classify step: the repeats of all runs."
+        found = [r for run in self['classify'].values() for r in run['results']['repeats'] if network in (None, r['network'])]
+        return [r for a in arms for r in found if r['arm'] == a] if arms else found
 
     def prepared(self, dataset: str):  # `Prepared`, or None where the images are not here
         "The prepared images, for pictures with real pixels."

@@ -134,7 +134,7 @@ def load_profile(name) -> dict:  # name of a file in workflow/configs, or a path
                 if k not in known: raise _unknown(f'{path}: {paper}.{where}', k, known)
     return {**profile, 'name': path.stem}
 
-# %% ../nbs/22_reproduce.ipynb #dcafbb59
+# %% ../nbs/22_reproduce.ipynb #f83d9df0
 def settings_of(settings: dict, step: str, **more) -> dict:
     "Parameters of a step's notebook as a paper's part of a profile gives them; dataset, labels and seed of the paper go to every notebook that takes them."
     takes = parameters_of(ROOT/'nbs'/'runs'/f'{step}.ipynb')
@@ -164,17 +164,23 @@ def generate_run(settings: dict, gan: str) -> dict:
 def classify_runs(settings: dict,
                   supplied=(),   # sets of generated images that are not ours and lie in the data folder, e.g. 'loey'
                  ) -> dict:
-    "{run of classify: its parameters}; with several classifiers a run is called after its classifier and its arm. Arms whose images are not supplied are left out."
-    out = {}
+    """{run of classify: its parameters}. Arms that stand together in a list are one run, in one process; it is called after its first arm, and after its classifier where there are several.
+    Arms whose images are not supplied are left out."""
+    out, sets = {}, gans_of(settings)
     for classifier, extra in (settings.get('classifiers') or {'': {}}).items():
         extra = dict(extra or {})
-        for arm in extra.pop('arms', settings['arms']):
-            source = named(arm)[1]
-            if source in FOREIGN and source not in supplied: continue
-            if source and source not in FOREIGN and source not in gans_of(settings): raise InputError(f'arm {arm!r}: no GAN {source!r} among `gans`; there are {", ".join(gans_of(settings))}')
-            more = {'n_generated': 0} if source in FOREIGN else {}   # of others' images all are taken, as the sources did
-            name = f'{classifier}-{arm}' if classifier else arm
-            out[name] = settings_of(settings, 'classify', **{**extra, **more, 'arm': arm, 'name': name})
+        for group in extra.pop('arms', settings['arms']):
+            group = [group] if isinstance(group, str) else list(group)
+            group = [a for a in group if named(a)[1] not in FOREIGN or named(a)[1] in supplied]
+            if not group: continue
+            for source in (named(a)[1] for a in group):
+                if source and source not in FOREIGN and source not in sets: raise InputError(f'arms {", ".join(group)}: no GAN {source!r} among `gans`; there are {", ".join(sets)}')
+            foreign = {named(a)[1] in FOREIGN for a in group}
+            if len(foreign) > 1: raise InputError(f'arms {", ".join(group)}: of images of others all are taken, of ours `n_generated`. Take them out of the list, to be a run of their own')
+            more = {'n_generated': 0} if foreign == {True} else {}   # of others' images all are taken, as the sources did
+            if group[1:]: more['also'] = group[1:]
+            name = f'{classifier}-{group[0]}' if classifier else group[0]
+            out[name] = settings_of(settings, 'classify', **{**extra, **more, 'arm': group[0], 'name': name})
     return out
 
 FOREIGN = ('loey',)   # sets of generated images that runs/collect takes from the data folder

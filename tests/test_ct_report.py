@@ -57,8 +57,8 @@ def test_picked_images(runs):
     assert all(min(np.array(by_d['logit'][l])[by_d['picked'][l]]) >= np.median(by_d['logit'][l]) for l in LABELS)
     with pytest.raises(InputError, match="select='eye'"): generated(runs, 'x', 'both', select='eye')
 
-def classify(runs, arm, **more):
-    return runs('classify', f'ct_cnn-{arm}', arm=arm, protocol='ct_report-ct_cnn', size=32, epochs=1, repeats=2, splits='fixed', copies='keep', weights='random', **more)['results']['repeats']
+def classify(runs, arm, name=None, **more):
+    return runs('classify', name or f'ct_cnn-{arm}', arm=arm, protocol='ct_report-ct_cnn', size=32, epochs=1, repeats=2, splits='fixed', copies='keep', weights='random', **more)['results']['repeats']
 
 def test_arms_leak_only_where_the_name_says_so(runs):
     generated(runs, 'dcgan', 'both'); generated(runs, 'published', 'leaky')
@@ -69,6 +69,8 @@ def test_arms_leak_only_where_the_name_says_so(runs):
     assert clean[0]['test']['id'] == clean[1]['test']['id'] and clean[0]['test']['y_score'] != clean[1]['test']['y_score']   # one test set, two seeds
     with pytest.raises(InputError, match='the GAN was trained on'): classify(runs, 'original+generated+kept', own='published')
     assert named('original+generated+kept@published')[0].leak == 'allow'
+    together = classify(runs, 'original+generated+kept', 'two-sets', also=['original+generated+kept@published'])   # in one process, each with its own set of images
+    assert [len(r['leaked']) for r in together] == [0, 0, held, held] and [r['test'] for r in together[2:]] == [r['test'] for r in leaky]
 
 def test_images_of_others(runs, tmp_path):
     "A folder in the layout of Loey et al., drawn here; what their GAN saw is not known, and the arm says so."

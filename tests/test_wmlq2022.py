@@ -117,7 +117,6 @@ def test_arms_in_one_process_are_the_arms_alone(runs):
     together = {(r['arm'], r['repeat']): r['test'] for r in four_classes(runs)['results']['repeats']}
     alone = classify(runs, 'alone', 'original', labels=FOUR, protocol='ct_report-ct_cnn', repeats=1)['results']['repeats'][0]
     assert alone['test'] == together['original', 0] and len(together) == 4
-    with pytest.raises(InputError, match='take generated images from one set'): classify(runs, 'x', 'original+generated', also=['original+generated@own'], own='conditional', protocol='ct_report-ct_cnn', repeats=1)
 
 def draw(paper, folder, records, tmp_path):
     "The paper's notebook where neither TensorFlow nor torch nor keras can be imported; returns the manifest's entries."
