@@ -581,6 +581,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'gan_covid.reproduce.publish_figures': ('reproduce.html#publish_figures', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.reproduce': ('reproduce.html#reproduce', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.run_notebook': ('reproduce.html#run_notebook', 'gan_covid/reproduce.py'),
+                                     'gan_covid.reproduce.set_aside': ('reproduce.html#set_aside', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.settings_of': ('reproduce.html#settings_of', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.train_runs': ('reproduce.html#train_runs', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.write_report': ('reproduce.html#write_report', 'gan_covid/reproduce.py')},

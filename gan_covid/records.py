@@ -155,7 +155,7 @@ class Run:
         (self.folder/'parameters.json').unlink(missing_ok=True)
         return record
 
-# %% ../nbs/00_records.ipynb #f8a66328
+# %% ../nbs/00_records.ipynb #02e0f4b2
 def find_records(root,              # folder of all runs
                  profile='*', paper='*', step='*', name='*',  # shell patterns
                 ) -> list:          # records, sorted by folder; each with 'folder' (Path)
@@ -172,15 +172,20 @@ def verify_record(record: dict) -> list:
     return problems
 
 def publish(work, records, profile: str, paper: str = '*') -> list:
-    "Copy finished records and the files they name from `work` to `records`; returns the folders. Records that vanished from work stay."
+    "Make the records of a paper those that `work` holds, with the files that they name; returns the folders. Other runs and files go, unless `work` has no record of the paper."
     out = []
     for record in find_records(work, profile, paper):
-        target = Path(records)/record['folder'].relative_to(work)
-        for name in [*record['files'], 'record.json']:
+        target, names = Path(records)/record['folder'].relative_to(work), [*record['files'], 'record.json']
+        for name in names:
             source = record['folder']/name
             if not (target/name).exists() or sha256_file(target/name) != sha256_file(source):
                 atomic_save(target/name, lambda part: shutil.copyfile(source, part))
+        for f in target.iterdir():
+            if f.is_file() and f.name not in names: f.unlink()
         out.append(target)
+    done = {f.parts[-3] for f in out}
+    for old in find_records(records, profile, paper):
+        if old['paper'] in done and old['folder'] not in out: shutil.rmtree(old['folder'])
     return out
 
 def data_note(record: dict) -> str:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'PROFILES', 'STEPS', 'COMMON', 'PAPER_KEYS', 'MODELS', 'FOREIGN', 'code_hash', 'parameters_of',
            'check_parameters', 'run_notebook', 'model_of', 'load_profile', 'settings_of', 'gans_of', 'train_runs',
-           'generate_run', 'classify_runs', 'papers_of', 'reproduce', 'draw_figures', 'publish_figures', 'write_report']
+           'generate_run', 'classify_runs', 'papers_of', 'set_aside', 'reproduce', 'draw_figures', 'publish_figures',
+           'write_report']
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
 import ast, difflib, fcntl, json, os, re, shutil, subprocess, sys
@@ -185,12 +186,26 @@ def classify_runs(settings: dict,
 
 FOREIGN = ('loey',)   # sets of generated images that runs/collect takes from the data folder
 
-# %% ../nbs/22_reproduce.ipynb #176467a6
+# %% ../nbs/22_reproduce.ipynb #7d295655
 def papers_of(profile: dict, paper: str = None) -> list:
     "The papers of a profile, or the one asked for; an unknown one is an `InputError`."
     known = list(profile['papers'])
     if paper and paper not in known: raise _unknown(f'profile {profile["name"]}', paper, known)
     return [paper] if paper else known
+
+def set_aside(work, profile: dict, paper: str) -> list:  # folders as they are called now
+    "Move finished runs that are not in the profile (any more) out of the way of the figures, to `set_aside` in the profile's folder; unfinished ones too."
+    settings, base, moved = profile['papers'][paper], Path(work)/profile['name'], []
+    sets = [*gans_of(settings), *FOREIGN]
+    planned = {'prepare': [settings['dataset']], **{f'train_{m}': train_runs(settings, m) for m in MODELS}, 'generate': sets, 'score': sets, 'classify': classify_runs(settings, FOREIGN)}
+    for step, runs in planned.items():
+        for run in sorted((base/paper/step).glob('*')):
+            if run.name in runs or not run.is_dir(): continue
+            target = base/'set_aside'/paper/step/run.name
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            moved.append(run.rename(target))
+    return moved
 
 def reproduce(profile='smoke', paper: str = None, data: str = None, work='work', records='records', figures='figures', jobs: int = 1, extra=()) -> int:
     "Run everything that a profile's papers need, then publish records and figures; returns Snakemake's exit code."
@@ -211,8 +226,11 @@ def reproduce(profile='smoke', paper: str = None, data: str = None, work='work',
                    '--configfile', str(work/f'{settings["name"]}.config.json'), '--quiet', 'rules', *extra]
         # Snakemake's jobs call `gan-covid` by name, and the environment need not be activated
         env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'}
+        dry = any(a in ('-n', '--dry-run', '--dryrun') for a in extra)
+        for p in () if dry else papers:
+            for run in set_aside(work, settings, p): print(f'{run}: not in the profile any more, set aside', flush=True)
         code = subprocess.run(command, cwd=ROOT, env=env).returncode
-        if code == 0 and not any(a in ('-n', '--dry-run', '--dryrun') for a in extra):
+        if code == 0 and not dry:
             for p in papers:
                 publish(work, records, settings['name'], p)
                 publish_figures(work/settings['name']/'figures', Path(figures)/settings['name'], p)

@@ -59,6 +59,14 @@ def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
     with pytest.raises(InputError, match='to be a run of their own'): reproduce.classify_runs({**settings, 'classifiers': {'ct_cnn': {'arms': [['original', 'original+generated@loey']]}}}, ('loey',))
     with pytest.raises(InputError, match="no GAN 'publisht' among `gans`"): reproduce.classify_runs({**settings, 'classifiers': {'ct_cnn': {'arms': ['original+generated@publisht']}}})
 
+def test_runs_that_left_the_profile_are_set_aside(tmp_path):
+    profile, base = reproduce.load_profile('smoke'), tmp_path/'smoke'/'ct_report'
+    for run in ('classify/ct_cnn-original', 'classify/ct_cnn-original+classical', 'generate/dcgan', 'generate/loey', 'train_dcgan/COVID', 'train_dcgan/Covid', 'prepare/covid_ct', 'prepare/head_ct'): (base/run).mkdir(parents=True)
+    (base/'train_dcgan'/'Covid'/'losses.jsonl').write_text('{}')
+    moved = reproduce.set_aside(tmp_path, profile, 'ct_report')
+    assert sorted(p.relative_to(tmp_path/'smoke'/'set_aside'/'ct_report').as_posix() for p in moved) == ['classify/ct_cnn-original+classical', 'prepare/head_ct', 'train_dcgan/Covid']
+    assert (tmp_path/'smoke'/'set_aside'/'ct_report'/'train_dcgan'/'Covid'/'losses.jsonl').exists() and reproduce.set_aside(tmp_path, profile, 'ct_report') == []
+
 def test_images_of_others_are_an_arm_only_where_they_are():
     settings = reproduce.load_profile('smoke')['papers']['ct_report']
     without, with_ = reproduce.classify_runs(settings), reproduce.classify_runs(settings, ('loey',))
