@@ -14,7 +14,7 @@ import pandas as pd
 from . import evaluation, plotting, published as pub
 from .records import InputError, data_note, find_records
 
-# %% ../nbs/21_paper.ipynb #a3a31f74
+# %% ../nbs/21_paper.ipynb #f14f7d99
 STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'classify')   # a paper trains one kind of GAN or the other
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
@@ -52,7 +52,7 @@ class Paper:
     def repeats(self, *arms,      # in this order; none: all
                 network=None) -> list:  # key of classifiers.NETWORKS; None: all
         "Results of the classify step: the repeats of all runs."
-        found = [r for run in self['classify'].values() for r in run['results']['repeats'] if network in (None, r['network'])]
+        found = [r for run in self['classify'].values() for r in run['results']['repeats'] if network is None or r['network'] == network]
         return [r for a in arms for r in found if r['arm'] == a] if arms else found
 
     def prepared(self, dataset: str):  # `Prepared`, or None where the images are not here
