@@ -1,8 +1,8 @@
 """What is shipped: records that are whole, a manifest with every id, figures that need no engine."""
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 
-import pytest
+import pandas as pd, pytest
 
 from gan_covid.arms import LEAKY, named
 from gan_covid.plotting import Manifest
@@ -52,3 +52,12 @@ def test_figures_are_redrawn_without_engines_to_the_same_tables(tmp_path, profil
     tables = sorted(p.name for p in (ROOT/'figures'/profile/paper).glob('*.csv'))
     assert tables
     assert {t for t in tables if (tmp_path/'figures'/profile/paper/t).read_bytes() != (ROOT/'figures'/profile/paper/t).read_bytes()} == set()
+
+def test_readme_says_what_the_tables_say():
+    tables = {p: [pd.read_csv(f) for f in sorted((ROOT/'figures'/'small'/p).glob('*.csv')) if f.stem.endswith(('_differences', '_leak'))] for p in ('head_ct', 'ct_report')}
+    said = re.findall(r'^\| `(\w+)`, ([^|]+) \| `([^`]+)` against `([^`]+)` \| [^|]+ \| (\S+) \[(\S+), (\S+)\] \| (\S+) \|$', (ROOT/'README.md').read_text(encoding='utf-8'), re.M)
+    assert said
+    for paper, network, arm, baseline, *numbers in said:
+        rows = [r for t in tables[paper] for r in t.to_dict('records') if r['metric'] == 'accuracy' and (r['arm'], r.get('baseline', 'original'), r.get('network', network)) == (arm, baseline, network)]
+        assert len(rows) == 1, (paper, network, arm)
+        assert [float(n.replace('−', '-')) for n in numbers] == [*(round(rows[0][k], 3) for k in ('difference', 'low', 'high')), float(f"{rows[0]['p_adjusted']:.2g}")], (paper, network, arm)
