@@ -14,7 +14,7 @@ import pandas as pd
 from . import evaluation, plotting, published as pub
 from .records import InputError, data_note, find_records
 
-# %% ../nbs/21_paper.ipynb #f14f7d99
+# %% ../nbs/21_paper.ipynb #53dead16
 STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'classify')   # a paper trains one kind of GAN or the other
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
@@ -95,7 +95,8 @@ class Paper:
     def figure(self, fig, name, local=False) -> list: return plotting.save_figure(fig, self.out, name, local=local)
 
     def earlier(self, name) -> list:
-        "Files of a figure that an earlier run drew and that cannot be drawn again here."
+        "Files of a figure that an earlier run drew and that cannot be drawn again here; of real images the local ones, which lie elsewhere."
+        if not self.phantom: return [self.out/f'{name}.local.{end}' for end in ('png', 'pdf')]
         return [f for f in (self.out/f'{name}.png', self.out/f'{name}.pdf') if f.exists()]
 
     def source_tables(self, id: str):
