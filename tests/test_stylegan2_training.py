@@ -85,6 +85,14 @@ def test_other_images_are_trained_and_sampled(tmp_path, shape, dtype, window):
     assert not np.array_equal(T.draw(networks['G_ema'], 1, 0, [0]), T.draw(networks['G_ema'], 1, 0, [1]))   # the label reaches the image
     assert {'d_train', 'd_val', 'd_gen', 'distance'} <= set(r['log'][-1]) and (tmp_path/'sheet_000000.032.png').stat().st_size > 100
 
+def test_rare_class_and_a_held_out_part_without_it(tmp_path):
+    # sorted by class, as prepared tables are, and the rare class beyond the 256 images that D's outputs are taken on
+    x, y = np.random.default_rng(0).integers(0, 256, (304, 16, 16, 1), dtype='uint8'), np.repeat([0, 1], [300, 4])
+    r = T.train(x, dataclasses.replace(TINY, kimg=.008), tmp_path, y, ('many', 'few'), validation=x[:9], validation_labels=y[:9], **QUIET)
+    assert all(math.isfinite(r['log'][-1][k]) for k in ('d_train', 'd_val', 'd_gen', 'distance'))
+    chosen = T.Monitor(T.Images(x, y, ('many', 'few')), T.Images(x, y, ('many', 'few')), n=304).few
+    assert len(set(chosen)) == 256 and chosen.max() > 256 and not (np.diff(chosen) > 0).all()   # from all images, mixed
+
 def test_window_decides_what_the_networks_see():
     x = np.array([1000, 2000, 3000], 'uint16').reshape(3, 1, 1, 1).repeat(4, 1).repeat(4, 2)
     taken = T.Images(x, window=(1000, 3000)).take([0, 1, 2])[0]

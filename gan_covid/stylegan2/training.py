@@ -124,7 +124,7 @@ class Config:
         return dataclasses.replace(self, batch=auto['batch'], chunk=chunk, mbstd_group=group, lr=pick('lr'), gamma=pick('gamma'), ema_kimg=pick('ema_kimg'),
                                    ada_kimg=self.ada_kimg or (100. if transferred else 500.), first=None if self.first is None else tuple(self.first))
 
-# %% ../../nbs/12_stylegan2_training.ipynb #a549ec01
+# %% ../../nbs/12_stylegan2_training.ipynb #c3ecc3c5
 WINDOWS = {'uint8': (0, 255), 'uint16': (0, 65535)}
 
 class Images:
@@ -134,7 +134,8 @@ class Images:
                  labels=None,    # class numbers (n,); None: unconditional
                  classes=(),     # names of the classes, in the order of their numbers
                  window=None,    # values that become -1 and 1; None: the whole range of the integer type
-                 mirror=False):  # mirror images are images too
+                 mirror=False,   # mirror images are images too
+                 every=True):    # each class must have images
         if getattr(images, 'ndim', 0) != 4 or str(images.dtype) not in ('uint8', 'uint16', 'float32', 'float64'):
             raise InputError(f'images: {getattr(images, "dtype", type(images).__name__)} {getattr(images, "shape", "")}; give uint8, uint16 or float (n, height, width, channels)')
         if not len(images): raise InputError('images: there are none')
@@ -151,7 +152,7 @@ class Images:
             self.classes = self.classes or [str(i) for i in range(k)]
             n = np.bincount(self.labels[self.labels >= 0], minlength=k)
             if self.labels.min() < 0 or len(n) > k: raise InputError(f'labels: class numbers from 0 to {k - 1} are known, not {self.labels.min()} … {self.labels.max()}')
-            if empty := [self.classes[i] for i in np.flatnonzero(n == 0)]: raise InputError(f'labels: no image of class {", ".join(map(repr, empty))}. Leave it out, or give images of it')
+            if every and (empty := [self.classes[i] for i in np.flatnonzero(n == 0)]): raise InputError(f'labels: no image of class {", ".join(map(repr, empty))}. Leave it out, or give images of it')
         elif self.classes: raise InputError(f'labels: missing, and classes={self.classes} need them')
 
     def __len__(self): return len(self.images)*(2 if self.mirror else 1)
@@ -342,7 +343,7 @@ class Trainer:
         torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
         for a, b in zip(self.G_ema.buffers(), self.G.buffers()): a.copy_(b)
 
-# %% ../../nbs/12_stylegan2_training.ipynb #72b5fe25
+# %% ../../nbs/12_stylegan2_training.ipynb #da658b68
 @torch.no_grad()
 def draw(G, n: int, seed: int, labels=None, batch: int = 32) -> np.ndarray:  # labels: class numbers (n,) -> float32 (n, h, w, channels) in [0, 1]
     "Images of a generator without truncation, with its constant noise."
@@ -370,13 +371,14 @@ def judge(D, images, c=None, batch: int = 64):  # images (n, channels, h, w) in 
     return torch.cat([D(images[i], None if c is None else c[i]).float()[:, 0] for i in index.split(max(1, batch//group)*group)])[:len(images)]
 
 class Monitor:
-    "What a snapshot measures: the distance, and D's outputs on images that it has and has not seen."
+    "What a snapshot measures: the distance, and D's outputs on up to 256 images that it has and as many that it has not seen, drawn from all classes."
     def __init__(self, data: Images, validation=None, features=None, n: int = 1000, seed: int = 0):
         self.data, self.validation, self.features, self.seed = data, validation, features or RandomFeatures(), seed
         index = np.sort(np.random.default_rng([seed, 4]).permutation(len(data.images))[:n])
         self.index, self.labels = index, None if data.labels is None else data.labels[index]
         self.real = self.features(self.unit(data, index))
         self.n = len(index)
+        self.few, self.few_held_out = (np.random.default_rng([seed, 5]).permutation(n)[:256] for n in (self.n, 0 if validation is None else len(validation.images)))   # mixed, as in training: minibatch statistics look at neighbours
 
     @staticmethod
     def unit(data, index): return ((data.take(index)[0].clamp(-1, 1) + 1)/2).permute(0, 2, 3, 1).numpy()
@@ -393,9 +395,8 @@ class Monitor:
         fake = draw(trainer.G_ema, self.n, self.seed, self.labels)
         out = {'distance': float(frechet(self.real, self.features(fake)))}
         if self.validation is not None:
-            few = lambda n: np.arange(min(n, 256))
-            generated = Images(fake[:256], None if self.labels is None else self.labels[:256], self.data.classes, window=(0, 1))
-            out |= {'d_train': self.logit(trainer.D, self.data, self.index[:256]), 'd_val': self.logit(trainer.D, self.validation, few(len(self.validation.images))), 'd_gen': self.logit(trainer.D, generated, few(len(fake)))}
+            generated = Images(fake[self.few], None if self.labels is None else self.labels[self.few], self.data.classes, window=(0, 1), every=False)
+            out |= {'d_train': self.logit(trainer.D, self.data, self.index[self.few]), 'd_val': self.logit(trainer.D, self.validation, self.few_held_out), 'd_gen': self.logit(trainer.D, generated, np.arange(len(self.few)))}
         return out
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d7861fc9
@@ -425,7 +426,7 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.iteration = about['iteration']
     return about['log'], about['times']
 
-# %% ../../nbs/12_stylegan2_training.ipynb #e602b043
+# %% ../../nbs/12_stylegan2_training.ipynb #9179bd7d
 def default_device() -> str:
     "'cuda' (this process's own under torchrun), 'mps', or 'cpu'."
     if torch.cuda.is_available(): return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -475,7 +476,7 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
     start_processes(device)
     rank, devices = _world()
     data = Images(images, labels, classes, window, config.mirror)
-    held_out = None if validation is None else Images(validation, validation_labels, data.classes, data.window)
+    held_out = None if validation is None else Images(validation, validation_labels, data.classes, data.window, every=False)
     trainer, fingerprint = Trainer(data, config, device, transferred=init is not None), sha256_array(np.concatenate([np.frombuffer(bytes.fromhex(sha256_array(np.asarray(a))), 'uint8') for a in (images, data.labels if data.labels is not None else [], data.window)]))
     c, checkpoint, log, times = trainer.config, folder/'checkpoint.pt', [], []
     monitor = Monitor(data, held_out, features, min(distance_images, len(images)), c.seed) if rank == 0 else None
