@@ -82,8 +82,10 @@ def test_snapshots_and_what_generate_records(runs):
     assert r['counts'] == {'COVID': runs.prepared['results']['counts']['COVID']['train']}                    # per_trained = 1
     both = read_json(runs.base/'generate'/'conditional'/'record.json')['results']
     assert both['counts'] == {c: max(1, round(.5*runs.prepared['results']['counts'][c]['train'])) for c in FOUR}
-    m = np.load(runs.base/'generate'/'conditional'/'mixing.npz')
+    m = np.load(runs.base/'generate'/'conditional'/'styles.npz')
     assert m['table'].shape == (3, 3, 32, 32, 1) and not np.array_equal(m['table'][0, 0], m['rows'][0]) and m['labels'].tolist() == FOUR[:3]
+    assert m['psi'][0] == 1 and np.array_equal(m['truncation'][:, 0], m['rows']) and not np.array_equal(m['truncation'][0, -1], m['truncation'][1, -1])      # towards the average of each class, not of all
+    assert np.array_equal(m['interpolation'][:, 0], m['rows']) and np.array_equal(m['interpolation'][:, -1], m['columns'])
     shapes = [l['shape'] for l in r['layers']['generator']]
     assert shapes[-1] == [1, 32, 32] and sum(l['parameters'] for l in r['layers']['discriminator']) == g['results']['parameters']['discriminator']
 
