@@ -1,6 +1,6 @@
 """Does ADA earn its place with few images? StyleGAN2 on so many radiographs with and without it, several seeds: the discriminator's overfitting and the Fréchet distance over training, as a figure.
 
-    python benchmarks/studies/ada_small_sets.py [--images 200] [--size 32] [--kimg 60] [--seeds 0 1 2] [--width tiny] [--data FOLDER] [--work FOLDER] [--json PATH] [--figure PATH]
+    python benchmarks/studies/ada_small_sets.py [--images 200] [--size 32] [--kimg 100] [--seeds 0 1 2] [--width tiny] [--data FOLDER] [--work FOLDER] [--json PATH] [--figure PATH]
 
 Chest X-rays of the COVID class of the Radiography Database in FOLDER (or $GAN_COVID_DATA), else drawn phantoms; the output says which. The distance is taken to other real images of the same class, which no GAN sees, on random
 convolutional features (no FID). What was trained is kept in --work and not trained again; a killed run goes on.
@@ -40,22 +40,28 @@ def run(images, rest, a, mode, seed):
 
 def figure(out):
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout='constrained')
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+    fig, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout='constrained')
+    titles = {'r_t': 'r_t, mean of five ticks', 'p': 'p', 'gap': 'D(training) − D(held out)', 'held_out': 'Fréchet distance to held-out images'}
     for r in out['runs']:
-        colour = 'C0' if r['mode'] == 'with' else 'C1'
-        line = lambda ax, key, rows=None: ax.plot([x['kimg'] for x in r['log'] if x.get(key) is not None], [x[key] for x in r['log'] if x.get(key) is not None], colour, lw=1, alpha=.8, label=f"{r['mode']} ADA" if r['seed'] == out['runs'][0]['seed'] else None)
-        line(axes[0], 'r_t'); line(axes[1], 'p'); line(axes[3], 'held_out')
-        rows = [x for x in r['log'] if 'd_val' in x]
-        axes[2].plot([x['kimg'] for x in rows], [x['d_train'] - x['d_val'] for x in rows], colour, lw=1, alpha=.8)
-    for ax, title in zip(axes, ('r_t: share of positive outputs, signed', 'p', 'D(training) − D(held out)', 'Fréchet distance to held-out images')): ax.set(title=title, xlabel='thousand images')
-    axes[3].set_yscale('log'); axes[0].legend(frameon=False)
-    fig.suptitle(f"{out['settings']['images']} images of {out['data']}; random features", fontsize=9)
+        look = dict(color='C0' if r['mode'] == 'with' else 'C1', lw=1, alpha=.8, label=f"{r['mode']} ADA" if r['seed'] == out['runs'][0]['seed'] else None)
+        for ax, key in zip(axes, titles):
+            rows = [(x['kimg'], x['d_train'] - x['d_val'] if key == 'gap' and 'd_val' in x else x.get(key)) for x in r['log']]
+            kimg, y = np.array([row for row in rows if row[1] is not None]).T
+            if key == 'r_t' and len(y) > 5: kimg, y = kimg[4:], np.convolve(y, np.full(5, .2), 'valid')
+            ax.plot(kimg, y, **look)
+    for ax, title in zip(axes, titles.values()): ax.set_title(title, fontsize=10); ax.set_xlabel('thousand images shown to D')
+    axes[3].set_yscale('log')
+    for set_ in (axes[3].yaxis.set_major_formatter, axes[3].yaxis.set_minor_formatter): set_(ScalarFormatter())
+    axes[3].yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes[0].legend(frameon=False)
+    fig.suptitle(f"{out['settings']['images']} images of {out['data']}, {out['settings']['size']}×{out['settings']['size']}, a line a seed; distance on random features", fontsize=10)
     return fig
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--images', type=int, default=200); p.add_argument('--size', type=int, default=32); p.add_argument('--kimg', type=float, default=60); p.add_argument('--every', type=int, default=6, help='thousand images between snapshots')
-    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--width', default='tiny'); p.add_argument('--augment', default='bgc'); p.add_argument('--ada-kimg', type=float, default=100.)
+    p.add_argument('--images', type=int, default=200); p.add_argument('--size', type=int, default=32); p.add_argument('--kimg', type=float, default=100); p.add_argument('--every', type=int, default=10, help='thousand images between snapshots')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--width', default='tiny'); p.add_argument('--augment', default='chest_xray'); p.add_argument('--ada-kimg', type=float, default=20.)
     p.add_argument('--data', default=os.environ.get('GAN_COVID_DATA', '')); p.add_argument('--work', default='work/ada_small_sets'); p.add_argument('--json'); p.add_argument('--figure')
     a = p.parse_args()
     images, what = radiographs(a.data, a.work, a.size)
