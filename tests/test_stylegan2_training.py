@@ -47,6 +47,7 @@ def test_killed_training_ends_in_the_same_weights_and_log(tmp_path):
         time.sleep(rng.uniform(0, .3))
         if p.poll() is None: p.send_signal(signal.SIGKILL); kills += 1
         p.wait(); p.stderr.close()
+    (tmp_path/'killed'/'.checkpoint.1.part.pt').write_bytes(b'half')   # as a kill within a write leaves it
     run(tmp_path/'killed')
     assert kills, 'the training was over before it could be killed'
     assert read_json(tmp_path/'killed'/'result.json') == whole

@@ -426,7 +426,7 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.iteration = about['iteration']
     return about['log'], about['times']
 
-# %% ../../nbs/12_stylegan2_training.ipynb #9179bd7d
+# %% ../../nbs/12_stylegan2_training.ipynb #8cbea4cc
 def default_device() -> str:
     "'cuda' (this process's own under torchrun), 'mps', or 'cpu'."
     if torch.cuda.is_available(): return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -481,6 +481,8 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
     c, checkpoint, log, times = trainer.config, folder/'checkpoint.pt', [], []
     monitor = Monitor(data, held_out, features, min(distance_images, len(images)), c.seed) if rank == 0 else None
     say = progress if rank == 0 and progress else lambda line: None
+    if rank == 0:
+        for part in folder.glob('.*.part.*'): part.unlink(missing_ok=True)   # what a kill left half written
     if checkpoint.exists():
         log, times = load_checkpoint(trainer, checkpoint, fingerprint)
         say(f'going on after {trainer.images/1000:g} of {c.kimg:g} thousand images')
