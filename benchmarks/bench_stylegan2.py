@@ -1,11 +1,13 @@
-"""Whole StyleGAN2-ADA training iterations against the plain path, phase by phase by turns in one process: one thread, processor time, median of pairs; the ratio is what counts.
+"""Whole StyleGAN2-ADA training iterations against the plain path, phase by phase by turns in one process: one thread, processor time, median of pairs; the ratio is what counts. Peak memory of each way in a process of its own.
 
-    python benchmarks/bench_stylegan2.py [--configs tiny-64 small-64] [--batch 16] [--rounds 3] [--json PATH]
+    python benchmarks/bench_stylegan2.py [--configs tiny-32 small-128 …] [--batch 16] [--rounds 3] [--json PATH]
 
 The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in float32 and
 with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An iteration is G + path length/4 + D + R1/16. All start from the same weights and draws; by how much their losses differ in the first iteration is printed.
+Shares are of an iteration; memory is the most that a process held over two iterations, less what it held with torch loaded.
 """
-import argparse, os, statistics, sys, time, warnings
+import argparse, multiprocessing, os, resource, statistics, sys, time
+from concurrent.futures import ProcessPoolExecutor
 for name in 'OMP', 'OPENBLAS', 'MKL': os.environ.setdefault(f'{name}_NUM_THREADS', '1')
 from pathlib import Path
 import numpy as np, torch
@@ -49,11 +51,25 @@ def phase(t, name):
     t.step(name, net, optimiser, loss)
     return time.process_time() - start
 
-def case(name, batch, rounds):
+WAYS = {'plain': (Plain, False), 'ours': (Trainer, False), 'ours, bfloat16': (Trainer, True)}
+
+def trainer(name, batch, way):
     width, size = name.split('-')
     images = np.random.default_rng(0).integers(0, 256, (64, int(size), int(size), 1), dtype='uint8')
-    config = Config(batch=batch, width=width, ada='fixed', p=.3, seed=0)
-    ways = {'plain': Plain(Images(images), config), 'ours': Trainer(Images(images), config), 'ours, bfloat16': Trainer(Images(images), Config(**{**vars(config), 'bf16': True}))}
+    kind, bf16 = WAYS[way]
+    return kind(Images(images), Config(batch=batch, width=width, ada='fixed', p=.3, seed=0, bf16=bf16))
+
+def peak_mb(name, batch, way):
+    "Peak memory of two iterations with all phases, in a fresh process."
+    torch.set_num_threads(1)
+    most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024**2 if sys.platform == 'darwin' else 1024)
+    before, t = most(), trainer(name, batch, way)
+    for _ in range(2):
+        for p in WEIGHT: phase(t, p)
+    return round(most() - before)
+
+def case(name, batch, rounds, memory):
+    ways = {w: trainer(name, batch, w) for w in WAYS}
     seconds = {w: {p: [] for p in WEIGHT} for w in ways}
     for k in range(-1, rounds):
         for p in WEIGHT:
@@ -63,19 +79,24 @@ def case(name, batch, rounds):
         if k < 0: noted = {w: {name: float(s)/n for name, (s, n) in t.sums.items()} for w, t in ways.items()}   # later Adam has made more of the last bits
         for t in ways.values(): t.iteration += 1
     whole = {w: [sum(WEIGHT[p]*seconds[w][p][k] for p in WEIGHT) for k in range(rounds)] for w in ways}
+    share = {w: {p: round(statistics.median(WEIGHT[p]*seconds[w][p][k]/whole[w][k] for k in range(rounds)), 3) for p in WEIGHT} for w in ways}
     rows = [{'config': name, 'way': w, 's_per_kimg': round(statistics.median(whole[w])/batch*1000, 2), 'ratio': round(statistics.median(a/b for a, b in zip(whole['plain'], whole[w])), 2),
              'phases_ms': {p: round(1000*statistics.median(v)) for p, v in seconds[w].items()}, 'phase_ratio': {p: round(statistics.median(a/b for a, b in zip(seconds['plain'][p], v)), 2) for p, v in seconds[w].items()},
+             'share': share[w], 'peak_mb': memory[w],
              'losses_apart': round(max(abs(noted[w][k]/noted['plain'][k] - 1) for k in noted['plain']), 6)} for w in ways]
-    for r in rows: print(f"{name:10}{r['way']:16}{r['s_per_kimg']:9.1f} s/kimg  {r['ratio']:5.2f}×   " + '  '.join(f"{p} {r['phases_ms'][p]} ms ({r['phase_ratio'][p]}×)" for p in WEIGHT) + f"   losses apart by {r['losses_apart']:.1e}", flush=True)
+    for r in rows: print(f"{name:10}{r['way']:16}{r['s_per_kimg']:9.1f} s/kimg  {r['ratio']:5.2f}×   " + '  '.join(f"{p} {r['phases_ms'][p]} ms ({r['phase_ratio'][p]}×, {r['share'][p]:.0%})" for p in WEIGHT) + f"   {r['peak_mb']} MB   losses apart by {r['losses_apart']:.1e}", flush=True)
     return rows
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--configs', nargs='+', default=['tiny-64', 'small-64'], help='width-size')
+    parser.add_argument('--configs', nargs='+', default=[f'{w}-{s}' for w in ('tiny', 'small') for s in (32, 64, 128)], help='width-size')
     parser.add_argument('--batch', type=int, default=16); parser.add_argument('--rounds', type=int, default=3); parser.add_argument('--json')
     a = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [r for name in a.configs for r in case(name, a.batch, a.rounds)]
+    # first of all: a new process inherits the mark that this one has left on Linux
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), max_tasks_per_child=1) as alone:
+        memory = {name: dict(zip(WAYS, alone.map(peak_mb, [name]*len(WAYS), [a.batch]*len(WAYS), WAYS))) for name in a.configs}
+    rows = [r for name in a.configs for r in case(name, a.batch, a.rounds, memory[name])]
     if a.json: write_json(a.json, {'benchmark': 'stylegan2', 'batch': a.batch, 'rounds': a.rounds, 'threads': 1, 'p': .3, 'rows': rows, 'environment': environment()})
 
 if __name__ == '__main__': main()
