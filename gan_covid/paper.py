@@ -14,7 +14,7 @@ import pandas as pd
 from . import evaluation, plotting, published as pub
 from .records import InputError, data_note, find_records
 
-# %% ../nbs/21_paper.ipynb #53dead16
+# %% ../nbs/21_paper.ipynb #fdab56ce
 STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'classify')   # a paper trains one kind of GAN or the other
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
@@ -55,10 +55,11 @@ class Paper:
         found = [r for run in self['classify'].values() for r in run['results']['repeats'] if network is None or r['network'] == network]
         return [r for a in arms for r in found if r['arm'] == a] if arms else found
 
-    def prepared(self, dataset: str):  # `Prepared`, or None where the images are not here
+    def prepared(self, name: str,     # of the data set, or of another step's run that keeps images
+                 step='prepare'):     # `Prepared`, or None where the images are not here
         "The prepared images, for pictures with real pixels."
         from gan_covid.preprocessing import Prepared
-        folder = self.work/self.profile/self.key/'prepare'/dataset/'images'
+        folder = self.work/self.profile/self.key/step/name/'images'
         return Prepared.open(folder) if (folder/'images.npy').exists() else None
 
     def keep(self, id: str,      # of the inventory
