@@ -4,11 +4,12 @@
 
 The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in float32 and
 with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An iteration is G + path length/4 + D + R1/16. All start from the same weights and draws; by how much their losses differ in the first iteration is printed.
-Shares are of an iteration; memory is the most that a process held over two iterations, less what it held with torch loaded.
+Shares are of an iteration; convolutions are those of torch's profiler, FIR filters among them; memory is the most that a process held over two iterations, less what it held with torch loaded.
 """
 import argparse, multiprocessing, os, resource, statistics, sys, time
 from concurrent.futures import ProcessPoolExecutor
 for name in 'OMP', 'OPENBLAS', 'MKL': os.environ.setdefault(f'{name}_NUM_THREADS', '1')
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')   # torch's profiler says when it starts and stops
 from pathlib import Path
 import numpy as np, torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
@@ -68,6 +69,16 @@ def peak_mb(name, batch, way):
         for p in WEIGHT: phase(t, p)
     return round(most() - before)
 
+def convolutions(t):
+    "Share of an iteration's operator time that goes into convolutions, forward and backward."
+    spent = dict.fromkeys(('convolution', 'all'), 0.)
+    for p, weight in WEIGHT.items():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen: phase(t, p)
+        for e in seen.key_averages():
+            spent['all'] += weight*e.self_cpu_time_total
+            if 'convolution' in e.key: spent['convolution'] += weight*e.self_cpu_time_total
+    return round(spent['convolution']/spent['all'], 3)
+
 def case(name, batch, rounds, memory):
     ways = {w: trainer(name, batch, w) for w in WAYS}
     seconds = {w: {p: [] for p in WEIGHT} for w in ways}
@@ -82,9 +93,12 @@ def case(name, batch, rounds, memory):
     share = {w: {p: round(statistics.median(WEIGHT[p]*seconds[w][p][k]/whole[w][k] for k in range(rounds)), 3) for p in WEIGHT} for w in ways}
     rows = [{'config': name, 'way': w, 's_per_kimg': round(statistics.median(whole[w])/batch*1000, 2), 'ratio': round(statistics.median(a/b for a, b in zip(whole['plain'], whole[w])), 2),
              'phases_ms': {p: round(1000*statistics.median(v)) for p, v in seconds[w].items()}, 'phase_ratio': {p: round(statistics.median(a/b for a, b in zip(seconds['plain'][p], v)), 2) for p, v in seconds[w].items()},
-             'share': share[w], 'peak_mb': memory[w],
+             'share': share[w], 'convolutions': None if w == 'plain' else convolutions(ways[w]), 'peak_mb': memory[w],
              'losses_apart': round(max(abs(noted[w][k]/noted['plain'][k] - 1) for k in noted['plain']), 6)} for w in ways]
-    for r in rows: print(f"{name:10}{r['way']:16}{r['s_per_kimg']:9.1f} s/kimg  {r['ratio']:5.2f}×   " + '  '.join(f"{p} {r['phases_ms'][p]} ms ({r['phase_ratio'][p]}×, {r['share'][p]:.0%})" for p in WEIGHT) + f"   {r['peak_mb']} MB   losses apart by {r['losses_apart']:.1e}", flush=True)
+    for r in rows:
+        phases = '  '.join(f"{p} {r['phases_ms'][p]} ms ({r['phase_ratio'][p]}×, {r['share'][p]:.0%})" for p in WEIGHT)
+        shared = '' if r['convolutions'] is None else f"  convolutions {r['convolutions']:.0%}"
+        print(f"{name:10}{r['way']:16}{r['s_per_kimg']:9.1f} s/kimg  {r['ratio']:5.2f}×   {phases}{shared}  {r['peak_mb']} MB  losses apart by {r['losses_apart']:.1e}", flush=True)
     return rows
 
 def main():

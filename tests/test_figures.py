@@ -63,6 +63,20 @@ def test_readme_says_what_the_tables_say():
         assert len(rows) == 1, (paper, network, arm)
         assert [float(n.replace('−', '-')) for n in numbers] == [*(round(rows[0][k], 3) for k in ('difference', 'low', 'high')), float(f"{rows[0]['p_adjusted']:.2g}")], (paper, network, arm)
 
+def test_readme_says_what_the_benchmark_of_stylegan2_measured():
+    ways = {}
+    for r in read_json(ROOT/'benchmarks'/'results'/'bench_stylegan2.json')['rows']: ways.setdefault(r['config'], {})[r['way']] = r
+    text = (ROOT/'README.md').read_text().replace('\n', ' ')
+    for config, w in ways.items():
+        width, size = config.split('-')
+        plain, ours, half = w['plain'], w['ours'], w['ours, bfloat16']
+        assert f"| `{width}`, {size} × {size} | {plain['s_per_kimg']:.0f} s | {ours['s_per_kimg']:.0f} s, {ours['ratio']:.1f}× | {half['s_per_kimg']:.0f} s, {half['ratio']:.1f}× | {plain['peak_mb']} MB | {ours['peak_mb']} MB |" in text
+    between = lambda v: f'{100*min(v):.0f} to {100*max(v):.0f} %'
+    share = {p: between([w['ours, bfloat16']['share'][p] for w in ways.values()]) for p in ('d', 'g', 'path', 'r1')}
+    assert f"D {share['d']}, G {share['g']}, path length {share['path']}, R1 {share['r1']}" in text
+    spent = {width: between([w['ours, bfloat16']['convolutions'] for c, w in ways.items() if c.startswith(width)]) for width in ('tiny', 'small')}
+    assert f"Convolutions are {spent['tiny']} of it (`tiny`) and {spent['small']} (`small`)" in text
+
 def test_notebook_says_what_the_study_of_ada_found():
     study = read_json(ROOT/'benchmarks'/'results'/'ada_small_sets.json')
     text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'12_stylegan2_training.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ')
