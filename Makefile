@@ -4,7 +4,7 @@
 .SUFFIXES:
 .PHONY: help setup reproduce figures test bench readme html lock clean
 
-## PAPER=head_ct      one source only (default: all of them)
+## PAPER=head_ct      one source only, or "head_ct ct_report" (default: all of them)
 PAPER =
 ## PROFILE=small      smoke: phantoms, CPU, minutes | small: real images, one machine | paper: the sources' own sizes
 ##                    or a YAML file of your own (default: smoke; figures: all that have records)
@@ -28,7 +28,7 @@ bin := .venv/bin
 uv_version := 0.13.8
 tools := .make/uv-$(uv_version)
 uv := $(tools)/bin/uv
-chosen := $(if $(PROFILE),--profile "$(PROFILE)") $(if $(PAPER),--paper "$(PAPER)")
+chosen := $(if $(PROFILE),--profile "$(PROFILE)") $(foreach p,$(PAPER),--paper "$(p)")
 run := $(chosen) $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs $(JOBS))
 
 help: ## this list

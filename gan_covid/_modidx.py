@@ -568,6 +568,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'gan_covid.reproduce._plain': ('reproduce.html#_plain', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce._tree': ('reproduce.html#_tree', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce._unknown': ('reproduce.html#_unknown', 'gan_covid/reproduce.py'),
+                                     'gan_covid.reproduce.asked_for': ('reproduce.html#asked_for', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.check_parameters': ('reproduce.html#check_parameters', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.classify_runs': ('reproduce.html#classify_runs', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.code_hash': ('reproduce.html#code_hash', 'gan_covid/reproduce.py'),

@@ -11,7 +11,7 @@ import argparse, json, os, sys
 from . import __version__
 from .records import InputError
 
-# %% ../nbs/23_cli.ipynb #3cd39b0b
+# %% ../nbs/23_cli.ipynb #06f6604c
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('gan-covid', description='Does GAN-based augmentation help when medical images are few?')
     parser.add_argument('--version', action='version', version=__version__)
@@ -51,13 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--device')
 
     p = commands.add_parser('reproduce', help='run everything that tables and figures need')
-    p.add_argument('--profile', default='smoke'); p.add_argument('--paper'); p.add_argument('--data', help='folder of the real data sets')
+    p.add_argument('--profile', default='smoke'); p.add_argument('--paper', action='append', help='one source only; may be given several times'); p.add_argument('--data', help='folder of the real data sets')
     p.add_argument('--work', default='work'); p.add_argument('--records', default='records'); p.add_argument('--figures', default='figures')
     p.add_argument('--jobs', type=int, default=os.cpu_count() or 1); p.add_argument('--slurm', action='store_true', help='one SLURM job a notebook (workflow/profiles/slurm)')
     p.add_argument('--dry-run', action='store_true', help='say what would run')
 
     p = commands.add_parser('figures', help='redraw tables and figures from records, without any engine')
-    p.add_argument('--profile', default=None, help='one profile; else all that have records'); p.add_argument('--paper')
+    p.add_argument('--profile', default=None, help='one profile; else all that have records'); p.add_argument('--paper', action='append', help='one source only; may be given several times')
     p.add_argument('--records', default='records'); p.add_argument('--figures', default='figures'); p.add_argument('--work', default='work')
     return parser
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'PROFILES', 'STEPS', 'COMMON', 'PAPER_KEYS', 'MODELS', 'FOREIGN', 'code_hash', 'parameters_of',
            'check_parameters', 'run_notebook', 'model_of', 'load_profile', 'settings_of', 'gans_of', 'train_runs',
-           'generate_run', 'classify_runs', 'papers_of', 'set_aside', 'reproduce', 'draw_figures', 'publish_figures',
-           'write_report']
+           'generate_run', 'classify_runs', 'asked_for', 'papers_of', 'set_aside', 'reproduce', 'draw_figures',
+           'publish_figures', 'write_report']
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
 import ast, difflib, fcntl, json, os, re, shutil, subprocess, sys
@@ -186,12 +186,17 @@ def classify_runs(settings: dict,
 
 FOREIGN = ('loey',)   # sets of generated images that runs/collect takes from the data folder
 
-# %% ../nbs/22_reproduce.ipynb #7d295655
-def papers_of(profile: dict, paper: str = None) -> list:
-    "The papers of a profile, or the one asked for; an unknown one is an `InputError`."
+# %% ../nbs/22_reproduce.ipynb #a76c3d5e
+def asked_for(paper: str | list | None) -> list:
+    "A paper or several as a list without doubles; none: empty."
+    return list(dict.fromkeys([paper] if isinstance(paper, str) else paper or []))
+
+def papers_of(profile: dict, paper: str | list = None) -> list:
+    "The papers of a profile, or those asked for; an unknown one is an `InputError`."
     known = list(profile['papers'])
-    if paper and paper not in known: raise _unknown(f'profile {profile["name"]}', paper, known)
-    return [paper] if paper else known
+    for p in asked_for(paper):
+        if p not in known: raise _unknown(f'profile {profile["name"]}', p, known)
+    return asked_for(paper) or known
 
 def set_aside(work, profile: dict, paper: str) -> list:  # folders as they are called now
     "Move finished runs that are not in the profile (any more) out of the way of the figures, to `set_aside` in the profile's folder; unfinished ones too."
@@ -207,7 +212,7 @@ def set_aside(work, profile: dict, paper: str) -> list:  # folders as they are c
             moved.append(run.rename(target))
     return moved
 
-def reproduce(profile='smoke', paper: str = None, data: str = None, work='work', records='records', figures='figures', jobs: int = 1, extra=()) -> int:
+def reproduce(profile='smoke', paper: str | list = None, data: str = None, work='work', records='records', figures='figures', jobs: int = 1, extra=()) -> int:
     "Run everything that a profile's papers need, then publish records and figures; returns Snakemake's exit code."
     settings = load_profile(profile)
     papers = papers_of(settings, paper)
@@ -237,11 +242,12 @@ def reproduce(profile='smoke', paper: str = None, data: str = None, work='work',
             print(f'figures: {write_report(Path(figures)/settings["name"])}')
     return code
 
-def draw_figures(profile: str = None, paper: str = None, records='records', figures='figures', work='work') -> int:
+def draw_figures(profile: str = None, paper: str | list = None, records='records', figures='figures', work='work') -> int:
     "Redraw the figures of every paper that has records, from the records alone; needs no engine. Prepared images in `work`, where they are, allow the local figures too."
-    found = sorted({(p.parent.name, p.name) for p in Path(records).glob(f'{profile or "*"}/{paper or "*"}') if p.is_dir()})
-    if not found: raise InputError(f'{records}: no records of profile {profile or "any"}, paper {paper or "any"}. Make them with `make reproduce`')
-    for name, key in found:
+    found = {p: sorted({(f.parent.name, f.name) for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()}) for p in asked_for(paper) or ['*']}
+    for p, runs in found.items():
+        if not runs: raise InputError(f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`')
+    for name, key in sorted(sum(found.values(), [])):
         print(f'{name}/{key}', flush=True)
         values = {'profile': name, 'records': str(Path(records).resolve()), 'figures': str((Path(figures)/name).resolve()), 'work': str(Path(work).resolve())}
         run_notebook(ROOT/'nbs'/'papers'/f'{key}.ipynb', Path(work)/name/'notebooks'/f'{key}.ipynb', values)
