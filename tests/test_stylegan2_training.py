@@ -12,7 +12,7 @@ from gan_covid.stylegan2.files import load_networks
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 1), dtype='uint8')
 TINY = T.Config(kimg=.064, batch=8, width=(64, 8), z_dim=8, p=.4, ada='ada', ada_kimg=1, seed=3)
-QUIET = dict(device='cpu', tick_kimg=.016, snapshot_ticks=2, sheet_images=4, checkpoint_seconds=0, progress=None)
+QUIET = dict(device='cpu', tick_kimg=.016, snapshot_ticks=2, sheet_images=4, distance_images=40, checkpoint_seconds=0, progress=None)
 
 RUN = '''
 import json, sys
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 x = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype="uint8")
 folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 r = train(x, Config(**{**dict(kimg=.2, batch=8, width=(64, 8), z_dim=8, p=.3, ada_kimg=1, augment="bgc", seed=5), **settings}), folder, np.arange(40) % 2, ("a", "b"), device="cpu", tick_kimg=.024, snapshot_ticks=3,
-          sheet_images=4, checkpoint_seconds=0, progress=print)
+          sheet_images=4, distance_images=40, checkpoint_seconds=0, progress=print)
 if r: (folder/"result.json").write_text(json.dumps({k: r[k] for k in ("sha256", "log", "best", "last")}))
 '''
 
@@ -93,6 +93,15 @@ def test_rare_class_and_a_held_out_part_without_it(tmp_path):
     assert all(math.isfinite(r['log'][-1][k]) for k in ('d_train', 'd_val', 'd_gen', 'distance'))
     chosen = T.Monitor(T.Images(x, y, ('many', 'few')), T.Images(x, y, ('many', 'few')), n=304).few
     assert len(set(chosen)) == 256 and chosen.max() > 256 and not (np.diff(chosen) > 0).all()   # from all images, mixed
+
+def test_few_images_are_compared_with_many_generated_ones(monkeypatch):
+    x, y = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1), dtype='uint8'), np.repeat([0, 1], [24, 6])
+    m = T.Monitor(T.Images(x, y, ('many', 'few')), n=100)
+    assert len(m.real) == 30 and m.n == len(m.labels) == 100 and 16 <= m.labels.sum() <= 26 and set(m.labels[90:]) == {0, 1}   # in the classes' shares to the end
+    asked, draw = [], T.draw
+    monkeypatch.setattr(T, 'draw', lambda G, n, *a: asked.append(n) or draw(G, n, *a))
+    assert m.measure(T.Trainer(T.Images(x, y, ('many', 'few')), TINY))['distance'] > 0 and asked == [100]
+    assert len(T.Monitor(T.Images(x), n=20).real) == 20   # and no more real ones than that
 
 def test_window_decides_what_the_networks_see():
     x = np.array([1000, 2000, 3000], 'uint16').reshape(3, 1, 1, 1).repeat(4, 1).repeat(4, 2)
