@@ -63,6 +63,14 @@ def test_readme_says_what_the_tables_say():
         assert len(rows) == 1, (paper, network, arm)
         assert [float(n.replace('−', '-')) for n in numbers] == [*(round(rows[0][k], 3) for k in ('difference', 'low', 'high')), float(f"{rows[0]['p_adjusted']:.2g}")], (paper, network, arm)
 
+def test_readme_says_what_the_study_of_quality_found():
+    found = read_json(ROOT/'benchmarks'/'results'/'stylegan2_quality.json')['distance']
+    text = (ROOT/'README.md').read_text().replace('\n', ' ').replace('−', '-')
+    interval = lambda r, sign='': f"{r['mean']:{sign}.3f} [{r['low']:{sign}.3f}, {r['high']:{sign}.3f}]"
+    assert interval(found['plain']) in text and all(len(r['seeds']) >= 4 for r in found.values())
+    for way in ('float32', 'bfloat16'): assert interval(found[way]) in text and f"{interval(found[way]['difference'], '+')}, p = {found[way]['difference']['p']:.2f}" in text
+    assert max(abs(found[way]['difference'][k]) for way in ('float32', 'bfloat16') for k in ('low', 'high')) < .035
+
 def test_readme_says_what_the_benchmark_of_stylegan2_measured():
     ways = {}
     for r in read_json(ROOT/'benchmarks'/'results'/'bench_stylegan2.json')['rows']: ways.setdefault(r['config'], {})[r['way']] = r
