@@ -63,6 +63,15 @@ def test_readme_says_what_the_tables_say():
         assert len(rows) == 1, (paper, network, arm)
         assert [float(n.replace('−', '-')) for n in numbers] == [*(round(rows[0][k], 3) for k in ('difference', 'low', 'high')), float(f"{rows[0]['p_adjusted']:.2g}")], (paper, network, arm)
 
+def test_text_on_the_radiograph_gans_says_what_their_logs_say():
+    text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'papers'/'wmlq2022.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ').replace('−', '-')
+    runs = {r['name']: r['results'] for r in find_records(ROOT/'records', 'small', 'wmlq2022') if r['step'] == 'train_stylegan2'}
+    ways = {n: ([x for x in r['log'] if 'distance' in x], r['best']) for n, r in runs.items()}
+    (first, *_), best = ways['conditional']
+    assert f"from {first['distance']:.3f} (at 10 thousand) to {best['distance']:.3f} (at {best['kimg']:.0f})" in text and max(x['p'] for x in runs['conditional']['log']) < .01
+    (first, *_, last), best = ways['COVID-own']
+    assert f"from {first['distance']:.3f} to {best['distance']:.3f} (at {best['kimg']:.0f} thousand)" in text and f"({last['d_val']:.2f} and {last['d_gen']:.2f}) and training images {last['d_train']:.2f}" in text
+
 def test_readme_says_what_the_study_of_quality_found():
     found = read_json(ROOT/'benchmarks'/'results'/'stylegan2_quality.json')['distance']
     text = (ROOT/'README.md').read_text().replace('\n', ' ').replace('−', '-')
