@@ -52,6 +52,8 @@ def test_figures_are_redrawn_without_engines_to_the_same_tables(tmp_path, profil
     tables = sorted(p.name for p in (ROOT/'figures'/profile/paper).glob('*.csv'))
     assert tables
     assert {t for t in tables if (tmp_path/'figures'/profile/paper/t).read_bytes() != (ROOT/'figures'/profile/paper/t).read_bytes()} == set()
+    drawn, shipped = ({i: v['local'] for i, v in read_json(f/profile/'manifest.json')['items'].items() if v['paper'] == paper} for f in (tmp_path/'figures', ROOT/'figures'))
+    assert drawn == shipped   # what has pictures of patients is marked so, whether they are here or not
 
 def test_readme_says_what_the_tables_say():
     tables = {p: [pd.read_csv(f) for f in sorted((ROOT/'figures'/'small'/p).glob('*.csv')) if f.stem.endswith(('_differences', '_leak'))] for p in ('head_ct', 'ct_report')}
