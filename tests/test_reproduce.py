@@ -79,9 +79,11 @@ def test_real_profile_asks_for_the_images(tmp_path, capfd, monkeypatch):
     assert cli.main(['reproduce', '--profile', 'small', '--data', str(tmp_path/'nowhere'), '--work', str(tmp_path)]) == 2
     assert 'no such folder' in capfd.readouterr().err
     assert cli.main(['reproduce', '--paper', 'head_cd', '--work', str(tmp_path)]) == 2
-    assert cli.main(['reproduce', '--paper', 'head_cd', '--paper', 'head_ct', '--work', str(tmp_path)]) == 2
-    assert cli.main(['figures', '--paper', 'head_ct', '--paper', 'head_cd', '--records', str(ROOT/'records'), '--figures', str(tmp_path), '--work', str(tmp_path)]) == 2
     assert "did you mean 'head_ct'" in capfd.readouterr().err
+    assert cli.main(['reproduce', '--paper', 'head_cd', '--paper', 'head_ct', '--work', str(tmp_path)]) == 2
+    assert "did you mean 'head_ct'" in capfd.readouterr().err
+    assert cli.main(['figures', '--paper', 'head_ct', '--paper', 'head_cd', '--records', str(ROOT/'records'), '--figures', str(tmp_path), '--work', str(tmp_path)]) == 2
+    assert 'paper head_cd' in capfd.readouterr().err
 
 def _copy(tmp_path):
     for d in ('nbs', 'gan_covid'): shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__'))
