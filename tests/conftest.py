@@ -1,5 +1,5 @@
-"""What every test shares: few threads, the engines' safe loading order, and the real data sets if there are any."""
-import importlib.util, os
+"""What every test shares: few threads, the engines' safe loading order, one start of the random numbers, and the real data sets if there are any."""
+import importlib.util, os, random, sys
 from pathlib import Path
 
 # before NumPy, TensorFlow or torch are loaded: several processes test at once, and two cores are what CI has
@@ -11,6 +11,12 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 if importlib.util.find_spec('triton'): import triton
 
 import pytest
+
+def pytest_runtest_setup(item):
+    "Every test draws from its own start, whichever tests ran before it: what fails once fails again."
+    random.seed(0)
+    for name, seed in (('numpy', lambda m: m.random.seed(0)), ('torch', lambda m: m.manual_seed(0)), ('keras', lambda m: m.utils.set_random_seed(0))):
+        if name in sys.modules: seed(sys.modules[name])
 
 @pytest.fixture(scope='session')
 def real_data():
