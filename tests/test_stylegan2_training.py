@@ -193,6 +193,8 @@ def test_bad_input(tmp_path):
     fails('batch=8: there are only 5 images; choose batch=4', NOISE[:5])
     fails("no image of class 'b'", labels=np.zeros(24, int), classes=('a', 'b'))
     fails('labels: missing', classes=('a', 'b'))
+    fails('distance_images=1: give a whole number of images from 2', distance_images=1)
+    fails('sheet_images=0: give a whole number', sheet_images=0)
     fails('17×17.*nearest that fit', np.zeros((24, 17, 17, 1), 'uint8'))
     fails('window', NOISE.astype('float32'))
     fails('keep', keep='none')

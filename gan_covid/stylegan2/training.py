@@ -427,7 +427,7 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.iteration = about['iteration']
     return about['log'], about['times']
 
-# %% ../../nbs/12_stylegan2_training.ipynb #c4b58fc4
+# %% ../../nbs/12_stylegan2_training.ipynb #591b5ff8
 def default_device() -> str:
     "'cuda' (this process's own under torchrun), 'mps', or 'cpu'."
     if torch.cuda.is_available(): return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -473,6 +473,8 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
     "Train, or go on with a training that was killed. Under torchrun each process takes its share of the batch. A loss that is no number, a full disk, or input that does not fit is an `InputError`; the last checkpoint stays."
     _need(keep in ('best', 'all'), 'keep', keep, "'best' or 'all'")
     _need(tick_kimg > 0, 'tick_kimg', tick_kimg, 'thousands of images above 0')
+    _need(_count(sheet_images), 'sheet_images', sheet_images, 'a whole number of images from 1')
+    _need(_count(distance_images) and distance_images > 1, 'distance_images', distance_images, 'a whole number of images from 2')
     folder, device = Path(folder), device or default_device()
     start_processes(device)
     rank, devices = _world()
