@@ -6,8 +6,8 @@
 __all__ = ['InputError', 'atomic_save', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'sha256_array', 'fingerprint',
            'environment', 'Run', 'find_records', 'verify_record', 'publish', 'data_note']
 
-# %% ../nbs/00_records.ipynb #12d057b4
-import errno, hashlib, importlib.metadata, json, os, platform, shutil, sys, time
+# %% ../nbs/00_records.ipynb #fa184c83
+import errno, hashlib, importlib.metadata, json, os, platform, re, shutil, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ def atomic_write(path, data) -> Path:
             else: f.write(data.encode() if isinstance(data, str) else data)
     return atomic_save(path, writer)
 
-# %% ../nbs/00_records.ipynb #d83d2d43
+# %% ../nbs/00_records.ipynb #3d19c43b
 def _plain(x):
     if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, set)): return [_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
@@ -55,8 +55,10 @@ def _plain(x):
     return x
 
 def write_json(path, obj) -> Path:
-    "Write `obj` as JSON: sorted keys, one item a line, NumPy types made plain, NaN and infinity as null."
-    return atomic_write(path, json.dumps(_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + '\n')
+    "Write `obj` as JSON: sorted keys, one item a line but a list of numbers in one, NumPy types made plain, NaN and infinity as null."
+    text = json.dumps(_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    # a line break is never inside a string, where JSON writes \n
+    return atomic_write(path, re.sub(r'\[\n([^][{}"]*)\n *\]', lambda m: '[' + ' '.join(m[1].split()) + ']', text) + '\n')
 
 def read_json(path):
     "Read a JSON file; a missing or broken one is an `InputError` that names it."
