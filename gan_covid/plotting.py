@@ -294,7 +294,7 @@ def losses(history: dict,    # {'step', 'g', 'd_real', 'd_fake', 'gp', ...} list
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=min(3, len(largest)//len(panels)))
     return fig
 
-# %% ../nbs/20_plotting.ipynb #cc235653
+# %% ../nbs/20_plotting.ipynb #e85a34c6
 def _arm(name) -> str: return str(name).replace('+', ' + ')
 
 def _draw_confusion(ax, cm, classes):
@@ -302,10 +302,10 @@ def _draw_confusion(ax, cm, classes):
     share = np.divide(cm, cm.sum(1, keepdims=True), out=np.zeros(cm.shape), where=cm.sum(1, keepdims=True) > 0)
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1.15)
     for (i, j), v in np.ndenumerate(cm):
-        ax.text(j, i, f'{v:g}\n{100*share[i, j]:.0f} %', ha='center', va='center', color='white' if share[i, j] > .6 else 'black', fontsize=11 if len(cm) < 4 else 9.5)
+        ax.text(j, i, f'{v:g}\n{100*share[i, j]:.0f} %', ha='center', va='center', color='white' if share[i, j] > .6 else 'black', fontsize=11 if len(cm) < 3 else 9.5)
     names = ['\n'.join(textwrap.wrap(str(c).replace('_', ' '), 10)) for c in classes]
-    ax.set_xticks(range(len(cm)), names, fontsize=10 if len(cm) < 4 else 8.5)
-    ax.set_yticks(range(len(cm)), names, rotation=90 if len(cm) < 4 else 0, va='center')
+    ax.set_xticks(range(len(cm)), names, fontsize=10 if len(cm) < 3 else 8.5)
+    ax.set_yticks(range(len(cm)), names, fontsize=10 if len(cm) < 3 else 8.5, rotation=90 if len(cm) < 3 else 0, va='center')
     ax.set(xlabel='classifier says', ylabel='truth')
     ax.grid(False)
     ax.tick_params(length=0)
@@ -320,7 +320,7 @@ def confusion_matrix(cm,            # (k,k) counts (row = truth), or several by 
     if any(np.shape(c) != (len(classes),)*2 for c in panels.values()): raise InputError(f'cm: must be {len(classes)} × {len(classes)}, one row for each of the classes')
     columns = min(3 if len(classes) < 4 else 2, len(panels))
     rows = math.ceil(len(panels)/columns)
-    side = 3.5 if len(classes) > 3 else 2.35 if columns > 1 else 3.3      # room for the names of four classes
+    side = 3.5 if len(classes) > 3 else 3.3 if columns == 1 else 2.35 if len(classes) == 2 else 2.8   # room for the names of the classes
     fig = canvas(max(3.6, side*columns), (side + .35)*rows, note)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, (name, c) in zip(axes, panels.items()):
@@ -362,7 +362,7 @@ def result_block(cm, classes,     # (k,k) counts and names
     fig.suptitle(title, fontsize=11)
     return fig
 
-# %% ../nbs/20_plotting.ipynb #2aa96d95
+# %% ../nbs/20_plotting.ipynb #e980ae4f
 def _order(values) -> list: return list(dict.fromkeys(values))
 
 @_drawn
@@ -389,7 +389,8 @@ def arms_forest(summary: pd.DataFrame,   # evaluation.summarise's rows
                 value = (published or {}).get((group, r.arm, metric) if hue else (r.arm, metric))
                 if value is not None: ax.plot(value, y, 'D', mfc='white', mec='#D55E00', mew=1.5, ms=6.5, zorder=4)
         ax.set_title(metric.replace('_', ' ').replace('auc', 'AUC').replace('mcc', 'MCC').replace('f1', 'F1'))
-        ax.locator_params(axis='x', nbins=4)
+        ax.locator_params(axis='x', nbins=3 if columns > 3 else 4)
+        ax.margins(x=.09)   # half a diamond
         ax.set_yticks(range(len(arms)), ['\n'.join(textwrap.wrap(_arm(a), 20)) for a in arms])
         ax.set_ylim(len(arms) - .5, -.5)
         ax.grid(axis='y', visible=False)

@@ -63,7 +63,8 @@ def test_readme_says_what_the_tables_say():
         tables = [pd.read_csv(f) for end in ('differences', 'leak') if (f := ROOT/'figures'/'small'/paper/f'{id}_{end}.csv').exists()]
         rows = [r for t in tables for r in t.to_dict('records') if r['metric'] == 'accuracy' and (r['arm'], r.get('baseline', 'original')) == (arm, baseline) and network in (r.get('network', network), f"{r.get('images a class')} images a class")]
         assert len(rows) == 1, (paper, id, network, arm)
-        assert [float(n.replace('−', '-')) for n in numbers] == [*(round(rows[0][k], 3) for k in ('difference', 'low', 'high')), float(f"{rows[0]['p_adjusted']:.2g}")], (paper, id, network, arm)
+        p = rows[0]['p_adjusted']
+        assert numbers == [*(f'{rows[0][k]:+.3f}'.replace('-', '−') for k in ('difference', 'low', 'high')), '<0.001' if p < .001 else f'{p:.2g}'], (paper, id, network, arm)
 
 def test_text_on_the_radiograph_gans_says_what_their_logs_say():
     text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'papers'/'wmlq2022.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ').replace('−', '-')
@@ -73,6 +74,28 @@ def test_text_on_the_radiograph_gans_says_what_their_logs_say():
     assert f"from {first['distance']:.3f} (at 10 thousand) to {best['distance']:.3f} (at {best['kimg']:.0f})" in text and max(x['p'] for x in runs['conditional']['log']) < .01
     (first, *_, last), best = ways['COVID-own']
     assert f"from {first['distance']:.3f} to {best['distance']:.3f} (at {best['kimg']:.0f} thousand)" in text and f"({last['d_val']:.2f} and {last['d_gen']:.2f}) and training images {last['d_train']:.2f}" in text
+
+def test_text_on_the_radiograph_classifiers_says_what_the_tables_say():
+    text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'papers'/'wmlq2022.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ').replace('−', '-')
+    table = lambda name: pd.read_csv(ROOT/'figures'/'small'/'wmlq2022'/f'{name}.csv').fillna('').to_dict('records')
+    gains = {(r['network'], r['arm'], r['baseline'], r['metric'], name[:2]): r for name in ('T11_differences', 'O2_differences', 'O1_differences') for r in table(name)}
+    def gain(network, arm, baseline='original', metric='accuracy', of='T1'):
+        r = gains[network, f'original+{arm}', baseline, metric, of]
+        return f"{r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
+    i, e = 'InceptionV3', 'EfficientNet-B0'
+    for words in (f"rises by {gain(i, 'generated')}, with balanced classes by {gain(i, 'balanced')}; EfficientNet-B0's by {gain(e, 'generated')} and {gain(e, 'balanced')}", f"moves by {gain(i, 'generated', metric='auc')} and {gain(e, 'generated', metric='auc')}",
+                  f"the GAN adds {gain(i, 'generated', 'original+balanced', of='O2')} and {gain(e, 'generated', 'original+balanced', of='O2')}", f"costs here**: {gain(i, 'classical')} and {gain(e, 'classical')}",
+                  f"({gain(i, 'generated', 'original+classical', of='O2')}, {gain(e, 'generated', 'original+classical', of='O2')})",
+                  f"balance nothing: {gain(e, 'generated', of='O1')} of accuracy; balancing {gain(e, 'balanced', of='O1')}, classical augmentation {gain(e, 'classical', of='O1')}"):
+        assert words in text, words
+    cells = {(r['network'], r['arm']): r for r in table('O2')}
+    each = lambda arm, metric: ' and '.join(cells[n, arm][metric].split()[0] for n in ('inceptionv3', 'efficientnetb0'))
+    assert f"specificity {each('original', 'specificity')}" in text and f"rises to {each('original+generated', 'sensitivity')} (balanced: {each('original+balanced', 'sensitivity')})" in text
+    assert {k[:2] for k, r in gains.items() if k[4] != 'O2' and k[3] == 'accuracy' and r['p_adjusted'] <= .05} == {(e, 'original+classical')}   # "only EfficientNet-B0 with classical augmentation differs"
+    asked = next(r['results']['classes'] for r in find_records(ROOT/'records', 'small', 'wmlq2022') if (r['step'], r['name']) == ('score', 'conditional'))
+    for rows in asked.values():
+        a, b, c = (f'{100*n.get(k, 0)/sum(n.values()):.0f}' for k, n in sorted(rows.items()))
+        assert f'in {a}, {b} and {c} per cent' in text
 
 def test_readme_says_what_the_study_of_quality_found():
     found = read_json(ROOT/'benchmarks'/'results'/'stylegan2_quality.json')['distance']
