@@ -77,7 +77,7 @@ def test_text_on_the_radiograph_gans_says_what_their_logs_say():
 
 def test_text_on_the_radiograph_classifiers_says_what_the_tables_say():
     text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'papers'/'wmlq2022.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ').replace('−', '-')
-    table = lambda name: pd.read_csv(ROOT/'figures'/'small'/'wmlq2022'/f'{name}.csv').fillna('').to_dict('records')
+    table = lambda name: pd.read_csv(ROOT/'figures'/'small'/'wmlq2022'/f'{name}.csv').to_dict('records')
     gains = {(r['network'], r['arm'], r['baseline'], r['metric'], name[:2]): r for name in ('T11_differences', 'O2_differences', 'O1_differences') for r in table(name)}
     def gain(network, arm, baseline='original', metric='accuracy', of='T1'):
         r = gains[network, f'original+{arm}', baseline, metric, of]
@@ -91,6 +91,14 @@ def test_text_on_the_radiograph_classifiers_says_what_the_tables_say():
     cells = {(r['network'], r['arm']): r for r in table('O2')}
     each = lambda arm, metric: ' and '.join(cells[n, arm][metric].split()[0] for n in ('inceptionv3', 'efficientnetb0'))
     assert f"specificity {each('original', 'specificity')}" in text and f"rises to {each('original+generated', 'sensitivity')} (balanced: {each('original+balanced', 'sensitivity')})" in text
+    assert f"sensitivity {cells['inceptionv3', 'original']['sensitivity'].split()[0]} (InceptionV3) and {cells['efficientnetb0', 'original']['sensitivity'].split()[0]} (EfficientNet-B0)" in text
+    fits = {(r['network'], r['arm']): [] for r in table('O2')}
+    for c in find_records(ROOT/'records', 'small', 'wmlq2022'):
+        if c['step'] == 'classify' and not c['name'].startswith('four'):
+            for r in c['results']['repeats']: fits[r['network'], r['arm']].append(r['history']['accuracy'][-1])
+    learnt = lambda arm: ' and '.join(f"{sum(fits[n, arm])/len(fits[n, arm]):.2f}" for n in ('inceptionv3', 'efficientnetb0'))
+    assert f"accuracy in training {learnt('original+classical')}, without augmentation {learnt('original')}" in text
+    assert '(intervals from {low:.0f} to {high:.0f} at the COVID GAN)'.format(**next(r for r in table('quality_own') if r['compared'] == 'generated with real')) in text
     assert {k[:2] for k, r in gains.items() if k[4] != 'O2' and k[3] == 'accuracy' and r['p_adjusted'] <= .05} == {(e, 'original+classical')}   # "only EfficientNet-B0 with classical augmentation differs"
     asked = next(r['results']['classes'] for r in find_records(ROOT/'records', 'small', 'wmlq2022') if (r['step'], r['name']) == ('score', 'conditional'))
     for rows in asked.values():
