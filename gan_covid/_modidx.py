@@ -440,6 +440,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.plotting._draw_confusion': ('plotting.html#_draw_confusion', 'gan_covid/plotting.py'),
                                     'gan_covid.plotting._draw_roc': ('plotting.html#_draw_roc', 'gan_covid/plotting.py'),
                                     'gan_covid.plotting._drawn': ('plotting.html#_drawn', 'gan_covid/plotting.py'),
+                                    'gan_covid.plotting._legend': ('plotting.html#_legend', 'gan_covid/plotting.py'),
                                     'gan_covid.plotting._locked': ('plotting.html#_locked', 'gan_covid/plotting.py'),
                                     'gan_covid.plotting._missing': ('plotting.html#_missing', 'gan_covid/plotting.py'),
                                     'gan_covid.plotting._order': ('plotting.html#_order', 'gan_covid/plotting.py'),

@@ -21,7 +21,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from .published import INVENTORY
 from .records import InputError, atomic_write, read_json, write_json
 
-# %% ../nbs/20_plotting.ipynb #625fb12e
+# %% ../nbs/20_plotting.ipynb #034806d0
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#5B5B5B', '#B8A900')
 MARKERS, DASHES = 'osD^vPX*', ('-', '--', '-.', ':', (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 GREY = '#5B5B5B'
@@ -34,6 +34,12 @@ STYLE = {'font.family': 'DejaVu Sans', 'font.size': 11, 'axes.titlesize': 11, 'a
 def style():
     "Context manager: the house style over Matplotlib's defaults, whatever the user has set."
     return matplotlib.style.context(['default', STYLE])
+
+def _legend(fig, handles, labels):
+    "The legend above all panels, in as many columns as fit beside each other."
+    labels = [str(l) for l in labels]
+    inches = lambda n: sum(.075*max(map(len, c)) + .65 for c in np.array_split(labels, n))   # letters of ten points; line and gap
+    fig.legend(handles, labels, loc='outside upper center', ncols=next((n for n in (3, 2) if n <= len(labels) and inches(n) < WIDTH), 1))
 
 def _drawn(draw):
     "A figure function: runs in the house style."
@@ -264,7 +270,7 @@ def sheet(images,               # (n,h,w[,1|3]) float in [0,1] or uint8
         ax.text(-.06*px, at(i*columns)[0] + h/2, t, fontsize=size*min(1, h/longest), linespacing=1.1, ha='right', va='center', rotation=90, multialignment='center')
     return fig
 
-# %% ../nbs/20_plotting.ipynb #567968b0
+# %% ../nbs/20_plotting.ipynb #08dfd329
 _LOSSES = {'g': 'generator', 'd': 'discriminator', 'd_real': 'discriminator, real', 'd_fake': 'discriminator, generated', 'gp': 'gradient penalty'}
 
 def _panels(x, keys) -> dict:
@@ -291,10 +297,10 @@ def losses(history: dict,    # {'step', 'g', 'd_real', 'd_fake', 'gp', ...} list
         ax.set(title=name, xlabel=x)
     axes[0].set_ylabel('loss')
     if max(m for m, _ in largest) > 20*max(.05, max(q for _, q in largest)): axes[0].set_yscale('symlog', linthresh=.1)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=min(3, len(largest)//len(panels)))
+    _legend(fig, *axes[0].get_legend_handles_labels())
     return fig
 
-# %% ../nbs/20_plotting.ipynb #e85a34c6
+# %% ../nbs/20_plotting.ipynb #86ead32c
 def _arm(name) -> str: return str(name).replace('+', ' + ')
 
 def _draw_confusion(ax, cm, classes):
@@ -318,10 +324,10 @@ def confusion_matrix(cm,            # (k,k) counts (row = truth), or several by 
     "Confusion matrices: counts and per cent of the row."
     panels = cm if isinstance(cm, dict) else {'': cm}
     if any(np.shape(c) != (len(classes),)*2 for c in panels.values()): raise InputError(f'cm: must be {len(classes)} × {len(classes)}, one row for each of the classes')
-    columns = min(3 if len(classes) < 4 else 2, len(panels))
+    columns = min(3 if len(classes) < 4 and len(panels) != 4 else 2, len(panels))   # four as a square
     rows = math.ceil(len(panels)/columns)
     side = 3.5 if len(classes) > 3 else 3.3 if columns == 1 else 2.35 if len(classes) == 2 else 2.8   # room for the names of the classes
-    fig = canvas(max(3.6, side*columns), (side + .35)*rows, note)
+    fig = canvas(max(3.6, side*columns), (side + .35*(len(classes) == 2))*rows, note)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, (name, c) in zip(axes, panels.items()):
         _draw_confusion(ax, c, classes)
@@ -362,7 +368,7 @@ def result_block(cm, classes,     # (k,k) counts and names
     fig.suptitle(title, fontsize=11)
     return fig
 
-# %% ../nbs/20_plotting.ipynb #e980ae4f
+# %% ../nbs/20_plotting.ipynb #ecc086e3
 def _order(values) -> list: return list(dict.fromkeys(values))
 
 @_drawn
@@ -397,7 +403,7 @@ def arms_forest(summary: pd.DataFrame,   # evaluation.summarise's rows
     for ax in axes[len(metrics):]: ax.set_axis_off()
     marks = [matplotlib.lines.Line2D([], [], color=COLOURS[g], marker=MARKERS[g], lw=2, label=f'{group or "reproduced"} (mean, 95 % interval)') for g, group in enumerate(groups)]
     if published: marks.append(matplotlib.lines.Line2D([], [], ls='', marker='D', mfc='white', mec='#D55E00', mew=1.5, ms=6.5, label='published'))
-    fig.legend(handles=marks, loc='outside upper center', ncols=min(3 if sum(len(m.get_label()) for m in marks) < 60 else 2, len(marks)))
+    _legend(fig, marks, [m.get_label() for m in marks])
     return fig
 
 # %% ../nbs/20_plotting.ipynb #7a68e44d
@@ -421,7 +427,7 @@ def history(fits: dict,   # Keras-like {'loss', 'val_loss', 'accuracy', 'val_acc
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=2)
     return fig
 
-# %% ../nbs/20_plotting.ipynb #d23cbcd9
+# %% ../nbs/20_plotting.ipynb #fbe9e32d
 @_drawn
 def curve(df: pd.DataFrame,       # one row a point
           x: str, y: str,         # columns
@@ -449,7 +455,7 @@ def curve(df: pd.DataFrame,       # one row a point
                     bbox=dict(fc='white', ec='none', alpha=.75, pad=.6))
     if levels: ax.margins(y=.1)
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
-    if by: fig.legend(*ax.get_legend_handles_labels(), loc='outside upper center', ncols=min(3, len(groups)))
+    if by: _legend(fig, *ax.get_legend_handles_labels())
     return fig
 
 @_drawn

@@ -32,6 +32,9 @@ def figures():
     yield 'forest', pl.arms_forest(FRAME, published={('original', 'accuracy'): .75}, note=NOTE)
     yield 'history', pl.history({'CNN': fit, 'VGG-16': {k: fit[k] for k in ('loss', 'accuracy')}}, note=NOTE)
     yield 'curve', pl.curve(FRAME, 'mean', 'low', by='metric', levels={'published': .5}, note=NOTE)
+    course = pd.DataFrame([{'kimg': k, 'distance': 1/k, 'GAN': f'GAN of {n} training images a class'} for n in (810, 405, 202, 101) for k in (10, 20)])
+    yield 'four long names', pl.curve(course, 'kimg', 'distance', by='GAN', note=NOTE)
+    yield 'four matrices', pl.confusion_matrix({a: np.full((3, 3), 200) for a in ('none', 'classic', 'GAN', 'both')}, ['COVID', 'Normal', 'Viral Pneumonia'], note=NOTE)
     yield 'ranges', pl.ranges({'real': {'RMSE': q, 'SAM': q}, 'generated': {'RMSE': q}}, note=NOTE)
     yield 'tsne', pl.tsne_map(rng.normal(size=(8, 2)), ['real']*4 + ['generated']*4, note=NOTE)
     yield 'scheme', pl.scheme('gan')
@@ -50,7 +53,7 @@ def test_every_figure_is_the_same_in_another_process_and_after_foreign_settings(
     code = "import sys; sys.path.insert(0, 'tests'); from test_plotting import write_all; write_all(sys.argv[1])"
     subprocess.run([sys.executable, '-c', code, str(tmp_path/'b')], check=True, env={**os.environ, 'PYTHONHASHSEED': '7', 'TZ': 'Asia/Tokyo'})
     names = sorted(p.name for p in (tmp_path/'a').iterdir())
-    assert len(names) == 2*14 + 3 and names == sorted(p.name for p in (tmp_path/'b').iterdir())
+    assert len(names) == 2*len(list(figures())) + 3 and names == sorted(p.name for p in (tmp_path/'b').iterdir())
     for n in names: assert (tmp_path/'a'/n).read_bytes() == (tmp_path/'b'/n).read_bytes(), n
 
 
