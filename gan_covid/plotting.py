@@ -21,7 +21,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from .published import INVENTORY
 from .records import InputError, atomic_write, read_json, write_json
 
-# %% ../nbs/20_plotting.ipynb #034806d0
+# %% ../nbs/20_plotting.ipynb #cfb8fe0e
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#5B5B5B', '#B8A900')
 MARKERS, DASHES = 'osD^vPX*', ('-', '--', '-.', ':', (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 GREY = '#5B5B5B'
@@ -39,7 +39,7 @@ def _legend(fig, handles, labels):
     "The legend above all panels, in as many columns as fit beside each other."
     labels = [str(l) for l in labels]
     inches = lambda n: sum(.075*max(map(len, c)) + .65 for c in np.array_split(labels, n))   # letters of ten points; line and gap
-    fig.legend(handles, labels, loc='outside upper center', ncols=next((n for n in (3, 2) if n <= len(labels) and inches(n) < WIDTH), 1))
+    fig.legend(handles, labels, loc='outside upper center', ncols=next((n for n in (4, 3, 2) if n <= len(labels) and inches(n) < WIDTH), 1))
 
 def _drawn(draw):
     "A figure function: runs in the house style."
