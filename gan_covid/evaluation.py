@@ -470,17 +470,20 @@ def mean_roc(results,      # classify results of one arm
     m = mean_interval(np.array(curves), level, ratio if np.isfinite(ratio) else 0.)
     return pd.DataFrame({'fpr': grid, 'tpr': m['mean'], 'low': np.clip(m['low'], 0, 1), 'high': np.clip(m['high'], 0, 1)})
 
-# %% ../nbs/18_evaluation.ipynb #6992b0fb
+# %% ../nbs/18_evaluation.ipynb #0f91714f
 def correlation(x, y,        # (n,) sizes and qualities
-                level=.95) -> dict:  # rho, low, high, p, n; low and high nan below four points, all nan if one is constant
-    "Spearman's rank correlation with Bonett and Wright's (2000) interval."
+                level=.95) -> dict:  # rho, low, high, p, n; low and high nan below four points or if the order agrees throughout, all nan if one is constant
+    "Spearman's rank correlation with Bonett and Wright's (2000) interval; p is exact up to seven points, by Student's t above."
     x, y = np.asarray(x, float), np.asarray(y, float)
     ok = np.isfinite(x) & np.isfinite(y)
     x, y, n = x[ok], y[ok], int(ok.sum())
     if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0: return {'rho': np.nan, 'low': np.nan, 'high': np.nan, 'p': np.nan, 'n': n}
     rho, p = stats.spearmanr(x, y)
-    half = stats.norm.ppf(.5 + level/2)*np.sqrt((1 + rho**2/2)/(n - 3)) if n > 3 else np.nan
-    z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    # Student's t gives four points in perfect order p = 0, though 2 of the 24 orders are as extreme
+    if n < 8: p = stats.permutation_test((x,), lambda a: stats.spearmanr(a, y).statistic, permutation_type='pairings', n_resamples=np.inf, vectorized=False).pvalue
+    if n < 4 or np.isclose(abs(rho), 1): return {'rho': float(rho), 'low': np.nan, 'high': np.nan, 'p': float(p), 'n': n}
+    half = stats.norm.ppf(.5 + level/2)*np.sqrt((1 + rho**2/2)/(n - 3))
+    z = np.arctanh(rho)
     return {'rho': float(rho), 'low': float(np.tanh(z - half)), 'high': float(np.tanh(z + half)), 'p': float(p), 'n': n}
 
 # %% ../nbs/18_evaluation.ipynb #8a2d7cf8
