@@ -105,6 +105,40 @@ def test_text_on_the_radiograph_classifiers_says_what_the_tables_say():
         a, b, c = (f'{100*n.get(k, 0)/sum(n.values()):.0f}' for k, n in sorted(rows.items()))
         assert f'in {a}, {b} and {c} per cent' in text
 
+def test_text_on_the_sizes_of_data_set_says_what_the_tables_say():
+    text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'papers'/'mgv2023.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ').replace('−', '-')
+    table = lambda name: pd.read_csv(ROOT/'figures'/'small'/'mgv2023'/f'{name}.csv').to_dict('records')
+    records = {(r['step'], r['name'].removesuffix('-original')): r['results'] for r in find_records(ROOT/'records', 'small', 'mgv2023')}
+    sizes = {900: 'larger', 450: 'smaller', 224: 'quarter', 112: 'eighth'}
+    series = lambda values: '{}, {}, {} and {}'.format(*values)
+    interval = lambda r: f"{r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
+    gains = {(r['arm'], r['images a class']): r for r in table('T23_differences') if r['metric'] == 'accuracy'}
+    accuracy = {r['images a class']: r['accuracy'].split()[0] for r in table('T23_results') if r['arm'] == 'original'}
+    trained = {n: records['train_stylegan2', n] for n in sizes.values()}
+    fits = {}
+    for n in sizes.values():
+        for r in records['classify', n]['repeats']: fits.setdefault((r['arm'], n), []).append(r['history']['accuracy'][-1])
+    fit = lambda arm, n: f"{sum(fits[arm, n])/len(fits[arm, n]):.2f}"
+    ends = {n: [x for x in r['log'] if 'distance' in x][-1] for n, r in trained.items()}
+    large, small = ends['larger'], ends['eighth']
+    for words in (f'{series(sizes)} images of each for training and validation, of which {series(r["training_images"]//3 for r in trained.values())} for training',
+                  'comes down to {}, {}, {} and {}'.format(*(f"{r['best']['distance']:.3f}" for r in trained.values())), f"{large['d_train']:.2f} and {large['d_val']:.2f} with 810", f"{small['d_train']:.2f} and {small['d_val']:.2f} with 101",
+                  f"({small['d_gen']:.2f}) and ADA begins to work (p {small['p']:.3f})", f'accuracy is {series(accuracy[s] for s in sizes)}', f"are worth +{float(accuracy[900]) - float(accuracy[450]):.3f}",
+                  f"change it by {series(interval(gains['original+generated', s]) for s in sizes)}", f"`wmlq2022`: {series(interval(gains['original+classical', s]) for s in sizes)}",
+                  f"GAN against classical is {series(interval(r) for r in table('O17_claim'))}", f"{fit('original+generated', 'eighth')} against {fit('original', 'eighth')} with 112 images",
+                  f"{fit('original+classical', 'larger')} to {fit('original+classical', 'eighth')}, without {fit('original', 'larger')} to {fit('original', 'eighth')}"):
+        assert words in text, words
+    gaps = [e['d_train'] - e['d_val'] for e in ends.values()]
+    assert gaps == sorted(gaps) and all(r['p_adjusted'] > .5 for (arm, _), r in gains.items() if arm == 'original+generated')   # "overfitting is in that order"; "nothing gained that four runs could see"
+    agree = lambda rows: [100*rows[c].get(c, 0)/sum(rows[c].values()) for c in ('COVID', 'Normal', 'Viral Pneumonia')]
+    classes = {n: records['score', n]['classes'] for n in sizes.values()}
+    (a, b), (c, d), (e, f) = ((f'{min(v):.0f}', f'{max(v):.0f}') for v in zip(*(agree(x['generated']) for x in classes.values())))
+    assert f'agrees with {a} to {b} per cent of the COVID images, {c} to {d} of Normal, {e} to {f} of viral pneumonia' in text
+    assert '(real test images: {:.0f}, {:.0f} and {:.0f})'.format(*agree(classes['larger']['real test images'])) in text
+    copies = [records['score', n]['copies'] for n in sizes.values()]
+    n = sum(c['n']['generated'] for c in copies)
+    assert f'Of {n} generated images one is' in text and sum(c['distance']['nearer'] for c in copies) == 1 and 35 < n*copies[0]['distance']['expected'] < 45   # "forty would be by chance"
+
 def test_readme_says_what_the_study_of_quality_found():
     found = read_json(ROOT/'benchmarks'/'results'/'stylegan2_quality.json')['distance']
     text = (ROOT/'README.md').read_text().replace('\n', ' ').replace('−', '-')
