@@ -331,6 +331,45 @@ def test_accelerator_gives_the_same(device, monkeypatch):
 
 def test_the_comparison_of_devices_itself(): compare_devices('cpu', 'cpu')
 
+def test_networks_with_the_filters_of_a_gpu(monkeypatch):
+    "The same with filters as matrices on one side, as convolutions on the other."
+    from gan_covid.stylegan2 import ops
+    turns = iter([False, True])
+    real = torch.nn.Module.to
+    monkeypatch.setattr(ops, '_by_matrices', lambda x: turn[0])
+    turn = [False]
+    def to(self, *a, **k):
+        if isinstance(self, Generator): turn[0] = next(turns, True)
+        return real(self, *a, **k)
+    monkeypatch.setattr(torch.nn.Module, 'to', to)
+    compare_devices('cpu', 'cpu')
+    assert turn[0] and next(turns, None) is None
+
+def graph(*outputs):
+    "Names of all nodes behind some outputs in autograd's graph."
+    seen, waiting = set(), [t.grad_fn for t in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen: continue
+        seen.add(node)
+        waiting += [n for n, _ in node.next_functions]
+    return {type(n).__name__ for n in seen}
+
+@pytest.mark.parametrize('kind', ['resnet', 'skip', 'orig'])
+def test_nothing_is_overwritten_through_a_view(kind, monkeypatch):
+    "As in a torch whose F.linear of more than two axes gives a view: on a GPU the second derivative then fails."
+    real = F.linear
+    def linear(x, w, b=None):
+        y = real(x, w, b)
+        return y if x.ndim == 2 else y.view(y.shape)
+    monkeypatch.setattr(N.F, 'linear', linear)
+    G, D = Generator(size=16, width='tiny', c_dim=2), Discriminator(2, 16, width='tiny', kind=kind)
+    c = torch.tensor([0, 1, 1, 0])
+    image = G(torch.randn(4, 64), c, track=False)
+    penalty, _ = r1(D, image, c)
+    lengths, _ = path_lengths(G, G.mapping(torch.randn(4, 64), c, track=False), torch.randn(4, 1, 16, 16))
+    assert 'CopySlices' not in graph(penalty.sum(), lengths.sum(), D(image, c).sum())
+
 def compare_devices(*devices):
     "Images, logits, derivatives, path length and gradient penalty on two devices, and bfloat16 beside them."
     G, D = (shaken(f(size=(48, 32), width='tiny', c_dim=2, bf16=True)) for f in (Generator, Discriminator))

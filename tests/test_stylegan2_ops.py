@@ -16,6 +16,11 @@ LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, torch.chan
 
 pytestmark = pytest.mark.usefixtures('one_thread')   # tensors are tiny here: threads would only wait for each other
 
+@pytest.fixture(params=['convolutions', 'matrices'])
+def filters(request, monkeypatch):
+    "Filters as a processor and as a GPU computes them, both on the processor."
+    monkeypatch.setattr(ops, '_by_matrices', lambda x: request.param == 'matrices')
+
 def oracle(name):
     "A file of published numbers as {name: array}; they lie in `oracles` beside the folder of data sets."
     if not os.environ.get('GAN_COVID_DATA'): pytest.skip('published numbers are needed: GAN_COVID_DATA names the data folder, beside which `oracles` lies')
@@ -46,7 +51,7 @@ def compare(dtype, out, cot, inputs, want, grads, where=''):
 
 @TYPES
 @LAYOUTS
-def test_oracle_upfirdn2d(dtype, layout):
+def test_oracle_upfirdn2d(dtype, layout, filters):
     z = oracle('a_upfirdn2d.npz')
     for i, p, get in cases(z):
         where, f, op = f'case {i}: {p}', torch.as_tensor(z[p.pop('f')]), getattr(ops, p.pop('op'))
@@ -60,7 +65,7 @@ def test_oracle_filters():
 
 @TYPES
 @LAYOUTS
-def test_oracle_conv2d_resample(dtype, layout):
+def test_oracle_conv2d_resample(dtype, layout, filters):
     z = oracle('b_conv2d_resample.npz')
     for i, p, get in cases(z):
         x, w = leaf(z[p.pop('x')], dtype, layout), leaf(z[p.pop('w')], dtype)
@@ -69,7 +74,7 @@ def test_oracle_conv2d_resample(dtype, layout):
 
 @TYPES
 @LAYOUTS
-def test_oracle_modulated_conv2d(dtype, layout):
+def test_oracle_modulated_conv2d(dtype, layout, filters):
     z = oracle('c_modulated_conv2d.npz')
     for i, p, get in cases(z):
         k, noise = p.pop('k'), p.pop('noise')
@@ -130,7 +135,7 @@ FILTERS = {'box': [1.], 'two': [1., 1.], 'three': [1., 2., 1.], 'four': [1., 3.,
 @TYPES
 @LAYOUTS
 @pytest.mark.parametrize('name', FILTERS)
-def test_upfirdn2d_of_any_shape(name, layout, dtype):
+def test_upfirdn2d_of_any_shape(name, layout, dtype, filters):
     f = ops.fir_filter(FILTERS[name])
     settings = [dict(), dict(up=2), dict(down=2), dict(up=[3, 1], down=[1, 2]), dict(up=[2, 3], down=[3, 2], gain=1.7), dict(up=2, down=2), dict(down=[1, 3]), dict(up=[1, 2])]
     paddings = [3, [7, 5], [6, 4, 3, 6], [9, 0, 5, 8], [0, 8, 7, -1]]
@@ -149,13 +154,25 @@ def test_the_three_everyday_forms(name, dtype):
             both(dtype, lambda x: ops.upsample2d(x, f, k, **p), lambda x: R.upsample2d(x, f, k, **p), [x], second=False)
             both(dtype, lambda x: ops.downsample2d(x, f, k, **p), lambda x: R.downsample2d(x, f, k, **p), [x], second=False)
 
-def test_upfirdn2d_without_a_filter_and_second_derivative():
+def test_upfirdn2d_without_a_filter_and_second_derivative(filters):
     x = rnd(1, 2, 5, 6)
     assert torch.equal(ops.upfirdn2d(x, None, up=[2, 3], padding=[1, 0, 0, 2]), R.upfirdn2d(x, None, up=[2, 3], padding=[1, 0, 0, 2]))
     both(F64, lambda x: ops.upsample2d(x, ops.fir_filter()).square(), lambda x: R.upsample2d(x, R.kernel()).square(), [x])
     both(F64, lambda x: ops.downsample2d(x, ops.fir_filter()).pow(3), lambda x: R.downsample2d(x, R.kernel()).pow(3), [x])
 
-def test_bad_filters_and_paddings():
+@TYPES
+@LAYOUTS
+def test_many_channels_as_matrices(layout, dtype, monkeypatch):
+    "With eight channels or more that lie beside each other the products go over them, and the result is a tensor of its own."
+    monkeypatch.setattr(ops, '_by_matrices', lambda x: True)
+    f, x = ops.fir_filter([1., 2., 3., 5.]), rnd(2, 9, 8, 6)
+    for name in 'filter2d', 'upsample2d', 'downsample2d':
+        ours, plain = (getattr(m, name) for m in (ops, R))
+        both(dtype, lambda x: ours(x, f).square(), lambda x: plain(x, f).square(), [x], layout=layout)
+        y = ours(leaf(x, dtype, layout), f)
+        assert y.is_contiguous(memory_format=layout) and not y._is_view()
+
+def test_bad_filters_and_paddings(filters):
     x = rnd(1, 1, 4, 4)
     for bad, word in ((lambda: ops.fir_filter(np.ones((1, 2, 3))), 'axes'), (lambda: ops.upfirdn2d(x, ops.fir_filter(), up=0), 'up='), (lambda: ops.upfirdn2d(x, ops.fir_filter(), padding=[1, 2, 3]), 'padding'),
                       (lambda: ops.upfirdn2d(x, ops.fir_filter(np.ones(7))), 'does not fit'), (lambda: ops.bias_act(x, act='gelu'), 'swish'), (lambda: ops.minibatch_stddev(rnd(6, 4, 2, 2), 4), 'batch of 6'),
@@ -246,7 +263,7 @@ def test_minibatch_stddev_of_any_shape(layout, dtype):
 
 # --- second derivatives and the switch ------------------------------------------------------------------------------------------
 
-def test_gradgradcheck_of_a_whole_layer():
+def test_gradgradcheck_of_a_whole_layer(filters):
     f, rng = ops.fir_filter(), torch.Generator().manual_seed(1)
     t = lambda *s: torch.randn(s, generator=rng, dtype=F64, requires_grad=True)
     def layer(x, w, s, b, m):
@@ -293,7 +310,7 @@ def test_switch_is_off_again_after_an_error():
 
 # --- bfloat16 -------------------------------------------------------------------------------------------------------------------
 
-def test_bfloat16_stays_close_and_keeps_its_type():
+def test_bfloat16_stays_close_and_keeps_its_type(filters):
     f, x, w, s = ops.fir_filter(), rnd(2, 8, 8, 6), rnd(4, 8, 3, 3), rnd(2, 8)
     for name, g in {'up': lambda t, w: ops.upsample2d(t, f), 'down': lambda t, w: ops.downsample2d(t, f), 'smooth': lambda t, w: ops.filter2d(t, f), 'conv': lambda t, w: ops.conv2d(t, w, padding=1),
                     'doubled': lambda t, w: ops.conv2d_resample(t, w, f, up=2, padding=1), 'styled': lambda t, w: ops.modulated_conv2d(t, w, s, padding=1),

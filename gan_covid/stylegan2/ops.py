@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'fir_filter', 'upfirdn2d', 'filter2d', 'upsample2d', 'downsample2d', 'no_weight_gradients', 'conv2d',
-           'conv_transpose2d', 'conv2d_resample', 'demodulation', 'modulated_conv2d', 'lrelu_', 'bias_act',
+           'conv_transpose2d', 'conv2d_resample', 'demodulation', 'modulated_conv2d', 'own', 'lrelu_', 'bias_act',
            'noise_bias_lrelu_', 'minibatch_stddev']
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #036cda7e
-import contextlib, math
+import contextlib, functools, math
 
 import torch, torch.nn.functional as F
 
@@ -41,8 +41,6 @@ def _extent(f): return (1, 1) if f is None else (f.shape[-1], f.shape[0])  # wid
 def _fir(x, k, up, down, pad, flip):
     "The sum above on both axes for one kernel k [kh, kw] in common to all channels."
     (ux, uy), (dx, dy), (x0, x1, y0, y1), (c, h, w), (kh, kw) = up, down, pad, x.shape[1:], k.shape
-    if min((h*uy + y0 + y1 - kh)//dy, (w*ux + x0 + x1 - kw)//dx) < 0:
-        raise InputError(f'a {kw}×{kh} filter does not fit into {w}×{h} pixels with up={up}, padding={pad}: nothing would be left')
     # depthwise kernels with a stride are slow in half precision on the CPU, and much slower transposed
     y = x.float() if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == 'cpu' and max(ux, uy, dx, dy) > 1 else x
     k = k.to(y)
@@ -71,16 +69,61 @@ class _Fir(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g): return _Fir.apply(g, ctx.saved_tensors[0], *ctx.turned), None, None, None, None, None
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #b1dd92ff
+@functools.lru_cache(512)
+def _axis_matrix(taps, up, down, pad, flip, n, device, dtype):  # pad: (before, after) -> (n', n)
+    "The sum above for n samples of one axis, as a matrix."
+    length, (before, after) = len(taps), pad
+    rows = (n*up + before + after - length)//down + 1
+    f = torch.tensor(taps if flip else taps[::-1], dtype=torch.float64)
+    tap = torch.arange(n)*up + before - torch.arange(rows)[:, None]*down
+    A = torch.where((tap >= 0) & (tap < length), f[tap.clamp(0, length - 1)], torch.zeros((), dtype=f.dtype))
+    return A.to(device, dtype)
+
+class _TwoProducts(torch.autograd.Function):
+    "A·x·Bᵀ for every channel of x [n, c, h, w]: A [h', h], B [w', w] -> [n, c, h', w']; its derivative is itself with Aᵀ, Bᵀ."
+    @staticmethod
+    def forward(ctx, x, A, B):
+        ctx.save_for_backward(A, B)
+        (n, c, h, w), h2, w2 = x.shape, len(A), len(B)
+        if c < 8 or not x.is_contiguous(memory_format=torch.channels_last):
+            y = x.reshape(n*c*h, w)@B.t()
+            out = x.new_empty(n, c, h2, w2)
+            torch.bmm(A.expand(n*c, -1, -1), y.view(n*c, h, w2), out=out.view(n*c, h2, w2))
+            return out
+        y = torch.bmm(A.expand(n, -1, -1), x.permute(0, 2, 3, 1).reshape(n, h, w*c))
+        # written into a tensor of its own: what an activation overwrites must not be a view
+        out = torch.empty(n, c, h2, w2, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+        torch.bmm(B.expand(n*h2, -1, -1), y.view(n*h2, w, c), out=out.permute(0, 2, 3, 1).view(n*h2, w2, c))
+        return out
+    @staticmethod
+    def backward(ctx, g):
+        A, B = ctx.saved_tensors
+        return _TwoProducts.apply(g, A.t(), B.t()), None, None
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #3aa34652
+def _by_matrices(x) -> bool:
+    "Whether filters along both axes are quicker as two matrix products than as a depthwise convolution."
+    return x.device.type == 'cuda'
+
 def upfirdn2d(x,              # images [n, c, h, w]
-              f,              # filter: 1-D (along both axes), 2-D [kh, kw] or None (a single 1)
+              f,              # filter: 1-D (along both axes), 2-D [kh, kw] or None (a single 1); on the CPU, or a GPU waits for it
               up=1,           # zeros inserted after every pixel: up - 1; a number or [x, y]
               down=1,         # every `down`-th pixel is kept, from the first on; a number or [x, y]
               padding=0,      # in pixels of the image with zeros: a number, [x, y] or [x0, x1, y0, y1]; negative: crop
               flip_filter: bool = False,  # False: convolution, True: correlation
               gain=1.):       # factor on the result, applied once
-    "Insert zeros, pad, filter, thin out: as one strided convolution. Differentiable any number of times, not with respect to the filter."
+    "Insert zeros, pad, filter, thin out, without the zeros. Differentiable any number of times, not by the filter."
     up, down, pad = _two(up, 'up'), _two(down, 'down'), _four(padding)
     if f is None: f = torch.ones(1, 1)
+    (h, w), (kw, kh) = x.shape[2:], (_extent(f) if f.ndim == 2 else (len(f), len(f)))
+    if min((h*up[1] + pad[2] + pad[3] - kh)//down[1], (w*up[0] + pad[0] + pad[1] - kw)//down[0]) < 0:
+        raise InputError(f'a {kw}×{kh} filter does not fit into {w}×{h} pixels with up={up}, padding={pad}: '
+                         'nothing would be left')
+    if f.ndim == 1 and _by_matrices(x):
+        taps, kind = tuple(f.tolist()), (x.device, x.dtype)
+        A = _axis_matrix(tuple(gain*t for t in taps), up[1], down[1], pad[2:], flip_filter, h, *kind)
+        return _TwoProducts.apply(x, A, _axis_matrix(taps, up[0], down[0], pad[:2], flip_filter, w, *kind))
     f = f.detach().to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
     if f.ndim == 2: return _Fir.apply(x, f*gain, up, down, pad, flip_filter)
     # a short filter is quicker in one pass over memory, a long one in two
@@ -264,9 +307,16 @@ class _LReLUGrad(torch.autograd.Function):
     @staticmethod
     def backward(ctx, v): return _LReLUGrad.apply(v, ctx.saved_tensors[0], ctx.slope), None, None
 
+def own(x):
+    """`x`, if it is a tensor of its own. A view is a `RuntimeError`: autograd wraps what is overwritten through a view,
+    and derives it twice; on a GPU the second time comes after the first has freed what it needs."""
+    if x._is_view():
+        raise RuntimeError(f'in-place activation of a view of shape {tuple(x.shape)}: give the tensor itself, or a copy')
+    return x
+
 def lrelu_(x, slope: float = .2):
-    "Leaky ReLU in place, without gain: for a result that nothing else needs, as that of a convolution."
-    return _LReLU.apply(x, slope)
+    "Leaky ReLU in place, without gain: for a result that nothing else needs, as that of a convolution; not for a view."
+    return _LReLU.apply(own(x), slope)
 
 ACTIVATIONS = {'linear': (lambda x, a: x, 1.), 'relu': (lambda x, a: F.relu(x), math.sqrt(2)), 'lrelu': (F.leaky_relu, math.sqrt(2)), 'tanh': (lambda x, a: x.tanh(), 1.),
                'sigmoid': (lambda x, a: x.sigmoid(), 1.), 'elu': (lambda x, a: F.elu(x), 1.), 'selu': (lambda x, a: F.selu(x), 1.),
@@ -314,9 +364,9 @@ def noise_bias_lrelu_(z,              # [n, c, h, w]: result of a convolution th
                       noise=None,     # [n, 1, h, w] or [1, 1, h, w]
                       strength=None,  # [n, c] or [1, c]: factor on the noise for each channel
                       slope: float = .2):
-    "lrelu(z + noise·strength + bias), without gain, in place."
+    "lrelu(z + noise·strength + bias), without gain, in place; not for a view."
     n, c, h, w = z.shape
-    z = z.contiguous(memory_format=torch.channels_last)
+    z = own(z.contiguous(memory_format=torch.channels_last))
     one, B = z.new_ones(1, h*w, 1), bias.to(z.dtype).expand(n, c)[:, None]
     if noise is None: return _RankAct.apply(z, one.expand(n, -1, -1), B, slope)
     A = noise.to(z.dtype).reshape(-1, h*w, 1)
