@@ -168,15 +168,16 @@ def test_mixed_batch_equals_its_images_one_by_one():
     static = ada.apply_geometry(x, G, split=False)
     assert worst(out, static) < 1e-10 and static[still].equal(x[still])
 
-def test_gathers_replace_the_native_look_up(monkeypatch):
-    "The way of MPS and of deterministic CUDA."
+@pytest.mark.parametrize('way', ['plain', 'whole'])
+def test_other_ways_replace_the_native_look_up(way, monkeypatch):
+    "The way of MPS and that of deterministic CUDA."
     params = ada.sample_parameters('geom', 6, 1., seeded(0), dtype=f64)
     x, cot = images(6, 3, 9, 12).requires_grad_(), images(6, 3, 9, 12, seed=1)
     def both():
         out = full(x, params)
         return out, torch.autograd.grad(out, x, cot)[0]
     native = both()
-    monkeypatch.setattr(ada, '_native', lambda device: False)
+    monkeypatch.setattr(ada, '_way', lambda device: way)
     assert all(worst(a, b) < 1e-10 for a, b in zip(native, both()))
 
 def test_more_channels():

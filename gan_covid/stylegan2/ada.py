@@ -7,7 +7,7 @@ __all__ = ['SYM6', 'TRANSFORMS', 'PRESETS', 'Pipeline', 'pipeline', 'sample_para
            'apply_geometry', 'apply_colour', 'augment', 'Controller']
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #80adf8c4
-import functools, math, numbers, warnings
+import contextlib, functools, math, numbers, warnings
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -119,13 +119,13 @@ def _constants(pipe, device, dtype):
             t([2, 4, 2]), t([angle(f) for _, _, f in _UNIFORM[3:]]), t([getattr(pipe, f) for _, _, f in _NORMAL]))
 
 def _probability(p):
-    if isinstance(p, torch.Tensor) and p.device.type != 'cpu': return p          # looking at it would wait for the device
+    if isinstance(p, torch.Tensor): return p          # looking at it would wait for its device
     if not 0 <= float(p) <= 1: raise InputError(f'p={float(p):g}: give a probability in [0, 1] (of a controller, its .probability)')
     return float(p)
 
 def sample_parameters(pipe,                # `Pipeline`, or a name that `pipeline` knows
                       n: int,              # number of images
-                      p=1.,                # probability of each transform, in [0, 1]; also a 0-dim tensor on the generator's device
+                      p=1.,                # probability of each transform, in [0, 1]; also a 0-dim tensor on the generator's device, which is not checked
                       generator=None,      # torch.Generator; the numbers are on its device. None: torch's own on the CPU
                       dtype=torch.float32,
                      ) -> dict:            # (n,) tensors, neutral where a transform is off; the names are below
@@ -190,26 +190,47 @@ def _corners(grid, h, w):
         weight = (1 - (y - r).abs())*(1 - (x - c).abs())*((r >= 0) & (r < h) & (c >= 0) & (c < w))
         yield (r.clamp(0, h - 1)*w + c.clamp(0, w - 1)).long(), weight
 
-def _native(device): return device.type == 'cpu' or device.type == 'cuda' and not torch.are_deterministic_algorithms_enabled()
+def _way(device):
+    "How look-ups are added up: by torch's own kernel, by it and back in whole numbers (the same bits each time), or plainly."
+    if device.type == 'cuda': return 'whole' if torch.are_deterministic_algorithms_enabled() else 'native'
+    return 'native' if device.type == 'cpu' else 'plain'
 
-def _lookup(v, grid, native=None):
+def _lookup(v, grid, way=None):
     "Bilinear look-up with zeros outside: (n, c, h, w), (n, a, b, 2) -> (n, c, a, b)."
-    if _native(v.device) if native is None else native: return torch.grid_sampler(v, grid, 0, 0, False)
+    if (way or _way(v.device)) != 'plain': return torch.grid_sampler(v, grid, 0, 0, False)
     n, c, h, w = v.shape
     flat, shape, out = v.flatten(2), (n, c, *grid.shape[1:3]), 0
-    for k, weight in _corners(grid, h, w): out = out + flat.gather(2, k.flatten(1)[:, None].expand(-1, c, -1)).view(shape)*weight[:, None]
+    for k, weight in _corners(grid, h, w):
+        out = out + flat.gather(2, k.flatten(1)[:, None].expand(-1, c, -1)).view(shape)*weight[:, None]
     return out
 
-def _spread(s, grid, h, w, native=None):
+@contextlib.contextmanager
+def _any_order():
+    "Within it torch may add in any order: right for whole numbers, whose sum does not depend on it."
+    wanted, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try: yield
+    finally: torch.use_deterministic_algorithms(wanted, warn_only=warn)
+
+def _spread(s, grid, h, w, way=None):
     "The adjoint of `_lookup`: (n, c, a, b), (n, a, b, 2) -> (n, c, h, w)."
-    n, c = s.shape[:2]
-    if _native(s.device) if native is None else native:
+    (n, c), way = s.shape[:2], way or _way(s.device)
+    if way == 'native':
         # the image itself is only needed for the gradient of the grid
-        return torch.ops.aten.grid_sampler_2d_backward(s, s.new_zeros(()).expand(n, c, h, w), grid, 0, 0, False, [True, False])[0]
-    out = s.new_zeros(n*c*h*w)
+        image = s.new_zeros(()).expand(n, c, h, w)
+        return torch.ops.aten.grid_sampler_2d_backward(s, image, grid, 0, 0, False, [True, False])[0]
     first = torch.arange(n*c, device=s.device).view(n, c, 1)*(h*w)
-    for k, weight in _corners(grid, h, w): out.index_add_(0, (first + k.flatten(1)[:, None]).flatten(), (s*weight[:, None]).flatten())
-    return out.view(n, c, h, w)
+    parts = [((first + k.flatten(1)[:, None]).flatten(), (s*weight[:, None]).flatten()) for k, weight in _corners(grid, h, w)]
+    if way == 'plain':
+        out = s.new_zeros(n*c*h*w)
+        for k, part in parts: out.index_add_(0, k, part)
+        return out.view(n, c, h, w)
+    # of the largest value 2^40 is made, and 2^23 of them still fit; one that is no number makes all of the result none
+    scale = 2.**40/s.abs().amax().double().clamp_min(1e-30)
+    out = torch.zeros(n*c*h*w, dtype=torch.int64, device=s.device)
+    with _any_order():
+        for k, part in parts: out.index_add_(0, k, (part.double()*scale).round().long())
+    return (out/scale).to(s.dtype).view(n, c, h, w)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #72b72904
 def _axis(scale, shift, n_out, n_in, device, dtype):
@@ -308,12 +329,14 @@ def apply_geometry(images: torch.Tensor,    # (n, c, h, w), float; half precisio
 # %% ../../nbs/10_stylegan2_ada.ipynb #cf9a382a
 def apply_colour(images: torch.Tensor,    # (n, c, h, w), float, in [-1, 1]
                  matrices: torch.Tensor,  # (n, c+1, c+1) from `colour_matrices`
+                 look: bool = None,       # True: skip the work where nothing changes. None: True if the matrices are on the CPU
                 ) -> torch.Tensor:        # same shape, dtype and device; values may leave [-1, 1], nothing is clipped
     "Change the colours of every image by its matrix. Wrong shapes raise `InputError`."
     _checked(images, None, 0)
     c = images.shape[1]
     _checked(images, matrices, c + 1)
-    if matrices.device.type == 'cpu' and (matrices[:, :c] == torch.eye(c, c + 1, dtype=matrices.dtype)).all(): return images
+    look = matrices.device.type == 'cpu' if look is None else look
+    if look and (matrices[:, :c] == torch.eye(c, c + 1, dtype=matrices.dtype)).all(): return images
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     M = matrices[:, :c].detach().to(dtype).to(images.device)
     A, b, x = M[..., :c], M[..., c, None, None], images.to(dtype)
@@ -323,14 +346,16 @@ def apply_colour(images: torch.Tensor,    # (n, c, h, w), float, in [-1, 1]
 def augment(images: torch.Tensor,  # (n, c, h, w), float, in [-1, 1]
             pipe,                  # `Pipeline`, or a name that `pipeline` knows
             p=1.,                  # probability of each transform, in [0, 1]
-            generator=None,        # torch.Generator; on the CPU: only the work that is needed is done; on the images' device: static shapes, no waiting
+            generator=None,        # torch.Generator; the numbers are on its device
+            static: bool = None,   # True: fixed shapes, and nothing waits for a device; False: only the work that is needed. None: True if the generator is on a GPU
            ) -> torch.Tensor:      # same shape, dtype and device
     "Augment every image by its own draw (ADA, section 2 and appendix B). At p = 0 the images come back as they are."
     _checked(images, None, 0)
     pipe, (n, c, *shape) = pipeline(pipe), images.shape
     params = sample_parameters(pipe, n, p, generator)
-    if any(getattr(pipe, t) for t in TRANSFORMS[:7]): images = apply_geometry(images, geometric_matrices(params, shape))
-    if any(getattr(pipe, t) for t in TRANSFORMS[7:]): images = apply_colour(images, colour_matrices(params, c))
+    look = None if static is None else not static
+    if any(getattr(pipe, t) for t in TRANSFORMS[:7]): images = apply_geometry(images, geometric_matrices(params, shape), look)
+    if any(getattr(pipe, t) for t in TRANSFORMS[7:]): images = apply_colour(images, colour_matrices(params, c), look)
     return images
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #082e9489
@@ -357,7 +382,7 @@ class Controller:
         need(warn is None or warn > 0, 'warn', 'None or a number above 0')
         self.mode, self.target, self.ada_kimg, self.interval, self.ceiling, self.warn = mode, float(target), float(ada_kimg), interval, ceiling, warn
         self.p, self.r_t, self.iteration = float(p), None, 0   # r_t: of the last update; None before the first
-        self._signs, self._count, self._warned = 0., 0, False
+        self._seen, self._warned = torch.zeros(2), False       # sum and number of the signs since the last update
 
     @property
     def probability(self) -> float:
@@ -367,14 +392,16 @@ class Controller:
     def report(self, logits: torch.Tensor):  # D's outputs for (augmented) real images, any shape; of the main phase and of the R1 phase
         "Count the signs of a batch of outputs; nothing waits for the device."
         x = logits.detach().float()
-        self._signs, self._count = (x.sign() + 0*x).sum() + self._signs, self._count + x.numel()   # 0*x: torch's sign of nan is 0
+        if self._seen.device != x.device: self._seen = self._seen.to(x.device)
+        self._seen[0].add_((x.sign() + 0*x).sum())             # 0*x: torch's sign of nan is 0
+        self._seen[1].add_(x.numel())
 
     def step(self, batch: int) -> float:     # images an iteration, on all devices together -> p
         "End an iteration; at every `interval`-th move p by one step. With torch.distributed the signs of all processes count. Outputs that are not a number raise `InputError`."
         self.iteration += 1
         if self.iteration % self.interval: return self.p
         signs, count = self._totals()
-        self._signs, self._count = 0., 0
+        self._seen.zero_()
         if not count:
             if self.mode == 'ada': raise InputError("logits: none were reported since the last update; give D's outputs for real images to report() in every iteration")
             return self.p
@@ -388,12 +415,9 @@ class Controller:
         return self.p
 
     def _totals(self):
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            both = torch.as_tensor(self._signs).repeat(2)
-            both[1] = self._count
-            torch.distributed.all_reduce(both)
-            return tuple(both.tolist())
-        return float(self._signs), self._count
+        both = self._seen.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.all_reduce(both)
+        return tuple(both.tolist())
 
     def _watch(self):
         high = self.warn is not None and self.p >= self.warn
@@ -409,9 +433,11 @@ class Controller:
 
     def state_dict(self) -> dict:  # plain numbers, also for JSON: p, r_t, iteration, signs, count, warned
         "Everything that changes in a run; `load_state_dict` goes on from it exactly. The settings are not in it."
-        return {'p': self.p, 'r_t': self.r_t, 'iteration': self.iteration, 'signs': float(self._signs), 'count': self._count, 'warned': self._warned}
+        signs, count = self._seen.tolist()
+        return {'p': self.p, 'r_t': self.r_t, 'iteration': self.iteration, 'signs': signs, 'count': int(count), 'warned': self._warned}
 
     def load_state_dict(self, state: dict):
         "Go on from a `state_dict`. Missing or unknown entries raise `InputError`."
         if set(state) != set(self.state_dict()): raise InputError(f'state of the ADA controller: entries {sorted(state)}; {sorted(self.state_dict())} are needed')
-        self.p, self.r_t, self.iteration, self._signs, self._count, self._warned = (state[k] for k in ('p', 'r_t', 'iteration', 'signs', 'count', 'warned'))
+        self.p, self.r_t, self.iteration, self._warned = (state[k] for k in ('p', 'r_t', 'iteration', 'warned'))
+        self._seen.copy_(torch.tensor([state['signs'], state['count']]))
