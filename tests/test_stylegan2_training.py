@@ -163,7 +163,7 @@ class Tape(TorchDispatchMode):
     same memory. What the host looks at, or decides while it writes, is not there the second time; looking fails."""
     LOOKS = {'_local_scalar_dense', 'item', 'nonzero', 'is_nonzero', 'equal', 'masked_select', 'unique'}
 
-    def __init__(self, function, rng):
+    def __init__(self, function, rng, other=None):
         super().__init__()
         self.operations = []
         before = {id(t): (t, t.clone()) for t in FIXED}
@@ -196,7 +196,7 @@ def recorded(record, n=6, **changes):
     for _ in range(n): t.iterate()
     return t
 FIXED = []
-def AS_IT_IS(function, rng): return function
+def AS_IT_IS(function, rng, other=None): return function
 
 @pytest.mark.parametrize('changes', [dict(), dict(chunk=4, bf16=True, augment='chest_xray'), dict(ada='none', p=0., style_mixing=0.)], ids=['ada', 'chunks', 'plain'])
 def test_recorded_passes_are_the_same(changes):

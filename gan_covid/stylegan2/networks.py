@@ -12,7 +12,7 @@ import math
 import torch, torch.nn as nn, torch.nn.functional as F
 
 from ..records import InputError
-from .ops import conv2d, conv2d_resample, demodulation, downsample2d, fir_filter, lrelu_, minibatch_stddev, modulated_conv2d, noise_bias_lrelu_, upsample2d
+from .ops import conv2d, conv2d_resample, demodulation, downsample2d, fir_filter, linear, lrelu_, minibatch_stddev, modulated_conv2d, noise_bias_lrelu_, upsample2d
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #41cc42a1
 def _size(size, name='size'):
@@ -271,8 +271,8 @@ class Conv(nn.Module):
         if k == 1:       # a matrix product over the channels
             if self.down > 1: x = downsample2d(x, TAPS, self.down)
             n, _, height, width = x.shape
-            # of two axes: of more, F.linear may give a view, which must not be overwritten
-            y = F.linear(x.permute(0, 2, 3, 1).reshape(-1, i), w[:, :, 0, 0], b)
+            # of two axes: of more, torch may give a view, which must not be overwritten
+            y = linear(x.permute(0, 2, 3, 1).reshape(-1, i), w[:, :, 0, 0], b)
             return (lrelu_(y) if self.act else y).view(n, height, width, o).permute(0, 3, 1, 2)
         y = conv2d(x, w, b, padding=k//2) if self.down == 1 else conv2d_resample(x, w, TAPS, down=self.down, padding=k//2)
         if b is not None and self.down > 1: y = y + b[:, None, None]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'fir_filter', 'upfirdn2d', 'filter2d', 'upsample2d', 'downsample2d', 'no_weight_gradients', 'conv2d',
-           'conv_transpose2d', 'conv2d_resample', 'demodulation', 'modulated_conv2d', 'own', 'lrelu_', 'bias_act',
-           'noise_bias_lrelu_', 'minibatch_stddev']
+           'conv_transpose2d', 'conv2d_resample', 'demodulation', 'linear', 'modulated_conv2d', 'own', 'lrelu_',
+           'bias_act', 'noise_bias_lrelu_', 'minibatch_stddev']
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #036cda7e
 import contextlib, functools, math
@@ -78,7 +78,9 @@ def _axis_matrix(taps, up, down, pad, flip, n, device, dtype):  # pad: (before, 
     f = torch.tensor(taps if flip else taps[::-1], dtype=torch.float64)
     tap = torch.arange(n)*up + before - torch.arange(rows)[:, None]*down
     A = torch.where((tap >= 0) & (tap < length), f[tap.clamp(0, length - 1)], torch.zeros((), dtype=f.dtype))
-    return A.to(device, dtype)
+    A = A.to(device, dtype)
+    # matrix units read groups of eight: what lies side by side in memory should be a number of them
+    return A if n % 8 == 0 else A.t().contiguous().t()
 
 class _TwoProducts(torch.autograd.Function):
     "A·x·Bᵀ for every channel of x [n, c, h, w]: A [h', h], B [w', w] -> [n, c, h', w']; its derivative is itself with Aᵀ, Bᵀ."
@@ -267,6 +269,15 @@ def demodulation(w,           # [o, i, kh, kw]
 
 def _wide(s): return s[:, :, None, None]
 
+def _spare(n, x) -> int:
+    "Columns of zeros to add to n of them: a GPU's matrix units read half precision in groups of eight, and are slow else."
+    return -n % 8 if x.device.type == 'cuda' and x.dtype in (torch.bfloat16, torch.float16) else 0
+
+def linear(x, w, b=None):
+    "x [n, i], w [o, i], b [o] -> [n, o], for a few columns as well; never a view."
+    spare = _spare(w.shape[1], x)
+    return F.linear(F.pad(x, (0, spare)), F.pad(w, (0, spare)), b) if spare else F.linear(x, w, b)
+
 def modulated_conv2d(x,           # [n, i, h, w]
                      w,           # [o, i, kh, kw], used as it is
                      s,           # styles [n, i]
@@ -279,7 +290,8 @@ def modulated_conv2d(x,           # [n, i, h, w]
         v = w[:, :, 0, 0].t()*s[:, :, None].to(w)
         if demodulate: v = v*demodulation(w, s, eps)[:, None]
         n, _, h, wd = x.shape
-        y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h*wd, -1), v.to(x.dtype)).view(n, h, wd, -1).permute(0, 3, 1, 2)
+        v = F.pad(v, (0, _spare(len(w), x))).to(x.dtype)
+        y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h*wd, -1), v)[..., :len(w)].view(n, h, wd, -1).permute(0, 3, 1, 2)
     else:
         y = conv2d_resample(x*_wide(s).to(x.dtype), w.to(x.dtype), f, up, down, padding, 1, flip_weight)
         if demodulate: y = y*_wide(demodulation(w, s, eps)).to(y.dtype)
@@ -369,9 +381,10 @@ def noise_bias_lrelu_(z,              # [n, c, h, w]: result of a convolution th
     z = own(z.contiguous(memory_format=torch.channels_last))
     one, B = z.new_ones(1, h*w, 1), bias.to(z.dtype).expand(n, c)[:, None]
     if noise is None: return _RankAct.apply(z, one.expand(n, -1, -1), B, slope)
-    A = noise.to(z.dtype).reshape(-1, h*w, 1)
-    A = torch.cat([A, one.expand(len(A), -1, -1)], 2).expand(n, -1, -1)
-    return _RankAct.apply(z, A, torch.cat([strength.to(z.dtype).expand(n, c)[:, None], B], 1), slope)
+    A, spare = noise.to(z.dtype).reshape(-1, h*w, 1), _spare(2, z)
+    A = torch.cat([A, one.expand(len(A), -1, -1), z.new_zeros(len(A), h*w, spare)], 2).expand(n, -1, -1)
+    B = torch.cat([strength.to(z.dtype).expand(n, c)[:, None], B, z.new_zeros(n, spare, c)], 1)
+    return _RankAct.apply(z, A, B, slope)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #f4444498
 def minibatch_stddev(x,              # [n, c, h, w]

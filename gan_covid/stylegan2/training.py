@@ -225,12 +225,11 @@ def _gather(tensors):
 # %% ../../nbs/12_stylegan2_training.ipynb #e8df4e96
 class CudaGraph:
     "The launches of a function of fixed tensors, recorded without being run; a call runs them all, with fresh numbers of `rng`."
-    memory = None    # of all graphs: they never run at the same time
-    def __init__(self, function, rng: torch.Generator):
+    def __init__(self, function, rng: torch.Generator,
+                 other=None):    # a record that never runs at the same time, and shares its memory
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(rng)
-        CudaGraph.memory = CudaGraph.memory or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(self.graph, pool=CudaGraph.memory): function()
+        with torch.cuda.graph(self.graph, pool=other and other.graph.pool()): function()
     def __call__(self): self.graph.replay()
 
 # %% ../../nbs/12_stylegan2_training.ipynb #1a003889
@@ -378,7 +377,12 @@ class Trainer:
         loss = getattr(self, f'loss_{phase}')(x)/self.passes
         found = torch.autograd.grad(loss, list(getattr(self, network).parameters()), allow_unused=True)
         self.used[phase] = [g is not None for g in found]
-        torch._foreach_add_([s for s, g in zip(self.gradients[network], found) if g is not None], [g for g in found if g is not None])
+        pairs = [(s, g) for s, g in zip(self.gradients[network], found) if g is not None]
+        # all at once, but for those that lie in another order in memory: one of them would slow down all
+        alike = [(s, g) for s, g in pairs if s.stride() == g.stride()]
+        torch._foreach_add_([s for s, _ in alike], [g for _, g in alike])
+        for s, g in pairs:
+            if s.stride() != g.stride(): s.add_(g)
 
     def run(self, phase: str, x: dict):
         "One pass: the first as it is, the second recorded, from then on the record with other inputs."
@@ -389,7 +393,9 @@ class Trainer:
         fixed = self.inputs[phase]
         for k, v in x.items():
             if v is not None: fixed[k].copy_(v)
-        if phase not in self.recorded: self.recorded[phase] = self.record(lambda: self.add_gradients(phase, fixed), self.rng)
+        if phase not in self.recorded:
+            other = next(iter(self.recorded.values()), None)
+            self.recorded[phase] = self.record(lambda: self.add_gradients(phase, fixed), self.rng, other)
         self.recorded[phase]()
 
     @torch.no_grad()
