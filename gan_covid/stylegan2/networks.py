@@ -213,6 +213,7 @@ class Synthesis(nn.Module):
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim): raise InputError(f'ws: shape {tuple(ws.shape)}, but [n, {self.num_ws}, {self.w_dim}] is needed')
         if isinstance(noise, str) and noise not in ('random', 'const', 'none'): raise InputError(f"noise={noise!r}: choose 'random', 'const' or 'none'")
         maps = iter(noise) if not isinstance(noise, str) else self.noise_maps(len(ws), noise, generator)
+        w = ws.unbind(1)
         half, x, factor, image, i = _precision(self.taps, self.bf16 and not fp32), None, None, None, 0
         for hw in self.sizes:
             level = getattr(self, f'b{hw[0]}x{hw[1]}')
@@ -221,9 +222,9 @@ class Synthesis(nn.Module):
             for conv in ([level.conv0] if i else []) + [level.conv1]:
                 m = next(maps)
                 if noise == 'const': m = conv.noise_const[None, None]
-                x, factor = conv(x, factor, ws[:, i], m, dtype)
+                x, factor = conv(x, factor, w[i], m, dtype)
                 i += 1
-            y = level.torgb(x, factor, ws[:, i])
+            y = level.torgb(x, factor, w[i])
             image = y if image is None else upsample2d(image, TAPS) + y
         return image
 

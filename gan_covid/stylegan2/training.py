@@ -248,7 +248,9 @@ class Trainer:
         self.D = Discriminator(kind=c.kind, mbstd_group=c.mbstd_group, generator=draws('cpu', c.seed, 101), **net)
         self.G_ema = Generator(**self.G.config)
         self.G_ema.load_state_dict(self.G.state_dict())
-        for n in (self.G, self.D, self.G_ema): n.to(self.device, dtype)
+        for n in (self.G, self.D, self.G_ema):
+            n.to(self.device, dtype)
+            if on_gpu: n.to(memory_format=torch.channels_last)     # as the gradients of its convolutions come
         self.G.train(), self.D.train(), self.G_ema.eval().requires_grad_(False)
         adam = lambda net, every: torch.optim.Adam(net.parameters(), **lazy_adam(every or None, c.lr), fused=self.device.type in ('cpu', 'cuda'))
         self.opt_g, self.opt_d = adam(self.G, c.pl_every if c.pl_weight else 0), adam(self.D, c.r1_every)
@@ -400,7 +402,7 @@ class Trainer:
 
     @torch.no_grad()
     def _prepare(self, network: str):
-        for t in (*self.gradients[network], self.w_mean, self.pl_next): t.zero_()
+        torch._foreach_zero_([*self.gradients[network], self.w_mean, self.pl_next])
 
     @torch.no_grad()
     def _take_over(self, phase: str):
