@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup reproduce figures test bench readme html lock clean
+.PHONY: help setup reproduce figures test test-lowest bench readme html lock clean
 
 ## PAPER=head_ct      one source only, or "head_ct ct_report" (default: all of them)
 PAPER =
@@ -57,6 +57,11 @@ test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then 
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(batch)
 	$(bin)/python -m pytest
 
+# What settings.ini promises is the lowest versions: the parts that hang most on the engines' inner life run with them.
+lowest = tests/test_stylegan2_ops.py tests/test_stylegan2_networks.py tests/test_dcgan.py tests/test_evaluation.py tests/test_plotting.py
+test-lowest: .venv-lowest/.done ## the tests that depend most on other packages, with the lowest versions that settings.ini allows (7 GB)
+	.venv-lowest/bin/python -m pytest $(lowest)
+
 bench: .venv/.done ## run benchmarks/*.py: speed against the plain way of doing the same
 	@$(if $(SAVE),mkdir -p benchmarks/results)
 	@for b in benchmarks/*.py; do echo "== $$b"; \
@@ -76,7 +81,8 @@ setup: .venv/.done ## the full environment in .venv, from requirements.lock (8 G
 
 .venv/.done: requirements.lock
 .venv-figures/.done: requirements-figures.lock
-.venv/.done .venv-figures/.done: settings.ini setup.py pyproject.toml | $(uv)
+.venv-lowest/.done: requirements-lowest.lock
+.venv/.done .venv-figures/.done .venv-lowest/.done: settings.ini setup.py pyproject.toml | $(uv)
 	@env=$(@D); lock=$(filter %.lock,$^); $(call find_python,$(tools)/bin/python); \
 	"$$env/bin/python" -c '$(fits)' 2>/dev/null || "$$python" -m venv --clear --without-pip "$$env" || exit 1; \
 	echo "setup: $$lock -> $$env"; \
@@ -112,7 +118,8 @@ compile = $(uv) pip compile pyproject.toml --quiet --python $(tools)/bin/python 
 lock: | $(uv) ## requirements*.lock from settings.ini and constraints.txt
 	$(compile) --all-extras --constraints constraints.txt --output-file requirements.lock
 	$(compile) --extra build --constraints requirements.lock --output-file requirements-figures.lock
+	$(compile) --extra build --extra engines --extra dev --resolution lowest-direct --output-file requirements-lowest.lock
 
 clean: ## remove environments, caches and work/ with its checkpoints; records/ and figures/ stay
-	rm -rf work .venv .venv-figures .make .snakemake .pytest_cache build dist *.egg-info
+	rm -rf work .venv .venv-figures .venv-lowest .make .snakemake .pytest_cache build dist *.egg-info
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
