@@ -34,7 +34,7 @@ run := $(chosen) $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs $(JOBS))
 help: ## this list
 	@echo 'gan_covid: does GAN-based augmentation help when medical images are few?'
 	@echo; echo 'Targets'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo; echo 'Variables'
 	@awk '/^## / {print "  " substr($$0, 4)}' Makefile
 

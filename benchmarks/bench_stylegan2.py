@@ -39,17 +39,15 @@ class Plain(Trainer):
         super().__init__(*a, **k)
         self.G, self.D = PlainG(self.G), PlainD(self.D)
         self.opt_g, self.opt_d = (torch.optim.Adam(n.parameters(), lr=o.defaults['lr'], betas=o.defaults['betas']) for n, o in ((self.G, self.opt_g), (self.D, self.opt_d)))
-    def augmented(self, x, rng):
-        params = ada.sample_parameters(self.pipe, len(x), self.controller.probability, rng)
+    def augmented(self, x):
+        params = ada.sample_parameters(self.pipe, len(x), self.controller.probability, self.rng)
         return ada.apply_colour(plain_ada.apply_geometry(x, ada.geometric_matrices(params, x.shape[2:])), ada.colour_matrices(params, x.shape[1]))
 
 def phase(t, name):
     "Processor seconds of one phase."
     t.D.requires_grad_(False), t.G.requires_grad_(False)
-    t.pl_seen = []
-    net, optimiser, loss = {'g': (t.G, t.opt_g, t.loss_g), 'path': (t.G, t.opt_g, t.loss_path), 'd': (t.D, t.opt_d, t.loss_d), 'r1': (t.D, t.opt_d, t.loss_r1)}[name]
     start = time.process_time()
-    t.step(name, net, optimiser, loss)
+    t.step(name, t.opt_g if name in ('g', 'path') else t.opt_d)
     return time.process_time() - start
 
 WAYS = {'plain': (Plain, False), 'ours': (Trainer, False), 'ours, bfloat16': (Trainer, True)}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest, setuptools, yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
@@ -134,10 +135,11 @@ def lock(file):
     text = re.sub(r'^#.*\n', '', (ROOT/file).read_text(encoding='utf-8'), flags=re.M)
     found = re.findall(r'^([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n', text, re.M)
     assert len(found) == len(re.findall(r'^\S', text, re.M)), 'lines that are no pinned packages'
-    assert len({n for n, *_ in found}) == len(found), 'two versions of one package'
+    twice = len({n for n, *_ in found}) < len(found)
+    assert not twice or 'lowest' in file, 'two versions of one package'   # there one for older, one for newer Python
     return {n: (v, h.count('--hash')) for n, v, h in found}
 
-@pytest.mark.parametrize('file', ['requirements.lock', 'requirements-figures.lock'])
+@pytest.mark.parametrize('file', ['requirements.lock', 'requirements-figures.lock', 'requirements-lowest.lock'])
 def test_lock_is_hashed_and_knows_no_address(file):
     assert not [n for n, (_, hashes) in lock(file).items() if not hashes]
     assert '//' not in (ROOT/file).read_text(encoding='utf-8')
@@ -152,6 +154,16 @@ def test_locks_hold_what_settings_ini_asks_for():
     assert not missing(light, wanted('requirements', 'build_requirements')), 'run make lock'
     pins = [Requirement(l) for l in (ROOT/'constraints.txt').read_text().splitlines() if not l.startswith('#')]
     assert len(pins) == 4 and not missing(full, pins), 'run make lock'
+
+def test_lowest_lock_holds_the_lowest_promises():
+    "Every requirement names a version to begin with, and it is that one which CI tests."
+    lowest = lock('requirements-lowest.lock')
+    for r in wanted('requirements', 'engines_requirements', 'dev_requirements'):
+        floor = {s.version for s in r.specifier if s.operator in ('>=', '==')}
+        assert len(floor) == 1, f'{r.name}: no lowest version in settings.ini'
+        have, want = Version(lowest[canonicalize_name(r.name)][0]), Version(floor.pop())
+        assert have == want, f'{r.name}: settings.ini says {want}, the lock has {have}; run make lock'
+    assert 'make test-lowest' in (ROOT/'.ci'/'run').read_text()
 
 def test_light_lock_is_a_part_of_the_full_one_without_engines():
     full, light = lock('requirements.lock'), lock('requirements-figures.lock')
@@ -195,7 +207,7 @@ def test_ci_and_make_are_there():
     assert os.access(ROOT/'.ci/run', os.X_OK)
     r = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
-    assert not [t for t in 'setup reproduce figures test bench lock readme clean'.split() if f'  make {t} ' not in r.stdout]
+    assert not [t for t in 'setup reproduce figures test test-lowest bench lock readme clean'.split() if f'  make {t} ' not in r.stdout]
     assert not [v for v in 'PAPER PROFILE DATA JOBS'.split() if f'  {v}=' not in r.stdout]
 
 def test_licence_is_apache():
