@@ -34,13 +34,14 @@ class Network:
     smallest: int           # side of the smallest image it takes
     file: str = ''          # Keras' file of ImageNet weights, without top
     md5: str = ''           # of that file, as Keras checks it
+    dense: tuple = ()       # fully connected layers before the last, unless the protocol says otherwise
 
 _URL = 'https://storage.googleapis.com/tensorflow/keras-applications'
 NETWORKS = {'resnet50': Network('ResNet50', 23_587_712, 'imagenet-caffe', 32, f'{_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5', '4d473c1dd8becc155b73f8504c6f6626'),
             'vgg16': Network('VGG16', 14_714_688, 'imagenet-caffe', 32, f'{_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5', '6d6bbae143d832006294945121d1f1fc'),
             'inceptionv3': Network('InceptionV3', 21_802_784, '-1..1', 75, f'{_URL}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5', 'bcbd6486424b2319ff4ef7d526e38f63'),
             'efficientnetb0': Network('EfficientNetB0', 4_049_571, '0..255', 32, 'https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5', '50bc09e76180e00e4465e1a485ddc09d'),
-            'ct_cnn': Network('', 140_128, '0..1', 32)}
+            'ct_cnn': Network('', 140_128, '0..1', 32, dense=(256, 128))}
 
 # %% ../nbs/17_classifiers.ipynb #5ce42934
 _CHOICES = {'network': tuple(NETWORKS), 'optimizer': ('rmsprop', 'sgd', 'adam'), 'monitor': ('val_loss', 'val_accuracy', 'loss', 'accuracy'),
@@ -61,6 +62,7 @@ class Protocol:
     restore_best: bool = True           # end with the weights of the best epoch
     stop_accuracy: float = None         # stop when training accuracy is above this
     dropout: float = .4
+    dense: object = 'auto'              # sizes of fully connected layers with ReLU before the last, e.g. (256, 128); dropout is behind the first of them, or behind pooling if there are none. 'auto': the report's for its CNN, none for the others
     label_smoothing: float = 0.
     weights: str = 'auto'               # 'imagenet'; 'random'; 'auto': ImageNet weights if they can be had, else random
     weights_file: str = None            # a file with weights of the base, instead: .h5, .weights.h5 or .keras
@@ -86,6 +88,9 @@ class Protocol:
         for name, (ok, what) in rules.items():
             if not ok(getattr(self, name)): raise InputError(f'{name}={getattr(self, name)!r}: give {what}')
         object.__setattr__(self, 'pipeline', as_pipeline(self.pipeline))
+        if isinstance(self.dense, list): object.__setattr__(self, 'dense', tuple(self.dense))   # as a record or a profile has it
+        if self.dense != 'auto' and not (isinstance(self.dense, tuple) and all(whole(v) and v > 0 for v in self.dense)):
+            raise InputError(f"dense={self.dense!r}: give a list of whole numbers above 0, empty for none, or 'auto'")
 
     def as_dict(self) -> dict:
         "Plain values, for records."
@@ -105,19 +110,20 @@ def as_pipeline(pipeline) -> Pipeline:
 PROTOCOLS = {  # as the sources state them; everything else is a default, see NOT_STATED
     'head_ct': Protocol('resnet50', 128, 'rmsprop', 1e-3, batch=32, patience=5, dropout=.4, pipeline='head_ct_x5'),                                      # T22, X1, X5
     'ct_report-ct_cnn': Protocol('ct_cnn', 128, 'sgd', 1e-3, batch=32, epochs=300, patience=None, stop_accuracy=.95, dropout=.25, pipeline='ct_report'),  # T13, T17
-    'ct_report-vgg16': Protocol('vgg16', 128, 'sgd', 5e-3, batch=32, epochs=150, patience=None, dropout=.25, pipeline='ct_report'),                       # T15, T17
-    'ct_report-resnet50': Protocol('resnet50', 128, 'sgd', 5e-3, batch=32, epochs=50, patience=None, dropout=.25, input_scaling='0..255', pipeline='ct_report'),  # T15, T17
+    'ct_report-vgg16': Protocol('vgg16', 128, 'sgd', 5e-3, batch=32, epochs=150, patience=None, dropout=.25, dense=(256, 128), pipeline='ct_report'),     # T15, T17
+    'ct_report-resnet50': Protocol('resnet50', 128, 'sgd', 5e-3, batch=32, epochs=50, patience=None, dropout=.25, dense=(256, 128), input_scaling='0..255', pipeline='ct_report'),  # T15, T17
     'wmlq2022-inceptionv3': Protocol('inceptionv3', 256, 'adam', 1e-3, batch=32, epochs=6, patience=None, monitor='val_accuracy', dropout=.2, pipeline='wmlq2022'),        # T3, T4
     'wmlq2022-efficientnetb0': Protocol('efficientnetb0', 256, 'adam', 1e-3, batch=32, epochs=6, patience=None, monitor='val_accuracy', dropout=.2, pipeline='wmlq2022')}  # T3, T4
 
 _SCRATCH = 'only where the base is trained from random weights: running averages lag behind the few batches of an epoch, and validation stays at chance while training is at 90 %; see "Batch normalisation with few images"'
 _BASE = 'whether the base was frozen is not said; frozen where it is pretrained, as in the head_ct repository\'s notebook (X5)'
+_DENSE = '"fully connected layers at the end of the network" with "dropout in between" are said of VGG-16, without sizes: those of the report\'s CNN'
 NOT_STATED = {  # protocol -> field -> why this default
-    'head_ct': {'size': 'the repository\'s notebook has 128 (X5); the GAN images are 32', 'epochs': 'early stopping ends training; 50 is a ceiling', 'monitor': 'Keras\' default for early stopping',
+    'head_ct': {'size': 'the repository\'s notebook has 128 (X5); the GAN images are 32', 'epochs': 'the notebook trains 5 epochs, but of 320 batches each (X5): 1600 steps, while 5 epochs of 144 images are 25. So: until nothing improves, and 50 is a ceiling', 'patience': '"early stopping after 5 epochs" is read as 5 epochs without progress', 'monitor': 'Keras\' default for early stopping',
                 'restore_best': 'otherwise early stopping keeps weights known to be worse', 'input_scaling': 'what ImageNet weights expect', 'pipeline': 'that of the repository\'s notebook (X5); X1 names none', 'bn_statistics': _SCRATCH},
     'ct_report-ct_cnn': {'size': 'see dcgan: the report\'s GAN draws 128', 'epochs': 'a ceiling; the report stops at 95 % training accuracy', 'input_scaling': '"not normalised" would be 0..255; [0, 1] is stable at its learning rate', 'bn_statistics': _SCRATCH},
-    'ct_report-vgg16': {'size': 'as the CNN', 'freeze': _BASE, 'input_scaling': '"normalised": read as Keras\' own preprocessing'},
-    'ct_report-resnet50': {'size': 'as the CNN', 'freeze': _BASE, 'input_scaling': '"the others not normalised": read as 0..255', 'bn_statistics': _SCRATCH},
+    'ct_report-vgg16': {'size': 'as the CNN', 'dense': _DENSE, 'freeze': _BASE, 'input_scaling': '"normalised": read as Keras\' own preprocessing'},
+    'ct_report-resnet50': {'size': 'as the CNN', 'dense': _DENSE + ', as for VGG-16', 'freeze': _BASE, 'input_scaling': '"the others not normalised": read as 0..255', 'bn_statistics': _SCRATCH},
     'wmlq2022-inceptionv3': {'optimizer': 'not said; Adam', 'learning_rate': 'not said; Keras\' default', 'dropout': 'the head is not said; Keras\' transfer-learning guide has .2', 'freeze': _BASE, 'input_scaling': 'slides: 0–1; read as what is fed to the preprocessing', 'bn_statistics': _SCRATCH}}
 NOT_STATED['wmlq2022-efficientnetb0'] = NOT_STATED['wmlq2022-inceptionv3']
 
@@ -202,7 +208,7 @@ def build_model(p: Protocol,
                 seed: int = 0,       # initial weights and dropout
                 progress=print,      # called with a line when ImageNet weights cannot be had
                ):                    # keras.Model: (n,size,size,1) in [0,1] -> (n,n_classes), with .source ('imagenet', 'random', 'file:…') and .frozen
-    "A network with its input scaling inside: scaling, base, pooling, dropout, softmax. The head of `ct_cnn` is the report's: 256, dropout, 128, classes (T17)."
+    "A network with its input scaling inside: scaling, base, pooling, fully connected layers with one dropout, softmax."
     keras = load_keras()
     _seed(seed)
     L, n = keras.layers, NETWORKS[p.network]
@@ -216,20 +222,20 @@ def build_model(p: Protocol,
         if n.application: x = L.Concatenate(name='gray_to_rgb')([x, x, x])
         x = L.Rescaling(scale, offset, name='input_scaling')(x)
         x = base(x, training=False) if frozen else base(x)  # a frozen base also runs without stochastic depth
-        if n.application: x = L.GlobalAveragePooling2D(name='pooled')(x)
-        else: x = L.Dense(256, 'relu')(L.Flatten(name='pooled')(x))
-        x = L.Dropout(p.dropout, seed=seed)(x)
-        if not n.application: x = L.Dense(128, 'relu')(x)
+        x = (L.GlobalAveragePooling2D if n.application else L.Flatten)(name='pooled')(x)
+        dense = [L.Dense(units, 'relu') for units in (n.dense if p.dense == 'auto' else p.dense)]
+        for layer in (*dense[:1], L.Dropout(p.dropout, seed=seed), *dense[1:]): x = layer(x)
         model = keras.Model(i, L.Dense(n_classes, 'softmax', dtype='float32', name='probabilities')(x), name=p.network)
     if p.bn_momentum is not None:
         for layer in _normalisations(model): layer.momentum = p.bn_momentum
     model.source, model.frozen = source, bool(frozen)
     return model
 
-def _normalisations(model):
-    "The batch normalisations of a model and of the models in it."
-    inner = [l for layer in model.layers for l in (_normalisations(layer) if hasattr(layer, 'layers') else [layer])]
-    return [l for l in inner if isinstance(l, load_keras().layers.BatchNormalization)]
+def _layers(model):
+    "The layers of a model and of the models in it."
+    return [l for layer in model.layers for l in (_layers(layer) if hasattr(layer, 'layers') else [layer])]
+
+def _normalisations(model): return [l for l in _layers(model) if isinstance(l, load_keras().layers.BatchNormalization)]
 
 def count_parameters(model) -> dict:
     "{'trainable', 'non_trainable'}: numbers of parameters, without the state of random generators."
@@ -437,17 +443,28 @@ def _get(variables): return [np.array(load_keras().ops.convert_to_numpy(v)) for 
 def _assign(variables, values):
     for v, value in zip(variables, values, strict=True): v.assign(value)
 
+def _derived(model):
+    "Layers that compute something from their variables once and keep it beside them, as `Normalization` does with mean and variance."
+    return [l for l in _layers(model) if hasattr(l, 'finalize_state')]
+
+def _set_weights(model, values):
+    "Give a model the values of all its variables, and let its layers derive from them what they keep beside them."
+    _assign(model.variables, values)
+    for layer in _derived(model): layer.finalize_state()
+
 _programs = {}   # of the last structure that was trained: (network, optimizer, step)
 
 def _program(p, model):
     "A network with `model`'s weights, its optimiser and the compiled step. Repeats take over what the first one compiled: for ResNet50 that costs as much as several epochs of 144 images."
-    keras, structure = load_keras(), fingerprint([p.as_dict(), model.source, model.output_shape])
+    # what layers have derived from their variables is a constant in what is compiled
+    keras, constants = load_keras(), [_get(l.variables) for l in _derived(model)]
+    structure = fingerprint([p.as_dict(), model.source, model.output_shape, constants])
     if structure not in _programs:
         _programs.clear()
         net, optimizer = keras.models.clone_model(model), _optimizer(p)
         _programs[structure] = net, optimizer, _compiled_step(net, optimizer, _loss(p))
     net, optimizer, step = _programs[structure]
-    _assign(net.variables, _get(model.variables))
+    _set_weights(net, _get(model.variables))
     for v in optimizer.variables: v.assign(keras.ops.zeros_like(v))
     optimizer.learning_rate = p.learning_rate
     return net, optimizer, step
@@ -489,7 +506,9 @@ def train(p: Protocol,
     checkpoint = _Checkpoint(workdir, key, say) if workdir else None
     if checkpoint and checkpoint.found:
         history, before = checkpoint.found[0]['history'], checkpoint.found[0]['seconds']
-        _assign(trained.variables, checkpoint.group('w')); _assign(optimizer.variables, checkpoint.group('o')); best = checkpoint.group('b')
+        _set_weights(trained, checkpoint.group('w'))
+        _assign(optimizer.variables, checkpoint.group('o'))
+        best = checkpoint.group('b')
         say(f"{checkpoint.path}: going on after epoch {len(history['loss'])}")
     recompute = p.bn_statistics == 'recomputed' or p.bn_statistics == 'auto' and model.source == 'random' and not model.frozen
     start = saved = time.monotonic()
@@ -506,6 +525,6 @@ def train(p: Protocol,
         if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
             checkpoint.save({'history': history, 'seconds': before + time.monotonic() - start}, w=_get(trained.variables), o=_get(optimizer.variables), b=best)
             saved = time.monotonic()
-    if p.restore_best: _assign(trained.variables, best)
-    if not head_only: _assign(model.variables, _get(trained.variables))
+    if p.restore_best: _set_weights(trained, best)
+    if not head_only: _set_weights(model, _get(trained.variables))
     return Result(model, history, _progress_of(history, p)[0], len(history['loss']), round(before + time.monotonic() - start, 2), model.source, model.frozen, count_parameters(model), classes)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INCEPTION_SHA256', 'PixelFeatures', 'RandomFeatures', 'ClassifierFeatures', 'inception_weights', 'InceptionFeatures',
-           'extract', 'frechet', 'frechet_interval', 'mmd', 'kid', 'manifold', 'measures', 'sanity', 'score', 'copies',
-           'realism', 'discard']
+           'extract', 'frechet', 'frechet_interval', 'mmd', 'kid', 'manifold', 'reference', 'measures', 'sanity',
+           'score', 'copies', 'realism', 'discard']
 
 # %% ../nbs/15_fidelity.ipynb #46c41a24
 import math, warnings
@@ -16,12 +16,11 @@ import pandas as pd
 from PIL import Image
 from scipy import stats
 from scipy.linalg import svdvals
-from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
-from sklearn.neighbors import NearestNeighbors
+from sklearn.metrics.pairwise import polynomial_kernel
 from tqdm import tqdm
 
-from .records import InputError, sha256_file
-from .similarity import check_images, check_pair, nearest
+from .records import InputError, sha256_array, sha256_file
+from .similarity import check_images, check_pair, gaps, nearest, rough_squares
 
 # %% ../nbs/15_fidelity.ipynb #5a766c09
 def _resize(x, size):
@@ -62,7 +61,9 @@ class RandomFeatures:
 # %% ../nbs/15_fidelity.ipynb #cdcfcb93
 def _array(y):
     "NumPy from what Keras or torch hands out, on whatever device."
-    return np.asarray(y.detach().cpu() if hasattr(y, 'detach') else y)
+    if not hasattr(y, 'detach'): return np.asarray(y)
+    y = y.detach().cpu()
+    return np.asarray(y.float() if str(y.dtype) == 'torch.bfloat16' else y)   # NumPy has no bfloat16
 
 class ClassifierFeatures:
     "Features of a classifier of the same images, e.g. the layer before its last."
@@ -133,13 +134,24 @@ class InceptionFeatures:
         return np.concatenate(out)
 
 # %% ../nbs/15_fidelity.ipynb #be292029
-def extract(x: np.ndarray,     # images (n, h, w, c) in [0, 1], or features (n, d) already extracted: these pass through
-            features,          # PixelFeatures(), RandomFeatures(), ClassifierFeatures(…), InceptionFeatures(…)
-            name: str = 'x',   # what an error message calls x
-           ) -> np.ndarray:    # (n, d) float64
+def _of_images(x, features, known):
+    "Features of images, each image's computed once. `known` holds those of earlier sets and takes up the new ones."
+    keys = [sha256_array(i) for i in np.asarray(x, 'float32')]
+    first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1)))   # of equal images the first
+    new = sorted(i for k, i in first.items() if k not in known)
+    f = _array(features(x if len(new) == len(x) else x[new])) if new else np.empty((0, 0))
+    if len(f) != len(new): return f
+    known.update(zip([keys[i] for i in new], f))
+    return np.array([known[k] for k in keys])
+
+def extract(x: np.ndarray,       # images (n, h, w, c) in [0, 1], or features (n, d) already extracted: these pass through
+            features,            # PixelFeatures(), RandomFeatures(), ClassifierFeatures(…), InceptionFeatures(…)
+            name: str = 'x',     # what an error message calls x
+            known: dict = None,  # of images of earlier sets: give one dict to several calls, and equal images have equal features
+           ) -> np.ndarray:      # (n, d) float64
     "Features of images; `InputError` for what are no images, and for features that are not a finite table."
-    x = np.asarray(x)
-    f = np.float64(x if x.ndim == 2 else features(check_images(x, name)))
+    x = _array(x)
+    f = np.float64(x if x.ndim == 2 else _of_images(check_images(x, name), features, {} if known is None else known))
     if f.ndim != 2 or len(f) != len(x): raise InputError(f'features: {features.name} gave shape {f.shape} for {len(x)} images; one row of numbers each is needed')
     if not len(f): raise InputError(f'{name}: no rows')
     if not np.isfinite(f).all(): raise InputError(f'{name}: {features.name} gave NaN or infinity')
@@ -147,11 +159,11 @@ def extract(x: np.ndarray,     # images (n, h, w, c) in [0, 1], or features (n, 
 
 def _extract(features, **sets):
     "Features of several sets, which must agree in size: images and images, or features and features."
-    known = {k: np.asarray(v) for k, v in sets.items() if v is not None}
-    first = next(iter(known))
-    for k, v in known.items():
-        if v.ndim == known[first].ndim == 4: check_pair(known[first], v, (first, k))
-    out = {k: extract(v, features, k) for k, v in known.items()}
+    there, known = {k: _array(v) for k, v in sets.items() if v is not None}, {}
+    first = next(iter(there))
+    for k, v in there.items():
+        if v.ndim == there[first].ndim == 4: check_pair(there[first], v, (first, k))
+    out = {k: extract(v, features, k, known) for k, v in there.items()}
     for k, v in out.items():
         if v.shape[1] != out[first].shape[1]: raise InputError(f'{k}: {v.shape[1]} features, but {first} has {out[first].shape[1]}')
     return [out.get(k) for k in sets]
@@ -166,7 +178,7 @@ def frechet(x: np.ndarray,  # features (n, d), n ≥ 2
            ) -> float:      # in squared units of the features; 0 for equal mean and covariance
     "Fréchet distance of the normal distributions fitted to two sets (Dowson and Landau 1982; Heusel et al. 2017). It is the FID only on the FID's features."
     if min(len(x), len(y)) < 2: raise InputError(f'x, y: {len(x)} and {len(y)} images; a covariance needs at least 2')
-    (mx, rx), (my, ry) = _moments(np.float64(x)), _moments(np.float64(y))
+    (mx, rx), (my, ry) = _moments(np.float64(_array(x))), _moments(np.float64(_array(y)))
     return float(max(0, ((mx - my)**2).sum() + (rx**2).sum() + (ry**2).sum() - 2*svdvals(rx @ ry.T).sum()))
 
 # %% ../nbs/15_fidelity.ipynb #7d8d631f
@@ -178,6 +190,7 @@ def frechet_interval(x: np.ndarray,       # features (n, d), n ≥ 4
     """Fréchet distance with the 95 % interval of its sampling variation *at these n and m*, from random halves (Politis and Romano 1994), and the value
     extrapolated to infinitely many images, 2 FD(n) − FD(n/2) (after Chong and Forsyth 2020), which is to be trusted only if n and m exceed d."""
     if min(len(x), len(y)) < 4: raise InputError(f'x, y: {len(x)} and {len(y)} images; halves need at least 4')
+    x, y = _array(x), _array(y)
     rng, value = np.random.default_rng(seed), frechet(x, y)
     def half(z): return z[rng.permutation(len(z))[:len(z)//2]]
     halves = np.array([frechet(half(x), half(y)) for _ in tqdm(range(repeats), 'Fréchet distance of halves', delay=3, leave=False)])
@@ -197,7 +210,7 @@ def mmd(x: np.ndarray,  # features (n, d), n ≥ 2
        ) -> float:      # may be below 0
     "Unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (Bińkowski et al. 2018). It is the KID only on the FID's features."
     if min(len(x), len(y)) < 2: raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 2 are needed')
-    return _unbiased(*_kernels(x, y))
+    return _unbiased(*_kernels(_array(x), _array(y)))
 
 def kid(x: np.ndarray,              # features (n, d)
         y: np.ndarray,              # features (m, d)
@@ -206,6 +219,7 @@ def kid(x: np.ndarray,              # features (n, d)
         seed: int = 0,
        ) -> dict:                   # mean, sd (over subsets), subsets, subset_size
     "Kernel distance over random subsets, as is usual; in small sets the subsets are halves, because 100 times the same images would have no spread."
+    x, y = _array(x), _array(y)
     smaller = min(len(x), len(y))
     if smaller < 4: raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 4 are needed')
     size = subset_size or min(1000, smaller//2)
@@ -218,25 +232,54 @@ def kid(x: np.ndarray,              # features (n, d)
     return dict(mean=float(np.mean(values)), sd=float(np.std(values)), subsets=subsets, subset_size=size)
 
 # %% ../nbs/15_fidelity.ipynb #b34c860d
-def _radii(x, k): return NearestNeighbors(n_neighbors=k, algorithm='brute').fit(x).kneighbors()[0][:, -1]  # an image is no neighbour of itself
+def _radii(x, k): return nearest(x, x, k + 1)[1][:, k]  # the image itself is one of those at distance 0
+
+def _distances(x, y,     # features (n, d), (m, d)
+               *limits,  # (n, 1) or (m,): what the distances will be compared with
+              ):         # (n, m)
+    "Distances that are to be compared with others. Where rounding could decide, they come from the differences, as the others do."
+    d2, error = rough_squares(x, y, y.mean(0, dtype=np.float64))
+    d, unclear = np.sqrt(np.maximum(d2, 0)), np.zeros(d2.shape, bool)
+    for limit in limits: unclear |= abs(d2 - limit**2) <= error + 8*np.finfo(float).eps*limit**2
+    i, j = np.nonzero(unclear)
+    for block in np.array_split(np.arange(len(i)), 1 + len(i)*x.shape[1]//2**22): d[i[block], j[block]] = gaps(x[i[block]], y[j[block]])
+    return d
 
 def manifold(real: np.ndarray,       # features (n, d)
              generated: np.ndarray,  # features (m, d)
              k: int = 5,             # neighbours that make a ball: 5 in Naeem et al., 3 in Kynkäänniemi et al.
             ) -> dict:               # precision, recall, coverage in [0, 1]; density ≥ 0
     "Precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2), density and coverage (Naeem et al. 2020, section 3)."
+    real, generated = _array(real), _array(generated)
     n, m = len(real), len(generated)
     if not 1 <= k < min(n, m): raise InputError(f'k: {k} neighbours with {n} real and {m} generated images; choose 1 to {min(n, m) - 1}')
-    center = real.mean(0)                                    # small norms round less
-    real, generated = real - center, generated - center
     reach, reach_g = _radii(real, k), _radii(generated, k)
     inside, balls, recalled, covered = 0, 0, np.zeros(n, bool), np.zeros(n, bool)
     for i in range(0, m, 1024):                              # blocks of generated images: no n × m table
-        d = euclidean_distances(generated[i:i + 1024], real)
-        hits = d <= reach
+        d = _distances(generated[i:i + 1024], real, reach, reach_g[i:i + 1024, None])
+        hits = d <= reach                                    # an image on the edge is inside, and so is a copy where the ball is a point
         inside, balls, covered = inside + hits.any(1).sum(), balls + hits.sum(), covered | hits.any(0)
         recalled |= (d <= reach_g[i:i + 1024, None]).any(0)
     return dict(precision=float(inside/m), recall=float(recalled.mean()), density=float(balls/(k*m)), coverage=float(covered.mean()))
+
+# %% ../nbs/15_fidelity.ipynb #3d8d0c1b
+def reference(table: pd.DataFrame,  # of the prepared real images
+              trained_on,           # hashes (sha256) of the GAN's training images; None: not known
+              labels=None,          # classes that the GAN draws; None: all
+              keys=None,            # one key an image of the table; equal keys, equal pixels (`arms.pixel_keys`)
+             ) -> tuple:            # rows of the table that the GAN was trained on; rows that it has not seen; dict for a record: train, heldout, known
+    """Real images that a GAN's images are compared with. An image with the pixels of a training image counts as seen. Where it is not known what the GAN was trained on, the training part
+    stands for it, and no image can be called unseen. Training images that the table lacks are an `InputError`."""
+    mine = np.ones(len(table), bool) if labels is None else table.label.isin(list(labels)).to_numpy(bool)
+    if trained_on is None:
+        rows = np.flatnonzero(mine & (table.split == 'train').fillna(False).to_numpy(bool))
+        return rows, rows[:0], dict(train=len(rows), heldout=0, known=False)
+    if gone := set(trained_on) - set(table.sha256):
+        raise InputError(f'{len(gone)} of {len(set(trained_on))} images that the GAN was trained on are not among the prepared images: train it on these, and generate again')
+    seen = table.sha256.isin(set(trained_on)).to_numpy(bool)
+    same = seen if keys is None else np.isin(keys, np.asarray(keys)[seen])
+    rows, unseen = np.flatnonzero(mine & seen), np.flatnonzero(mine & ~same)
+    return rows, unseen, dict(train=len(rows), heldout=len(unseen), known=True)
 
 # %% ../nbs/15_fidelity.ipynb #10123b5d
 def measures(real: np.ndarray,       # features (n, d)
@@ -320,26 +363,29 @@ def _nearer(g, h, q):
 
 def copies(generated: np.ndarray,  # images (n, h, w, c) in [0, 1], or features (n, d)
            train: np.ndarray,      # what the GAN was trained on
-           heldout: np.ndarray,    # real images of the same kind that the GAN has not seen
+           heldout: np.ndarray,    # real images of the same kind that the GAN has not seen; None: there are none
            features=None,          # the space in which near is near; None: pixels at 32 × 32
            q: float = .01,         # share of unseen real images that come nearer than the limit (at least one image's worth)
            k: int = 5,             # the ratio is to the k-th nearest training image
           ) -> tuple:              # dict for a record; DataFrame of pairs (generated, train: indices; distance, ratio, nearer), nearest first
     """Training images found again among the generated: distances to the training set against those of held-out real images. For `distance` and `ratio` each: `limit`,
     how many generated images are `nearer`, their `share`, the share `expected` without copying and its exact one-sided `p_value` (beta-binomial), and `c_t` (Mann-Whitney z
-    after Meehan et al. 2020, ≪ 0 copying) with its one-sided p-value. `identical` counts distances of exactly 0. Assumes held-out and training images to be one population."""
+    after Meehan et al. 2020, ≪ 0 copying) with its one-sided p-value. `identical` counts distances of exactly 0. Assumes held-out and training images to be one population.
+    Without held-out images nothing says how near is too near: `distance` and `ratio` are then None, and so is `nearer` of each pair."""
     if not 0 < q < 1: raise InputError(f'q: {q}; choose a share between 0 and 1, e.g. .01')
     features = features or PixelFeatures(32)
     g, t, h = _extract(features, generated=generated, train=train, heldout=heldout)
     k = min(k, len(t))
     if k < 2: raise InputError('train: 1 image; at least 2 are needed')
     index, dg = nearest(g, t, k)
-    dh = nearest(h, t, k)[1]
     def ratio(d): return np.divide(d[:, 0], d[:, -1], out=np.zeros(len(d)), where=d[:, -1] > 0)
-    on_distance, on_ratio = _nearer(dg[:, 0], dh[:, 0], q), _nearer(ratio(dg), ratio(dh), q)
-    pairs = pd.DataFrame({'generated': np.arange(len(g)), 'train': index[:, 0], 'distance': dg[:, 0], 'ratio': ratio(dg),
-                          'nearer': (dg[:, 0] < on_distance['limit']) & (ratio(dg) < on_ratio['limit'])})
-    return dict(features=features.name, n=dict(generated=len(g), train=len(t), heldout=len(h)), q=q, k=k, identical=int((dg[:, 0] == 0).sum()),
+    on_distance = on_ratio = near = None
+    if h is not None:
+        dh = nearest(h, t, k)[1]
+        on_distance, on_ratio = _nearer(dg[:, 0], dh[:, 0], q), _nearer(ratio(dg), ratio(dh), q)
+        near = (dg[:, 0] < on_distance['limit']) & (ratio(dg) < on_ratio['limit'])
+    pairs = pd.DataFrame({'generated': np.arange(len(g)), 'train': index[:, 0], 'distance': dg[:, 0], 'ratio': ratio(dg), 'nearer': near})
+    return dict(features=features.name, n=dict(generated=len(g), train=len(t), heldout=0 if h is None else len(h)), q=q, k=k, identical=int((dg[:, 0] == 0).sum()),
                 distance=on_distance, ratio=on_ratio), pairs.sort_values('distance', kind='stable', ignore_index=True)
 
 # %% ../nbs/15_fidelity.ipynb #3d36f8be
@@ -349,12 +395,11 @@ def realism(generated: np.ndarray,  # features (m, d)
            ) -> np.ndarray:         # (m,) ≥ 0; ≥ 1 inside the region of real images, inf for a copy
     "Realism score (Kynkäänniemi et al. 2019, section 5), with the half of the balls that have the smaller radii."
     if not 1 <= k < len(real): raise InputError(f'k: {k} neighbours with {len(real)} real images; choose 1 to {len(real) - 1}')
-    center = real.mean(0)
-    real, generated = real - center, generated - center
+    real, generated = _array(real), _array(generated)
     reach = _radii(real, k)
     small = reach <= np.median(reach)
     with np.errstate(divide='ignore', invalid='ignore'):
-        parts = [reach[small]/euclidean_distances(generated[i:i + 1024], real[small]) for i in range(0, len(generated), 1024)]
+        parts = [reach[small]/_distances(generated[i:i + 1024], real[small], reach[small], 0.) for i in range(0, len(generated), 1024)]
     return np.nan_to_num(np.concatenate(parts), nan=np.inf, posinf=np.inf).max(1)
 
 def discard(generated: np.ndarray,    # images (m, h, w, c) in [0, 1], or features (m, d)

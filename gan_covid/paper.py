@@ -19,6 +19,14 @@ STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'clas
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
 
+def _compared(train, heldout, trained, known):
+    "How a score with `train` real images and `heldout` unseen ones is to be read, if its GAN was trained on `trained`."
+    with_, what = 'generated with real', f'compared with the {train} images that its GAN was trained on; ' + (f'{heldout} are unseen' if heldout else 'it has seen all, so none is unseen')
+    if not known: with_, what = 'generated with the training part', f'compared with the {train} images of the training part; what its GAN was trained on is not known'
+    elif train > trained: with_, what = "generated with all training images, not only this GAN's", f"compared with all {train} training images, not only this GAN's {trained}"
+    elif train < trained: with_, what = 'generated with the training part, this GAN was trained on more', f'compared with the {train} images of the training part only; its GAN was trained on {trained}, the {heldout} called unseen among them'
+    return {'own': known and train == trained, 'trained': trained if known else None, 'compared': with_, 'words': what}
+
 class Paper:
     "The records of one source in one profile, and its tables and figures as they come into being."
     def __init__(self, key: str,   # of published.PAPERS
@@ -61,6 +69,19 @@ class Paper:
         from gan_covid.preprocessing import Prepared
         folder = self.work/self.profile/self.key/step/name/'images'
         return Prepared.open(folder) if (folder/'images.npy').exists() else None
+
+    def reference(self, name: str,  # of a set of generated images with a score
+                 ) -> dict:         # own: compared with exactly what its GAN was trained on; train, heldout, trained: numbers of images; words; compared
+        """What real images a score stands on. A record says it (`reference`); one made before it did is held against the records of the GANs: at that time every set was compared with
+        the training part of the whole data set."""
+        score = self['score'][name]['results']
+        n, made = score['copies']['n'], score.get('reference')
+        train, heldout = n['train'], n['heldout']
+        if made: return {**made, **_compared(train, heldout, train, made['known'])}
+        drawn = self['generate'].get(name, {'parameters': {'gans': {}}, 'results': {}})
+        runs = set(drawn['parameters']['gans'].values())
+        trained = sum(len(r['results']['trained_on']) for s in self.steps if s.startswith('train_') for run, r in self[s].items() if run in runs)
+        return {'train': train, 'heldout': heldout, **_compared(train, heldout, trained, bool(trained))}
 
     def keep(self, id: str,      # of the inventory
              files,              # as save_figure and save_table return them
@@ -111,7 +132,8 @@ class Paper:
         return plotting.Manifest.check(self.manifest.folder, papers=[self.key])
 
 # %% ../nbs/21_paper.ipynb #11f6b3e0
-def quality(score: dict,  # a record of the score step
+def quality(score: dict,            # a record of the score step
+            reference: dict = None, # from `Paper.reference`: says in the first row of each where the real images are not this GAN's own
            ) -> pd.DataFrame:  # images, compared, n real, n generated, the distance under its own name, low, high, KID or KD, precision, recall, density, coverage
     "Distance and variety of a set of generated images, and the same numbers for real images against real ones."
     four = ('precision', 'recall', 'density', 'coverage')
@@ -120,16 +142,18 @@ def quality(score: dict,  # a record of the score step
     rows = []
     for name, s in score['results']['fidelity'].items():
         key = 'fid' if 'fid' in s else 'fd'
-        rows.append({'images': name, 'compared': 'generated with real', 'n real': s['n']['real'], 'n generated': s['n']['generated'], s['names'][key]: s[key], 'low': s['interval'][0], 'high': s['interval'][1],
+        rows.append({'images': name, 'compared': reference['compared'] if reference else 'generated with real', 'n real': s['n']['real'], 'n generated': s['n']['generated'], s['names'][key]: s[key], 'low': s['interval'][0], 'high': s['interval'][1],
                      'KID' if key == 'fid' else 'KD': s['kid']['mean'], **{k: s[k] for k in four}})
         for (what, side), text in words.items():
             r = s['sanity'].get(what, {}).get(side)
             if r: rows.append({'images': name, 'compared': text, s['names'][key]: r[key]['mean'], **{k: r[k]['mean'] for k in four}})
     return pd.DataFrame(rows)
 
-def copies_in_words(score: dict) -> str:
-    "What the score step found about copies of training images."
+def copies_in_words(score: dict, reference: dict = None) -> str:
+    "What the score step found about copies of training images; nothing where it looked among others than the GAN's own, or had no unseen image to compare with."
     c = score['results']['copies']
+    if reference and not reference['own']: return f"copies of training images: not to be told from this record ({reference['words']})"
+    if c['distance'] is None: return f"copies of training images: {c['identical']} identical; how near is too near cannot be said, because no real image is unseen"
     return (f"copies of training images: {c['identical']} identical; {c['distance']['nearer']} of {c['n']['generated']} nearer than {c['distance']['expected']:.1%} of unseen real images come "
             f"(p = {c['distance']['p_value']:.3f}); C_T = {c['distance']['c_t']:.1f}")
 

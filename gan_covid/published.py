@@ -17,8 +17,8 @@ from .records import InputError
 
 # %% ../nbs/19_published.ipynb #a1d20e92
 PAPERS = {
-    'wmlq2022': 'Fedoruk, Klimaszewski, Ogonowski: Medical data augmentation using GAN. WMLQ 2022, 14 September 2022 (abstract and slides)',
-    'mgv2023': 'The same group: performance of GAN-based augmentation against data-set size (abstract), arXiv 2401.14705',
+    'wmlq2022': 'Fedoruk, Klimaszewski, Ogonowski: Performance of GAN-based augmentation for deep learning COVID-19 image classification (abstract); Medical data augmentation using GAN (slides). WMLQ 2022, 14 September 2022',
+    'mgv2023': 'Fedoruk, Klimaszewski, Ogonowski, Kruk: Additional look into GAN-based augmentation for deep learning COVID-19 image classification. Machine Graphics and Vision 2023 (abstract), arXiv 2401.14705',
     'ct_report': 'Ayyıldız, Çınar, Toptaş: Image classification with GAN-based data augmentation (student report)',
     'head_ct': 'Shastri, Ganesh: Data augmentation using deep convolutional GAN. Repository kronos97/da-dcgan (page, its paper, its notebook)'}
 
@@ -138,7 +138,7 @@ PUBLISHED = {
             ('loss', 'binary cross-entropy'), ('epochs', 3300), ('saved every', 300), ('images kept', 250, 'S', 'picked by eye'), ('Loey images', 2000)],
     'T17': [('CNN/filters', (32, 32, 64, 64, 128)), ('CNN/kernel', 3), ('CNN/pool', 2), ('CNN/dense', (256, 128, 2)), ('CNN/dropout', .25), ('CNN/channels', 1), ('optimizer', 'SGD'),
             ('CNN/learning rate', .001), ('VGG-16/learning rate', .005), ('ResNet50/learning rate', .005), ('batch', 32), ('CNN/stop above train accuracy', .95), ('flips', 'horizontal and vertical'),
-            ('rotation', 45), ('transfer dropout', .25), ('loss', 'categorical cross-entropy')],
+            ('rotation', 45), ('transfer dropout', .25), ('transfer dense', 'several, dropout in between', 'S', 'said of VGG-16, without number or sizes'), ('loss', 'categorical cross-entropy')],
     'T18': [('images', 742), ('COVID', 345), ('NonCOVID', 397), ('images in related work', 760, 'S', 'said of Loey et al.\'s data'),
             ('official COVID', 349, 'O', 'lists of the COVID-CT repository'), ('official NonCOVID', 397, 'O', 'lists of the COVID-CT repository'),
             ('official test/COVID', 98, 'O', 'lists of the COVID-CT repository'), ('GAN trained on', 'the whole data set')],
@@ -158,7 +158,7 @@ PUBLISHED = {
            ('test/COVID', 94, 'O', 'Loey et al. 2020'), ('test/NonCOVID', 105, 'O', 'Loey et al. 2020')],
     'X3': [('accuracy', .902, 'O', 'abstract of arXiv 2304.09067; EfficientNet-B0, 4 classes, simple class balancing'), ('GAN against classical', 'subpar', 'O', 'abstract of arXiv 2304.09067')],
     'X4': [('sensitivity/classic', .786, 'S', 'Frid-Adar et al., liver lesions'), ('sensitivity/best GAN', .857, 'S', 'Frid-Adar et al., liver lesions')],
-    'X5': [('images', 400, 'O'), ('train', 280, 'O'), ('val', 120, 'O'), ('size', 128, 'O'), ('dropout', .4, 'O'), ('parameters', 4098, 'O', 'trainable'), ('rotation', 40, 'O'), ('shift', .2, 'O'), ('shear', .2, 'O'),
+    'X5': [('images', 400, 'O'), ('images/generated', 200, 'O', 'stated in the repository'), ('train', 280, 'O'), ('val', 120, 'O'), ('size', 128, 'O'), ('dropout', .4, 'O'), ('parameters', 4098, 'O', 'trainable'), ('rotation', 40, 'O'), ('shift', .2, 'O'), ('shear', .2, 'O'),
            ('zoom', .2, 'O'), ('flip', True, 'O'), ('epochs', 5, 'O'), ('steps an epoch', 320, 'O'), ('val accuracy/1', .6245, 'O'), ('val accuracy/2', .6865, 'O'), ('val accuracy/3', .6359, 'O'),
            ('val accuracy/4', .6109, 'O'), ('val accuracy/5', .6651, 'O')]}
 
@@ -265,8 +265,9 @@ def _block(*layer, slope=.01): return [layer, ('norm',), ('LeakyReLU', slope)]
 
 _ct_generator = lambda base: ((100,), [('dense', 262144), ('LeakyReLU', .2), ('reshape', base), *2*[('transposed', 128, 4, 2), ('LeakyReLU', .2)], ('conv', 1, 7), ('sigmoid',)])
 _ct_discriminator = lambda size: ((size, size, 1), [*2*[('conv', 64, 3, 2), ('LeakyReLU', .2), ('dropout', .4)], ('flatten',), ('dense', 1), ('sigmoid',)])
+_ct_head = [('dense', 256), ('ReLU',), ('dropout', .25), ('dense', 128), ('ReLU',), ('dense', 2), ('softmax',)]
 _ct_cnn = lambda size: ((size, size, 1), [l for f in (32, 32, 64, 64, 128) for l in (('conv', f, 3), ('norm',), ('ReLU',), ('pool', 2))]
-                        + [('flatten',), ('dense', 256), ('ReLU',), ('dropout', .25), ('dense', 128), ('ReLU',), ('dense', 2), ('softmax',)])
+                        + [('flatten',), *_ct_head])
 
 LAYERS = {  # input shape, layers
     'T20 printed': ((32, 32, 1), [*4*_block('conv', 128, 3, 1), ('flatten',), ('dropout', .4), ('dense', 1), ('sigmoid',)]),
@@ -275,7 +276,8 @@ LAYERS = {  # input shape, layers
     'T21 settled': ((100,), [*_block('dense', 32768), ('reshape', (16, 16, 128)), *_block('conv', 128, 5), *_block('transposed', 128, 4, 2), *2*_block('conv', 128, 5), ('conv', 1, 5), ('tanh',)]),
     'T16 generator 128': _ct_generator((32, 32, 256)), 'T16 discriminator 128': _ct_discriminator(128),
     'T16 generator 256': _ct_generator((64, 64, 64)), 'T16 discriminator 256': _ct_discriminator(256),
-    'T17 CNN 128': _ct_cnn(128), 'T17 CNN 256': _ct_cnn(256)}
+    'T17 CNN 128': _ct_cnn(128), 'T17 CNN 256': _ct_cnn(256),
+    'T17 head of vgg16': ((512,), _ct_head), 'T17 head of resnet50': ((2048,), _ct_head)}   # sizes not stated: those of the CNN (I)
 
 def network(name: str) -> pd.DataFrame:
     "Shapes and parameters of a list in LAYERS."
@@ -417,7 +419,8 @@ def _head_ct():
     sd = math.sqrt(sum((a - mean)**2 for a in accuracies)/4)
     low, high = wilson(round(mean*val), val)
     yield 'X5', 'training improves over five epochs', f'{mean:.3f} ± {sd:.3f} over epochs; 95 % interval of {round(mean*val)}/{val}: [{low:.3f}, {high:.3f}]', 'cannot tell', 'The epochs lie within the noise of 120 images.'
-    yield 'X5', f"{value('X5', 'train')} + {value('X5', 'val')} images", f"{_sum('X5', ('train', 'val'))} images, the data set has {value('T19', 'images')}", 'cannot tell', 'The other 200 are presumably generated (I); then validation holds generated images.'
+    both = value('T19', 'images') + value('X5', 'images/generated')
+    yield 'X5', f"{value('X5', 'train')} + {value('X5', 'val')} images", f"{_sum('X5', ('train', 'val'))} = {value('T19', 'images')} real + {value('X5', 'images/generated')} generated", _agree(_sum('X5', ('train', 'val')) == both), 'The notebook splits one folder at random (O), so validation holds generated images if they lie in it (I).'
     yield 'X5', f"{value('X5', 'parameters')} trainable parameters", f'2048 features, 2 classes: {(2048 + 1)*2}', _agree((2048 + 1)*2 == value('X5', 'parameters')), 'A dense layer on ResNet50\'s pooled features, everything else frozen.'
     x1 = {value('X1', f'{r}/accuracy') for r in ('original', 'DCGAN only', 'both')}
     yield 'X1, X5', 'the notebook behind the table', f'{len(x1 & set(accuracies))} of {len(x1)} accuracies of X1 appear in X5', 'cannot tell', 'The notebook that is there is not the one that gave the table.'
@@ -445,12 +448,12 @@ _NOT_STATED = {
         ('which marks were removed', 'an automatic finder with a review sheet', 'done by hand in the source; the list is not published', 'I'),
         ('StyleGAN2-ADA configuration', '"auto" of the published code at 256² and one GPU: batch 16, R1 .8192, learning rate .0025, mapping depth 2, target .6, "bgc"', 'the default that a user gets; whether it was changed is unknown', 'O'),
         ('images that the GAN was trained on', 'the training part; not the tenth for validation', 'validation chooses the epoch of the classifier, so it must not have met the GAN', 'I'),
-        ('length of GAN training and chosen snapshot', 'until the Fréchet distance stops falling', 'FID 56 is the last that the slides show', 'I'),
+        ('length of GAN training and chosen snapshot', 'the length that the profile gives; the snapshot with the smallest Fréchet distance to the training images', 'FID 56 is the last that the slides show', 'I'),
         ('pairs and definitions of RMSE, SRE, SAM, PSNR', 'nearest neighbours and random pairs, both labelled; definitions in `similarity`', 'no numbers are printed and the likely package departs from the definitions', 'I'),
         ('cropping in classical augmentation', 'none', 'named in the abstract, not in the slide\'s list; shifts and zoom crop already', 'I')],
     'mgv2023': [
         ('all numbers', 'those of our own runs', 'only the abstract is a source here', 'I'),
-        ('networks and protocol', 'as in wmlq2022', '"a continuation of the previous research"', 'S'),
+        ('networks and protocol', 'EfficientNet-B0 at all sizes, InceptionV3 at the two published ones (profile `paper`); protocol as in wmlq2022', '"a continuation of the previous research"', 'I'),
         ('test set', '200 images a class, apart from everything, fewer where a class is smaller', 'as in wmlq2022', 'I'),
         ('images that the GANs were trained on', 'a conditional GAN for each data set, on the training part of that set alone', 'a GAN of the large set would bring the large set\'s images to the small one', 'I'),
         ('two further sizes', 'a quarter and an eighth of the larger set', 'two sizes make no curve', 'I'),
@@ -464,9 +467,11 @@ _NOT_STATED = {
         ('how the 250 good images were picked', 'by discriminator score and distance to real features, with a review sheet', 'picked by eye in the source', 'I'),
         ('250 images in all or a class', '250 in all, half a class', '"we selected 250 good quality images"', 'I'),
         ('2000 images of Loey et al.: in all or a class', 'all images that are supplied', '"2000 synthetic images from both classes" can be read either way', 'I'),
-        ('dense layers on VGG-16 and ResNet50, frozen layers', 'global pooling, dropout .25, dense 2; base frozen when it has ImageNet weights, else all trained', 'a dropout of 25 % is stated, sizes are not', 'I'),
+        ('fully connected layers on VGG-16 and ResNet50, frozen layers', 'global pooling, dense 256, dropout .25, dense 128, dense 2; base frozen when it has ImageNet weights, else all trained', 'several layers with a dropout of 25 % in between are stated, of VGG-16; sizes are those of its CNN', 'I'),
         ('normalisation for VGG-16', 'Keras\' preprocessing of the network', '"we normalized our images for VGG16"', 'I'),
         ('how non-normalised images enter', 'ResNet50: 0 to 255; CNN: 0 to 1', '"we didn\'t normalize" reads as 0 to 255; the CNN is unstable on it at its learning rate', 'I'),
+        ('generated images and classical augmentation together', 'an arm of its own (O8)', '"we finally combined these techniques and trained our models with both": done, but no number is printed', 'I'),
+        ('training and testing on generated images alone', 'an arm of its own (O9)', 'described as the second phase, with accuracy, recall and precision; no number is printed', 'I'),
         ('seeds and number of runs', 'five seeds where time allows', 'single numbers are printed', 'I')],
     'head_ct': [
         ('learning rate of the GAN', '2e-4', 'cut off at "0." on the page; the repository\'s paper says 0.0002', 'O'),
@@ -477,12 +482,13 @@ _NOT_STATED = {
         ('"label inversion"', 'real 0, generated 1', 'the usual meaning of the trick', 'I'),
         ('"real distributed noise"', 'normal noise on real images, standard deviation .01 of the range [0, 1]', 'the page gives no size; more is a mark by which the discriminator knows real images', 'I'),
         ('how 144 / 34 / 22 were drawn', 'stratified by class, seeded, duplicates together; repeated, since 22 images decide nothing', 'not stated', 'I'),
-        ('"zero-padded" and "scaled down to 32×32"', 'stretched to 32×32; padding as an option', 'the page says both, and one of them is enough', 'I'),
-        ('number of generated images for the classifier', '100 a class', 'the notebook uses 400 images where 200 are real (X5)', 'I'),
-        ('ResNet-50 protocol', 'dropout .4, batch 32, RMSprop 1e-3, early stopping after 5 epochs without progress', 'the repository\'s paper and notebook', 'O'),
+        ('"zero-padded" and "scaled down to 32×32"', 'padded with black to a square, then scaled down to 32×32; stretching as an option', 'the page says both; this order keeps the proportions', 'I'),
+        ('how many generated images of each class', '100', '200 in all are stated, as many as real ones; the data set has as many of each class', 'O'),
+        ('ResNet-50 protocol', 'dropout .4, batch 32, RMSprop 1e-3', 'the repository\'s paper and notebook', 'O'),
+        ('length of the classifier\'s training', 'until 5 epochs bring no progress, at most 50', '"5 epochs" may be the patience of early stopping or all there are; the notebook\'s 5 epochs are of 320 batches, 1600 steps (X5), 5 epochs of 144 images would be 25', 'I'),
         ('image size and classical augmentation of the classifier', '128×128; rotation 40, shifts, shear and zoom .2, flip', 'the repository\'s notebook (X5); the table (X1) names none', 'O'),
         ('which class is positive', 'hemorrhage', 'the finding that is looked for', 'I'),
-        ('"promising when combined with classical DA"', 'an arm of its own', 'announced in the introduction, no numbers', 'I')]}
+        ('"promising when combined with classical DA"', 'an arm of its own', 'said of preliminary results in the abstract, no numbers', 'I')]}
 
 NOT_STATED = {paper: [dict(zip(('what', 'default', 'reason', 'mark'), row)) for row in rows] for paper, rows in _NOT_STATED.items()}
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gan_covid import classifiers as C
+from gan_covid import classifiers as C, published
 from gan_covid.arms import ImageSet, TrainingSet
 from gan_covid.augmentation import CT_REPORT, Pipeline, augment
 from gan_covid.classifiers import NETWORKS, Protocol, build_model, count_parameters, features, predict, protocol, train
@@ -55,6 +55,16 @@ def test_parameters_of_the_bases(network):
 @pytest.mark.parametrize('size, trainable', [(128, 697_186), (256, 2_270_050)])
 def test_parameters_of_the_reports_cnn(size, trainable):
     assert count_parameters(build_model(Protocol('ct_cnn', size), 2)) == {'trainable': trainable, 'non_trainable': 640}
+
+@pytest.mark.parametrize('name, pooled', [('ct_report-vgg16', 512), ('ct_report-resnet50', 2048)])
+def test_the_reports_fully_connected_layers(name, pooled):
+    "Dropout stands *between* fully connected layers (T17); without sizes in the report, they are those of its CNN. Everybody else's network ends in one layer."
+    model = build_model(protocol(name, size=32, weights='random', freeze=True), 2)
+    head = (pooled + 1)*256 + 257*128 + 129*2
+    assert count_parameters(model) == {'trainable': head, 'non_trainable': NETWORKS[model.name].base_parameters}
+    assert [(type(l).__name__, getattr(l, 'units', getattr(l, 'rate', None))) for l in model.layers[-4:]] == [('Dense', 256), ('Dropout', .25), ('Dense', 128), ('Dense', 2)]
+    assert head == int(published.network(f'T17 head of {model.name}').trainable.sum())
+    assert protocol('head_ct').dense == protocol('wmlq2022-inceptionv3').dense == 'auto' and not NETWORKS['resnet50'].dense and not NETWORKS['inceptionv3'].dense
 
 @pytest.mark.parametrize('network, scaling, white', [('vgg16', 'auto', (255 - 103.939, 255 - 116.779, 255 - 123.68)), ('vgg16', '0..255', (255,)*3), ('efficientnetb0', 'auto', (255,)*3),
                                                      ('inceptionv3', 'auto', (1,)*3), ('ct_cnn', 'auto', (1,)), ('ct_cnn', '-1..1', (1,))])
@@ -206,6 +216,77 @@ def test_recomputed_statistics_do_what_training_mode_does():
 
 # ---- weights
 
+MEAN, DEVIATION = np.array([.485, .456, .406], 'float32'), np.array([.229, .224, .225], 'float32')   # ImageNet's
+
+def own_file(network, folder):
+    "A file as Keras publishes it, from random weights: EfficientNet's has ImageNet's mean, and its standard deviation in the place of the variance."
+    path = folder/f'{network}.h5'
+    if path.exists(): return path
+    base = next(l for l in build_model(Protocol(network, NETWORKS[network].smallest, weights='random'), 2, seed=3).layers if hasattr(l, 'layers'))
+    for l in base.layers:
+        if type(l).__name__ == 'Normalization': l.adapt_mean.assign(MEAN); l.adapt_variance.assign(DEVIATION)
+    base.save(path)
+    return path
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('weights')
+    return lambda network: own_file(network, folder)
+
+def answer(model, x, **kw): return keras.ops.convert_to_numpy(model(x, **kw))
+
+@pytest.mark.parametrize('network, weights, freeze', [*((n, 'imagenet', True) for n in NETWORKS if n != 'ct_cnn'), *((n, 'file', False) for n in NETWORKS), ('ct_cnn', 'random', False), ('efficientnetb0', 'random', False)])
+def test_the_network_that_is_trained_is_the_network_that_was_built(network, weights, freeze, files, tmp_path, monkeypatch):
+    "Training goes on in a clone. It sees what the built network sees, in use and in training, whatever the weights; so does the saved network."
+    path = None if weights == 'random' else files(network)
+    monkeypatch.setattr(C, 'imagenet_file', lambda network: path)
+    monkeypatch.setattr('keras.src.utils.file_utils.get_file', lambda *a, **k: str(path))    # keras.applications fetches by itself
+    p = Protocol(network, NETWORKS[network].smallest, weights='imagenet' if weights == 'imagenet' else 'random', weights_file=str(path) if weights == 'file' else None, freeze=freeze)
+    model = build_model(p, 2, seed=1)
+    assert model.source.startswith(weights)
+    trained = C._program(p, model)[0]
+    x = np.random.default_rng(0).random((3, *model.input_shape[1:]), 'float32')
+    last = keras.Model(model.input, model.layers[-1].input), keras.Model(trained.input, trained.layers[-1].input)
+    assert np.ptp(answer(last[0], x), 0).max() > 0 and np.array_equal(answer(last[0], x), answer(last[1], x))
+    assert np.array_equal(answer(model, x, training=True), answer(trained, x, training=True))
+    if network != 'efficientnetb0': return
+    bases = [next(l for l in m.layers if hasattr(l, 'layers')) for m in (model, trained)]
+    first = {l: i for i, l in enumerate(bases[0].layers)}[next(l for l in bases[0].layers if l.name == 'stem_conv_pad')]
+    for base in bases:   # gray .5 as the first convolution sees it
+        seen = answer(keras.Model(base.input, base.layers[first].input), np.full((1, *base.input_shape[1:]), 127.5, 'float32'))[0, 5, 5]
+        assert np.allclose(seen, .5 if weights == 'random' else (.5 - MEAN)/DEVIATION, atol=1e-4)
+    model.save(tmp_path/'m.keras')
+    assert np.array_equal(answer(keras.models.load_model(tmp_path/'m.keras'), x), answer(model, x))
+
+def test_other_statistics_are_not_compiled_away(files):
+    "What `Normalization` derives from its variables is a constant in the compiled step: another file gets a step of its own."
+    p = Protocol('efficientnetb0', 32, weights='random', weights_file=str(files('efficientnetb0')))
+    model = build_model(p, 2)
+    first = C._program(p, model)[0]
+    assert C._program(p, model)[0] is first
+    C._derived(model)[0].adapt_mean.assign(2*MEAN)
+    C._derived(model)[0].finalize_state()
+    other = C._program(p, model)[0]
+    assert other is not first and np.allclose(np.ravel(keras.ops.convert_to_numpy(C._derived(other)[0].mean)), 2*MEAN)
+
+def test_the_clone_on_the_other_engine():
+    "A small network with what EfficientNet has inside: a base whose `Normalization` keeps mean and variance beside its variables (on torch as views of them)."
+    out = script('''
+        from gan_covid import classifiers as C
+        keras = C.load_keras()
+        base = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Normalization(), keras.layers.Conv2D(4, 3)])
+        base.layers[0].adapt_mean.assign([.485, .456, .406]); base.layers[0].adapt_variance.assign([.05, .06, .07]); base.layers[0].finalize_state()
+        i = keras.Input((6, 6, 3))
+        m = keras.Model(i, keras.layers.Dense(2, 'softmax')(keras.layers.GlobalAveragePooling2D()(base(i))))
+        m.source = 'file:x'
+        x = np.random.default_rng(0).random((4, 6, 6, 3), 'float32')
+        a, b = (keras.ops.convert_to_numpy(n(x)) for n in (m, C._program(Protocol('ct_cnn', 32), m)[0]))
+        print(json.dumps([bool(np.array_equal(a, b)), float(np.ptp(a, 0).max())]))
+    ''', OTHER)
+    assert out.returncode == 0, out.stderr[-2000:]
+    same, spread = json.loads(out.stdout.splitlines()[-1])
+    assert same and spread > 0
+
 def test_weights_from_a_file(tmp_path):
     base = build_model(TINY, 2, seed=7).layers[2]
     for name in ('base.weights.h5', 'base.keras', 'base.h5'):
@@ -292,7 +373,7 @@ def test_bad_images(training, val, message):
 
 @pytest.mark.parametrize('name, changes, message', [('head_cd', {}, "protocol 'head_cd' is unknown"), ('head_ct', {'netwrok': 'vgg16'}, "'netwrok' is unknown"), ('head_ct', {'network': 'resnet'}, 'network='), ('head_ct', {'size': 31}, 'size=31'),
     ('head_ct', {'optimizer': 'lion'}, 'optimizer='), ('head_ct', {'learning_rate': 0}, 'learning_rate=0'), ('head_ct', {'monitor': 'auc'}, 'monitor='), ('head_ct', {'freeze': 'half'}, 'freeze='), ('head_ct', {'pipeline': {'rotate': 3}}, 'rotate'),
-    ('head_ct', {'precision': 'float16'}, 'precision='), ('head_ct', {'epochs': 2.5}, 'epochs='), ('head_ct', {'learning_rate': float('nan')}, 'learning_rate=nan'), ('ct_report-ct_cnn', {'bn_statistics': 'old'}, 'bn_statistics=')])
+    ('head_ct', {'precision': 'float16'}, 'precision='), ('head_ct', {'dense': [256, 0]}, 'dense='), ('head_ct', {'dense': '256'}, 'dense='), ('head_ct', {'epochs': 2.5}, 'epochs='), ('head_ct', {'learning_rate': float('nan')}, 'learning_rate=nan'), ('ct_report-ct_cnn', {'bn_statistics': 'old'}, 'bn_statistics=')])
 def test_bad_protocols(name, changes, message):
     with pytest.raises(InputError, match=message): protocol(name, **changes)
 

@@ -83,6 +83,24 @@ def test_images_of_others(runs, tmp_path):
     assert r['counts'] == {l: 9 for l in LABELS} and r['trained_on'] is None
     first = classify(runs, 'original+generated@loey')[0]
     assert first['leaked'] is None and first['n_train']['generated'] == 18
+    classify(runs, 'original')
+    r = runs('score', 'loey', classifier='ct_cnn-original', features='pixels', repeats=4)['results']
+    assert r['reference'] == {'train': int((prepared(runs).split == 'train').sum()), 'heldout': 0, 'known': False} and r['copies']['distance'] is None
+
+def prepared(runs): return Prepared.open(runs.base/'prepare'/'covid_ct'/'images').table
+
+def test_what_a_gan_has_seen_is_not_called_unseen(runs):
+    "A GAN of all images, test images among them, is compared with all of them, and there is no threshold for copies; one of the training part leaves the rest unseen."
+    generated(runs, 'dcgan', 'both'); generated(runs, 'published', 'leaky'); classify(runs, 'original')
+    split = prepared(runs).split
+    leaky, clean = (runs('score', n, classifier='ct_cnn-original', features='pixels', repeats=4)['results'] for n in ('published', 'dcgan'))
+    assert leaky['reference'] == {'train': len(split), 'heldout': 0, 'known': True}
+    assert leaky['copies']['n']['train'] == leaky['fidelity']['all']['n']['real'] == len(split) and leaky['copies']['distance'] is leaky['copies']['ratio'] is None
+    assert 'real nearest' not in leaky['similarity'] and all('heldout' not in s['sanity'] for s in leaky['fidelity'].values())
+    train, held = int((split == 'train').sum()), int((split != 'train').sum())
+    assert clean['reference'] == {'train': train, 'heldout': held, 'known': True} and clean['copies']['n'] == {'generated': 24, 'train': train, 'heldout': held}
+    for s in (clean, leaky): assert {l: s['fidelity'][l]['n']['real'] for l in LABELS} == prepared(runs)[(split == 'train') | (s is leaky)].label.value_counts().to_dict()
+    assert clean['nearest']['sha256'] == prepared(runs)[split == 'train'].sha256.iloc[clean['nearest']['train']].tolist()
 
 def test_scores_ask_the_classifier_for_the_class(runs):
     generated(runs, 'dcgan', 'both')

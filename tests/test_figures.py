@@ -135,9 +135,21 @@ def test_text_on_the_sizes_of_data_set_says_what_the_tables_say():
     (a, b), (c, d), (e, f) = ((f'{min(v):.0f}', f'{max(v):.0f}') for v in zip(*(agree(x['generated']) for x in classes.values())))
     assert f'agrees with {a} to {b} per cent of the COVID images, {c} to {d} of Normal, {e} to {f} of viral pneumonia' in text
     assert '(real test images: {:.0f}, {:.0f} and {:.0f})'.format(*agree(classes['larger']['real test images'])) in text
-    copies = [records['score', n]['copies'] for n in sizes.values()]
-    n = sum(c['n']['generated'] for c in copies)
-    assert f'Of {n} generated images one is' in text and sum(c['distance']['nearer'] for c in copies) == 1 and 35 < n*copies[0]['distance']['expected'] < 45   # "forty would be by chance"
+    copies = records['score', 'larger']['copies']   # the others were compared with all training images, not with their own
+    n, near = copies['n']['generated'], copies['distance']
+    assert f"Of the {n} images of the largest set's GAN one is" in text and near['nearer'] == 1 and f"{n*near['expected']:.0f} would be by chance" in text
+
+def test_text_on_the_report_says_how_its_trainings_ended():
+    text = ' '.join(''.join(c['source']) for c in read_json(ROOT/'nbs'/'papers'/'ct_report.ipynb')['cells'] if c['cell_type'] == 'markdown').replace('\n', ' ')
+    runs = [r for c in find_records(ROOT/'records', 'small', 'ct_report') if c['step'] == 'classify' for r in c['results']['repeats'] if r['network'] == 'ct_cnn']
+    passed = lambda r: r['history']['accuracy'][-1] > .95
+    classical = [r for r in runs if 'classical' in r['arm']]
+    assert all(passed(r) != (r in classical) for r in runs) and {r['epochs'] for r in classical} == {150}
+    epochs = [r['epochs'] for r in runs if r not in classical]
+    assert f'after {min(epochs)} to {max(epochs)} epochs' in text
+    span = lambda some: '{:.2f} to {:.2f}'.format(*(f(r['history']['accuracy'][-1] for r in some) for f in (min, max)))
+    alone = [r for r in classical if r['arm'] == 'original+classical']
+    assert len(alone) == 5 and f'a training accuracy of {span(alone)}, and those with GAN images beside at {span([r for r in classical if r not in alone])}' in text
 
 def test_readme_says_what_the_study_of_quality_found():
     found = read_json(ROOT/'benchmarks'/'results'/'stylegan2_quality.json')['distance']

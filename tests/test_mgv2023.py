@@ -56,7 +56,10 @@ def test_all_sizes_are_tested_on_the_same_images_that_no_gan_saw(runs):
     with pytest.raises(InputError, match='share=2'): arms.subset(table, 2.)
 
 def test_every_table_and_figure(runs, tmp_path):
-    for n in SHARES: runs('score', n, classifier='larger-original', repeats=2, k=2)
+    made = Prepared.open(runs.base/'prepare'/'radiography'/'images').table
+    for n, shares in SHARES.items():   # each GAN against what it was trained on itself; the rest of the larger set is unseen by the smaller one's
+        r, own = runs('score', n, classifier='larger-original', repeats=2, k=2)['results'], len(training_part(runs, shares[0]))
+        assert r['reference'] == {'train': own, 'heldout': len(made) - own, 'known': True} and r['copies']['n']['train'] == r['fidelity']['all']['n']['real'] == own
     items = draw('mgv2023', tmp_path/'figures', runs.work, tmp_path)
     assert set(ids('mgv2023')) <= set(items) and not any(i['local'] for i in items.values())
     folder = tmp_path/'figures'/'mgv2023'
@@ -65,6 +68,7 @@ def test_every_table_and_figure(runs, tmp_path):
     assert set(read('T23_classes')['class']) == set(FOUR) and len(read('O17_claim')) == 3 and {'accuracy, none', 'gain of accuracy by GAN'} <= set(read('O17_correlation').what)
     quoted = read('T23_literature').set_index('work')['value']
     assert quoted['Loey et al. 2020, best (X2)'] == pytest.approx(value('X2', 'best accuracy')) and quoted.index.str.contains('X4').sum() == 2
+    assert list(read('O17_distance')['real images']) == list(read('O17_distance')["of these this GAN's"]) == [len(training_part(runs, s[0])) for s in SHARES.values()]
     assert {'T23_samples_larger.png', 'T23_samples_smaller.png', 'O17_accuracy_ct_cnn.png', 'quality_larger.csv'} <= {p.name for p in folder.iterdir()}
 
 def test_notebook_without_records_names_the_command(tmp_path):

@@ -119,3 +119,32 @@ def test_bad_rates():
     with pytest.raises(InputError, match='percent'): pub.counts_from_rates(74, 1, 200, 200)
     with pytest.raises(InputError, match='at least one'): pub.counts_from_rates(.7, 1, 0, 200)
     assert not pub.counts_from_rates(.7237, .8304, 11, 11)['exact']
+
+
+def test_texts_say_what_the_settings_are():
+    "Lines of the notebooks and modules that name a default, held against the default itself; and authors against CITATION.cff."
+    import re
+    from pathlib import Path
+
+    import yaml
+    from gan_covid.classifiers import PROTOCOLS
+    from gan_covid.records import read_json
+    root = Path(__file__).resolve().parent.parent
+    default = {paper: {r['what']: r for r in rows} for paper, rows in pub.NOT_STATED.items()}
+    cells = lambda name: [''.join(c['source']) for c in read_json(root/'nbs'/f'{name}.ipynb')['cells']]
+    fit = re.search(r"^fit: str = '(\w+)'", cells('runs/prepare')[1], re.M)[1]
+    said = default['head_ct']['"zero-padded" and "scaled down to 32×32"']
+    assert fit == 'pad' and said['default'].startswith('padded')
+    head = default['ct_report']['fully connected layers on VGG-16 and ResNet50, frozen layers']['default']
+    for name in ('vgg16', 'resnet50'):
+        p = PROTOCOLS[f'ct_report-{name}']
+        assert f'dense {p.dense[0]}, dropout {p.dropout}, dense {p.dense[1]}, dense 2'.replace('0.', '.') in head
+    p = PROTOCOLS['head_ct']
+    assert f"until {p.patience} epochs bring no progress, at most {p.epochs}" in default['head_ct']["length of the classifier's training"]['default']
+    assert default['head_ct']['how many generated images of each class']['mark'] == 'O' and pub.value('X5', 'images/generated') == 200
+    sources = {m[1]: r for r in yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))['references'] if (m := re.match(r'source (\w+)', r.get('notes', '')))}
+    assert set(sources) == set(pub.PAPERS)
+    for key, r in sources.items():
+        line = cells(f'papers/{key}')[0].splitlines()[1]
+        for a in r['authors']: assert a['family-names'] in line and a['family-names'] in pub.PAPERS[key], (key, a)
+        if key in ('wmlq2022', 'mgv2023'): assert r['title'] in line and r['title'].lower() in pub.PAPERS[key].lower()

@@ -77,6 +77,13 @@ def test_nearest_is_exact_for_copies_far_from_the_origin():
     assert (nearest(y, y)[1] == 0).all()
 
 
+def test_ties_go_by_index_however_many_there_are():
+    "More copies than neighbours asked for and a margin beside them: rounding chose among them."
+    y = np.repeat(images(3, 6, seed=4), 203, axis=0)[np.random.default_rng(0).permutation(609)]
+    for i in range(0, 609, 40): assert (nearest(y[i:i + 1], y, k=5)[0][0] == np.flatnonzero((y == y[i]).all((1, 2, 3)))[:5]).all()
+    assert (nearest(y, y, k=203)[1] == 0).all()
+
+
 def test_nearest_needs_no_n_m_pixels_memory():
     x, y = images(150, 64, seed=1), images(150, 64, seed=2)
     tracemalloc.start()
