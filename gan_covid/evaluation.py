@@ -239,7 +239,8 @@ def _plain(y_true, y_score, positive, group=None) -> dict:
 
 def _unseen(outcomes, truth, said, z) -> dict:
     """Metric -> (runs, cases): each run's value if z² more images of class truth[case] had been answered said[case].
-    The runs share these images: each gets as many as it has of all images, or patients, of the class."""
+    The runs share these images: each gets as many as it has of all images, or patients, of the class. An area under a curve
+    hangs on the images of all classes together, so that the z² images are of all classes and only this class's are so answered."""
     of_class = lambda c: np.concatenate([o['group'][o['y_true'] == c] for o in outcomes])
     patients = np.array([max(1, len(np.unique(of_class(c)))) for c in truth])
     rows, cases = [], np.arange(len(truth))
@@ -248,8 +249,10 @@ def _unseen(outcomes, truth, said, z) -> dict:
         more = np.full((len(truth), k), o['y_score'].min() - 1)
         more[cases, said] = o['y_score'].max() + 1
         weight = z*z*np.array([(o['y_true'] == c).sum() for c in truth])/patients
-        rows.append(measure(np.r_[o['y_true'], truth], np.vstack([o['y_score'], more]), o['positive'],
-                            np.hstack([np.ones((len(truth), n)), np.diag(weight)])))
+        y, score = np.r_[o['y_true'], truth], np.vstack([o['y_score'], more])
+        of_both = weight*[(o['y_true'] == c).mean() for c in truth]
+        values, areas = (measure(y, score, o['positive'], np.hstack([np.ones((len(truth), n)), np.diag(w)])) for w in (weight, of_both))
+        rows.append({**values, **{k: areas[k] for k in ('auc', 'macro_auc')}})
     return {m: np.array([r[m] for r in rows]) for m in rows[0]}
 
 def _reach(outcomes, z) -> dict:
@@ -354,7 +357,7 @@ def test_share(outcomes) -> float:
 def _ratio(outcomes, share) -> float:
     "What the repeats of one arm share: counted in their images, and at least the share of test images."
     ratio = float(np.fmax(shared(outcomes), share))
-    if not np.isfinite(ratio):
+    if not ratio > 0:   # nan, or no image in common and an unknown training part
         raise InputError('ratio: the repeats have no test image in common and do not say n_train.real; give test/training images')
     return ratio
 
@@ -502,7 +505,7 @@ def _p_of_reach(values,  # function of z: {'low', 'high'} of the difference with
     leaves_out_0 = lambda z: values(z)['low'] > 0 if difference > 0 else values(z)['high'] < 0
     low, high = 0., min(38., float(stats.norm.isf((p if np.isfinite(p) else 0.)/2)))
     if leaves_out_0(high): return p if np.isfinite(p) else float(2*stats.norm.sf(high))
-    for _ in range(50):
+    for _ in range(30):
         middle = (low + high)/2
         low, high = (middle, high) if leaves_out_0(middle) else (low, middle)
     return float(2*stats.norm.sf(low))
@@ -704,6 +707,13 @@ def mean_roc(results,      # classify results of one arm
     return pd.DataFrame(rows)
 
 # %% ../nbs/18_evaluation.ipynb #0f91714f
+def _agree(low, high, p, p_of_interval, level) -> dict:
+    """Interval and p from two sources, so that they do not contradict each other: the more careful one decides whether 0 is left out.
+    `p_of_interval` is the p at which the interval would just touch 0."""
+    if p < 1 - level and low <= 0 <= high: p = p_of_interval
+    elif p >= 1 - level: low, high = min(low, 0.), max(high, 0.)
+    return {'low': float(low), 'high': float(high), 'p': float(p)}
+
 def correlation(x, y,        # (n,) sizes and qualities
                 level=.95) -> dict:  # rho, low, high, p, n; low and high nan below four points or if the order agrees throughout, all nan if one is constant
     "Spearman's rank correlation with Bonett and Wright's (2000) interval; p is exact up to seven points, by Student's t above."
@@ -717,14 +727,23 @@ def correlation(x, y,        # (n,) sizes and qualities
     if n < 4 or np.isclose(abs(rho), 1): return {'rho': float(rho), 'low': np.nan, 'high': np.nan, 'p': float(p), 'n': n}
     half = stats.norm.ppf(.5 + level/2)*np.sqrt((1 + rho**2/2)/(n - 3))
     z = np.arctanh(rho)
-    return {'rho': float(rho), 'low': float(np.tanh(z - half)), 'high': float(np.tanh(z + half)), 'p': float(p), 'n': n}
+    touches = 2*stats.norm.sf(abs(z)/half*stats.norm.ppf(.5 + level/2))
+    return {'rho': float(rho), **_agree(np.tanh(z - half), np.tanh(z + half), p, touches, level), 'n': n}
 
 # %% ../nbs/18_evaluation.ipynb #8a2d7cf8
 def difference_of_proportions(k1: int, n1: int,  # successes and trials
                               k2: int, n2: int, level=.95,
                              ) -> dict:          # difference (second - first), low, high, p
-    "Two published proportions of which no pairs are known: Newcombe's (1998) interval from two Wilson intervals, Fisher's exact p."
-    (l1, u1), (l2, u2), d = wilson(k1, n1, level), wilson(k2, n2, level), k2/n2 - k1/n1
-    p1, p2 = k1/n1, k2/n2
-    return {'difference': d, 'low': float(d - np.hypot(p2 - l2, u1 - p1)), 'high': float(d + np.hypot(u2 - p2, p1 - l1)),
-            'p': float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)}
+    "Two published proportions of which no pairs are known: Newcombe's (1998) interval from two Wilson intervals, Fisher's exact p; the more careful of them decides about 0."
+    d, p = k2/n2 - k1/n1, stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue
+    def newcombe(level):
+        (l1, u1), (l2, u2) = wilson(k1, n1, level), wilson(k2, n2, level)
+        return d - np.hypot(k2/n2 - l2, u1 - k1/n1), d + np.hypot(u2 - k2/n2, k1/n1 - l1)
+    low, high = newcombe(level)
+    # bisection for the level at which it touches 0, only where the interval holds 0 and Fisher's test does not
+    least, most = 0., 1 - p
+    for _ in range(50 if p < 1 - level and low <= 0 <= high else 0):
+        middle = (least + most)/2
+        ends = newcombe(middle)
+        least, most = (least, middle) if ends[0] <= 0 <= ends[1] else (middle, most)
+    return {'difference': d, **_agree(low, high, p, 1 - most, level)}
