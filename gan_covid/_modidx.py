@@ -416,6 +416,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gan_covid.paper.Paper.show': ('paper.html#paper.show', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.source_tables': ('paper.html#paper.source_tables', 'gan_covid/paper.py'),
                                  'gan_covid.paper.Paper.table': ('paper.html#paper.table', 'gan_covid/paper.py'),
+                                 'gan_covid.paper._cell': ('paper.html#_cell', 'gan_covid/paper.py'),
                                  'gan_covid.paper.copies_in_words': ('paper.html#copies_in_words', 'gan_covid/paper.py'),
                                  'gan_covid.paper.p_in_words': ('paper.html#p_in_words', 'gan_covid/paper.py'),
                                  'gan_covid.paper.quality': ('paper.html#quality', 'gan_covid/paper.py'),
