@@ -541,8 +541,8 @@ def delong(y_true, score_a, score_b,  # (n,) 1 for positives; (n,) scores of two
     var = d.mean(1).var(ddof=1)/y.sum() + d.mean(0).var(ddof=1)/(~y).sum() if min(y.sum(), (~y).sum()) > 1 else np.nan
     diff = float(d.mean())
     view = _student(diff, var, np.inf, level)
-    # images of the smaller class that only one classifier gets right; equal AUCs without a discordant pair are not known to be equal
-    n = min(y.sum(), (~y).sum())
+    # images that only one classifier gets right; equal AUCs without a discordant pair are not known to be equal
+    n = len(y)
     reach = lambda z: {'low': (n*diff - z*z)/(n + z*z), 'high': (n*diff + z*z)/(n + z*z)}
     return {'difference': diff, **_widest(_ends(view), reach(_z(level))), 'p': _p_of_reach(reach, diff, view['p'])}
 
