@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['POSITIVE', 'METRICS', 'MACRO', 'confusion', 'mcc', 'rates', 'macro', 'auc', 'positive_index', 'measure', 'outcome',
-           'table', 'wilson', 'clopper_pearson', 'resample', 'bootstrap', 'mean_interval', 'test_share', 'summarise',
-           'mcnemar', 'corrected_t_test', 'paired_bootstrap', 'delong', 'pool', 'compare_arms', 'roc', 'mean_roc',
-           'correlation', 'difference_of_proportions']
+           'table', 'wilson', 'clopper_pearson', 'resample', 'bootstrap', 'mean_interval', 'shared', 'test_share',
+           'summarise', 'mcnemar', 'corrected_t_test', 'paired_bootstrap', 'delong', 'pool', 'compare_arms', 'roc',
+           'mean_roc', 'correlation', 'difference_of_proportions']
 
 # %% ../nbs/18_evaluation.ipynb #92d1c3c9
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -129,6 +130,13 @@ def measure(y_true,          # (n,) class indices
     return {**rates(cm, positive), 'auc': one, **macro(cm) , 'mcc': mcc(cm), 'macro_auc': np.mean(each, axis=0) if w.ndim > 1 else float(np.mean(each))}
 
 # %% ../nbs/18_evaluation.ipynb #8a7d82d4
+def _patients(group, ids, where) -> np.ndarray:
+    "One name an image: its patient's; an image without a patient stands for itself."
+    if group is None or len(group) == 0: return ids
+    if len(group) != len(ids): raise InputError(f'{where}: test.group has {len(group)} entries for {len(ids)} images')
+    unknown = pd.isna(pd.Series(list(group), dtype=object)) | (np.asarray(group, object) == '')
+    return np.array([f'image {i}' if u else f'patient {g}' for i, g, u in zip(ids, group, unknown)])
+
 def outcome(result: dict,   # one classify result, or the record that holds it under 'results'
             positive=None,  # name or index of the positive class
            ) -> dict:       # keys of the result, y_true (n,), y_score (n,k), id (n,), group (n,), positive, n_real
@@ -150,7 +158,7 @@ def outcome(result: dict,   # one classify result, or the record that holds it u
     if positive is None: positive = r.get('positive')
     index = positive_index(r.get('classes'), positive) if score.shape[1] == 2 or positive is not None else 1
     order = np.argsort(ids, kind='stable')   # by id, so that two arms can be compared image by image
-    group = np.asarray(test.get('group') or ids).astype(str)
+    group = _patients(test.get('group'), ids, where)
     n_real = (r.get('n_train') or {}).get('real', np.nan)
     return {**{k: v for k, v in r.items() if k != 'test'}, 'classes': classes, 'y_true': y[order], 'y_score': score[order], 'id': ids[order],
             'group': group[order], 'positive': index, 'n_real': n_real}
@@ -206,37 +214,120 @@ def resample(y_true,        # (n,) class indices
         weights[:, inside] = rng.multinomial(len(inside), np.full(len(inside), 1/len(inside)), size=n)
     return weights[:, member]
 
-def _quantiles(draws, level):
-    draws = np.asarray(draws)[np.isfinite(draws)]
-    return tuple(np.quantile(draws, [(1 - level)/2, (1 + level)/2]).tolist()) if len(draws) else (np.nan, np.nan)
+def _from_draws(draws, level) -> dict:
+    "Percentile interval and p (of 0), which is below 1 - level exactly where the interval leaves out 0."
+    d = np.sort(np.asarray(draws)[np.isfinite(draws)])
+    if not len(d): return {'low': np.nan, 'high': np.nan, 'p': np.nan}
+    k = max(1, int(np.ceil((1 - level)/2*(len(d) + 1) - 1e-9)) - 1)   # of so many draws at most may one side of 0 hold
+    return {'low': d[k - 1], 'high': d[-k], 'p': min(1., 2*(1 + min((d <= 0).sum(), (d >= 0).sum()))/(len(d) + 1))}
 
+# %% ../nbs/18_evaluation.ipynb #b7d20f5e
+def _z(level) -> float: return stats.norm.ppf(.5 + level/2)
+
+def _widest(*views) -> dict:
+    "Of several intervals the smallest `low`, the largest `high` and, if they have one, the largest `p`; what is nan does not count."
+    pick = {'low': np.fmin, 'high': np.fmax, 'p': np.fmax}
+    return {k: float(f.reduce([v[k] for v in views if k in v])) for k, f in pick.items() if any(k in v for v in views)}
+
+def _ends(view) -> dict: return {k: view[k] for k in ('low', 'high')}
+
+def _plain(y_true, y_score, positive, group=None) -> dict:
+    "Arrays of one test set as an outcome."
+    ids = np.arange(len(y_true))
+    return {'y_true': np.asarray(y_true), 'y_score': np.asarray(y_score, float), 'positive': positive, 'id': ids,
+            'group': ids if group is None else np.asarray(group)}
+
+def _unseen(outcomes, truth, said, z) -> dict:
+    """Metric -> (runs, cases): each run's value if z² more images of class truth[case] had been answered said[case].
+    The runs share these images: each gets as many as it has of all images, or patients, of the class. An area under a curve
+    hangs on the images of all classes together, so that the z² images are of all classes and only this class's are so answered."""
+    of_class = lambda c: np.concatenate([o['group'][o['y_true'] == c] for o in outcomes])
+    patients = np.array([max(1, len(np.unique(of_class(c)))) for c in truth])
+    rows, cases = [], np.arange(len(truth))
+    for o in outcomes:
+        n, k = o['y_score'].shape
+        more = np.full((len(truth), k), o['y_score'].min() - 1)
+        more[cases, said] = o['y_score'].max() + 1
+        weight = z*z*np.array([(o['y_true'] == c).sum() for c in truth])/patients
+        y, score = np.r_[o['y_true'], truth], np.vstack([o['y_score'], more])
+        of_both = weight*[(o['y_true'] == c).mean() for c in truth]
+        values, areas = (measure(y, score, o['positive'], np.hstack([np.ones((len(truth), n)), np.diag(w)])) for w in (weight, of_both))
+        rows.append({**values, **{k: areas[k] for k in ('auc', 'macro_auc')}})
+    return {m: np.array([r[m] for r in rows]) for m in rows[0]}
+
+def _reach(outcomes, z) -> dict:
+    "Metric -> (runs, cases) for every class and every answer."
+    k = outcomes[0]['y_score'].shape[1]
+    return _unseen(outcomes, np.repeat(np.arange(k), k), np.tile(np.arange(k), k), z)
+
+def _reach_of_difference(a, b, z) -> dict:
+    "Metric -> (runs, cases) of b - a, for every class and every pair of answers of which one is right."
+    k = a[0]['y_score'].shape[1]
+    cases = np.array([(c, i, j) for c in range(k) for i in range(k) for j in range(k) if (i == c) != (j == c)]).T
+    va, vb = _unseen(a, cases[0], cases[1], z), _unseen(b, cases[0], cases[2], z)
+    return {m: vb[m] - va[m] for m in va}
+
+def _mean_reach(values) -> dict:
+    "Lowest and highest mean over the runs, (runs, cases), among the cases where it is defined."
+    mean = np.mean(values, axis=0)
+    return {'low': np.fmin.reduce(mean), 'high': np.fmax.reduce(mean)}
+
+
+# %% ../nbs/18_evaluation.ipynb #e83b0c71
 def bootstrap(y_true, y_score,  # (n,) class indices and (n,k) scores of one test set
               positive: int=1,
               group=None,       # (n,) patients
               n: int=2000, level=.95, seed: int=0,
              ) -> pd.DataFrame:  # index metric; value, low, high, se, undefined (share of draws without a value)
-    "Percentile bootstrap intervals of every metric on one test set."
-    value = measure(y_true, y_score, positive)
+    "Percentile bootstrap intervals of every metric on one test set, at least as long as a few unseen images allow."
+    value, o = measure(y_true, y_score, positive), _plain(y_true, y_score, positive, group)
     draws = measure(y_true, y_score, positive, resample(y_true, group, n, seed))
-    return pd.DataFrame([{'metric': k, 'value': value[k], **dict(zip(('low', 'high'), _quantiles(d, level))),
+    reach = _reach([o], _z(level))
+    return pd.DataFrame([{'metric': k, 'value': value[k], **_widest(_ends(_from_draws(d, level)), _mean_reach(reach[k])),
                           'se': np.nanstd(d) if np.isfinite(d).any() else np.nan, 'undefined': float(np.mean(~np.isfinite(d)))}
                          for k, d in draws.items()]).set_index('metric')
 
 # %% ../nbs/18_evaluation.ipynb #925d6ba7
+_NO_SPREAD = 1e-24   # repeats that agree to the last digit differ by rounding errors only
+
+def _freedom(runs, n, images=0., image_df=np.inf):
+    "Satterthwaite's degrees of freedom of a variance from n runs plus one from the images."
+    parts = np.asarray(runs, float)**2/max(n - 1, 1) + np.asarray(images, float)**2/image_df
+    return np.divide((runs + images)**2, parts, out=np.full(np.shape(parts), np.inf), where=parts > 0)
+
 def mean_interval(values,     # (n,) one value a repeat; (n,...) works along the first axis
                   level=.95,
-                  ratio=0.,   # test images / training images of repeated splits (Nadeau-Bengio); 0 for independent values: the ordinary t interval
+                  ratio=0.,   # what repeats share over what they do not, see `shared`; 0: independent values, the ordinary t interval
                   image_variance=0.,  # variance of the mean from the choice of test images, when all repeats share one test set
-                 ) -> dict:   # mean, low, high, sd, n; low and high nan with fewer than two values
+                  image_df=np.inf,    # its degrees of freedom
+                  bounds=(-np.inf, np.inf),  # possible range of a value
+                 ) -> dict:   # mean, low, high, sd, n; low and high nan with fewer than two values or if they are all equal
     "Interval of the mean over repeats."
     v = np.asarray(values, float)
     n, mean = len(v), v.mean(0)
     if n < 2: return {'mean': mean, 'low': mean*np.nan, 'high': mean*np.nan, 'sd': mean*np.nan, 'n': n}
     runs = v.var(0, ddof=1)*(1/n + ratio)
     total = runs + image_variance
-    df = np.where(runs > 0, (n - 1)*np.divide(total, runs, out=np.ones_like(total), where=runs > 0)**2, 1e9)
-    half = stats.t.ppf(.5 + level/2, df)*np.sqrt(total)
-    return {'mean': mean, 'low': mean - half, 'high': mean + half, 'sd': v.std(0, ddof=1), 'n': n}
+    half = stats.t.ppf(.5 + level/2, _freedom(runs, n, image_variance, image_df))*np.sqrt(total)
+    half = np.where(total > _NO_SPREAD, half, np.nan)
+    low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
+    return {'mean': mean, 'low': low, 'high': high, 'sd': v.std(0, ddof=1), 'n': n}
+
+# %% ../nbs/18_evaluation.ipynb #0a5de2b9
+def _weights(outcomes) -> np.ndarray:
+    "(runs, patients): the share of a run's test images that each patient has."
+    _, member = np.unique(np.concatenate([o['group'] for o in outcomes]), return_inverse=True)
+    ends = np.cumsum([len(o['group']) for o in outcomes])[:-1]
+    return np.array([np.bincount(m, minlength=member.max() + 1)/len(m) for m in np.split(member, ends)])
+
+def shared(outcomes) -> float:
+    """Covariance over variance within, of runs whose test parts have images (patients) in common: 22/34 on average for 22 out of 56.
+    nan for one run and for one test set."""
+    a = _weights(outcomes)
+    n, products = len(a), a @ a.T
+    if n < 2: return np.nan
+    own, common = np.trace(products)/n, (products.sum() - np.trace(products))/(n*(n - 1))
+    return float(common/(own - common)) if own - common > 1e-12 else np.nan
 
 # %% ../nbs/18_evaluation.ipynb #c25528b8
 _COUNTS = {'accuracy': lambda c, p: (np.trace(c), c.sum()), 'sensitivity': lambda c, p: (c[p, p], c[p].sum()), 'fnr': lambda c, p: (c[p].sum() - c[p, p], c[p].sum()),
@@ -244,17 +335,31 @@ _COUNTS = {'accuracy': lambda c, p: (np.trace(c), c.sum()), 'sensitivity': lambd
            'specificity': lambda c, p: (c.sum() - c[p].sum() - c[:, p].sum() + c[p, p], c.sum() - c[p].sum())}   # the metrics that are k/n
 _INTERVALS = ('auto', 't', 'corrected t', 'runs+images', 'wilson', 'clopper-pearson', 'bootstrap')
 
-def _clip(metric, low, high):
-    least = -1. if metric == 'mcc' else 0.
-    return float(np.clip(low, least, 1)), float(np.clip(high, least, 1))
+def _clip(metric, low, high, difference=False) -> tuple:
+    "Ends inside the possible range: a rate's [0, 1], the MCC's [-1, 1], a difference's [-1, 1] and [-2, 2]."
+    least, most = (-1., 1.) if metric == 'mcc' else (0., 1.)
+    if difference: least, most = least - most, most - least
+    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 def _one_test_set(outcomes) -> bool: return all(o['id'].tolist() == outcomes[0]['id'].tolist() for o in outcomes)
 
+def _patients_known(outcomes) -> bool:
+    "True if several images belong to one patient."
+    image, patient = (np.concatenate([o[k] for o in outcomes]) for k in ('id', 'group'))
+    return len(np.unique(patient)) < len(np.unique(image))
+
 def test_share(outcomes) -> float:
-    "Test images / real training images of repeated splits, as Nadeau and Bengio's correction needs it; nan if the results do not say."
+    "Test images / real training images, as Nadeau and Bengio's correction needs it; nan if the results do not say."
     # generated images count for nothing here: they were made from the same training images
     real = [o['n_real'] for o in outcomes if o['n_real'] and np.isfinite(o['n_real'])]
     return float(np.mean([len(o['id']) for o in outcomes])/max(real)) if real else np.nan
+
+def _ratio(outcomes, share) -> float:
+    "What the repeats of one arm share: counted in their images, and at least the share of test images."
+    ratio = float(np.fmax(shared(outcomes), share))
+    if not ratio > 0:   # nan, or no image in common and an unknown training part
+        raise InputError('ratio: the repeats have no test image in common and do not say n_train.real; give test/training images')
+    return ratio
 
 def _grouped(results, by, positive):
     "Checked outcomes by key, in order of first appearance; a repeat twice in one arm is an error."
@@ -267,52 +372,110 @@ def _grouped(results, by, positive):
         os.sort(key=lambda o: o.get('repeat', 0))
     return out
 
-def _boot_of_mean(outcomes, n, seed):
-    "Bootstrap draws of the mean over runs that share one test set: the same drawn images for all runs."
-    w = resample(outcomes[0]['y_true'], outcomes[0]['group'], n, seed)
-    runs = [measure(o['y_true'], o['y_score'], o['positive'], w) for o in outcomes]
-    return {k: np.mean([r[k] for r in runs], axis=0) for k in runs[0]}
+# %% ../nbs/18_evaluation.ipynb #5b9e02fa
+def _union(outcomes) -> tuple:
+    "Images of all runs, each once: id, y_true, group, and where each run's images are among them. `InputError` if runs contradict."
+    ids, first, where = np.unique(np.concatenate([o['id'] for o in outcomes]), return_index=True, return_inverse=True)
+    y, group = (np.concatenate([o[k] for o in outcomes]) for k in ('y_true', 'group'))
+    for values, what in ((y, 'labels'), (group, 'patients')):
+        odd = values != values[first][where]
+        if odd.any(): raise InputError(f'results: image {ids[where[odd][0]]} has two {what}')
+    return ids, y[first], group[first], np.split(where, np.cumsum([len(o['id']) for o in outcomes])[:-1])
+
+def _boot(outcomes, n, seed) -> dict:
+    "Bootstrap draws, metric -> (runs, n): in each draw the same images, or patients, for all runs."
+    ids, y, group, places = _union(outcomes)
+    w = resample(y, group, n, seed)
+    runs = [measure(o['y_true'], o['y_score'], o['positive'], w[:, at]) for o, at in zip(outcomes, places)]
+    return {k: np.array([r[k] for r in runs]) for k in runs[0]}
+
+def _few(outcomes) -> tuple:
+    "Degrees of freedom of the images' variance and what makes up for their loss, where images come from few patients; else inf and 1."
+    if not _patients_known(outcomes): return np.inf, 1.
+    patients, classes = len(np.unique(_union(outcomes)[2])), outcomes[0]['y_score'].shape[1]
+    df = max(1, patients - classes)
+    return float(df), (df + classes)/df
+
+def _student(value, variance, df, level) -> dict:
+    "Interval and p (of 0) of a value with this variance; nan if there is none."
+    if not variance > _NO_SPREAD: return {'low': np.nan, 'high': np.nan, 'p': np.nan}
+    sd = np.sqrt(variance)
+    half = stats.t.ppf(.5 + level/2, df)*sd
+    return {'low': value - half, 'high': value + half, 'p': float(2*stats.t.sf(abs(value)/sd, df))}
+
+def _of_repeats(values,  # (n,) of the repeats where the metric is defined, or their differences
+                draws,   # (n, draws) of the same
+                how, ratio, level, few) -> dict:
+    "Interval and p (of 0) of the mean of several repeats; nan for one value."
+    n, mean, (df, scale) = len(values), np.mean(values), few
+    if n < 2: return {'low': np.nan, 'high': np.nan, 'p': np.nan}
+    runs, images = np.var(values, ddof=1), _variance(draws.mean(0))*scale
+    if how == 't': return _student(mean, runs/n, n - 1, level)
+    if how == 'runs+images': return _student(mean, runs/n + images, _freedom(runs/n, n, images, df), level)
+    return _widest(_student(mean, runs*(1/n + ratio), n - 1, level), _student(mean, images, df, level))
+
+def _of_images(value, draws, level, few) -> dict:
+    "Interval and p (of 0) from the (draws,) of the images alone."
+    df, scale = few
+    return _widest(_from_draws(draws, level), *([_student(value, _variance(draws)*scale, df, level)] if np.isfinite(df) else []))
+
+def _variance(draws) -> float: return float(np.nanvar(draws)) if np.isfinite(draws).any() else 0.
+
+# %% ../nbs/18_evaluation.ipynb #7e21c4d9
+_EXACT = {'wilson': wilson, 'clopper-pearson': clopper_pearson}
+
+def _method(interval, metric, outcomes) -> str:
+    "The interval's formula: as asked for, or by what the repeats share. `InputError` if it does not fit."
+    one, fixed, patients = len(outcomes) == 1, _one_test_set(outcomes), _patients_known(outcomes)
+    how = interval
+    if how == 'auto' and one: how = 'wilson' if metric in _COUNTS and not patients else 'bootstrap'
+    elif how == 'auto': how = 'runs+images' if fixed else 'corrected t'
+    if how in _EXACT and (not one or metric not in _COUNTS):
+        raise InputError(f'interval: {how} is for a proportion on one test set, not for {metric} of {len(outcomes)} runs')
+    if how in _EXACT and patients: raise InputError(f"interval: {how} is for independent images; several are of one patient, use 'bootstrap'")
+    if how in ('runs+images', 'bootstrap') and not fixed:
+        raise InputError(f"interval: {how} needs one test set for all runs; these are several splits, use 'corrected t'")
+    return how
+
+def _interval(metric, how, outcomes, values, draws, reach, ratio, level) -> tuple:
+    "Low and high of one metric of one arm; values (runs,), nan where the metric is undefined."
+    ok = np.isfinite(values)
+    if not ok.any(): return np.nan, np.nan
+    if how in _EXACT:
+        o = outcomes[0]
+        counts = confusion(o['y_true'], o['y_score'].argmax(1), o['y_score'].shape[1])
+        return _EXACT[how](*_COUNTS[metric](counts, o['positive']), level)
+    few = _few(outcomes)
+    if how == 'bootstrap': view = _of_images(values[ok].mean(), draws[metric][ok].mean(0), level, few)
+    else: view = _of_repeats(values[ok], draws[metric][ok], how, ratio, level, few)
+    if how != 'bootstrap' and ok.sum() < 2: return np.nan, np.nan
+    view = _widest(_ends(view), _mean_reach(reach[metric][ok]))
+    return _clip(metric, view['low'], view['high'])
 
 def summarise(results,                # classify results or records
               metrics=METRICS,        # names from METRICS, MACRO, 'fpr', 'fnr'
               by=('arm',),            # what makes an arm: e.g. ('network', 'arm')
               positive=None,          # name or index of the positive class
-              interval: str='auto',   # 'auto': one run -> 'wilson' or 'bootstrap'; runs on one test set -> 'runs+images'; several splits -> 'corrected t'
-              ratio: float=None,      # test/training images for 'corrected t'; default from n_train.real
+              interval: str='auto',   # 'auto': one run -> 'wilson' or 'bootstrap'; runs on one test set -> 'runs+images'; several test parts -> 'corrected t'
+              ratio: float=None,      # for 'corrected t'; default: counted in the images that test parts share, at least test/training images
               level=.95, n_boot: int=2000, seed: int=0,
              ) -> pd.DataFrame:       # by..., metric, mean, low, high, sd, n (repeats with a value), undefined (repeats without), n_test, interval
     "Arm x metric: the mean over repeats with an interval, and by which formula."
     if interval not in _INTERVALS: raise InputError(f'interval: {interval!r} is unknown; choose one of {", ".join(_INTERVALS)}')
     grouped = _grouped(results, by, positive)
-    if ratio is None: ratio = test_share([o for os in grouped.values() for o in os])
-    rows = []
+    share, rows = test_share([o for os in grouped.values() for o in os]), []
     for key, outcomes in grouped.items():
-        values = [measure(o['y_true'], o['y_score'], o['positive']) for o in outcomes]
-        fixed, draws = _one_test_set(outcomes), None
+        each = [measure(o['y_true'], o['y_score'], o['positive']) for o in outcomes]
+        draws, reach = _boot(outcomes, n_boot, seed), _reach(outcomes, _z(level))
         for metric in metrics:
-            if metric not in values[0]: raise InputError(f'metrics: {metric!r} is unknown; choose among {", ".join(values[0])}')
-            v = np.array([x[metric] for x in values], float)
+            if metric not in each[0]: raise InputError(f'metrics: {metric!r} is unknown; choose among {", ".join(each[0])}')
+            v, how = np.array([x[metric] for x in each], float), _method(interval, metric, outcomes)
+            common = ratio if ratio is not None or how != 'corrected t' else _ratio(outcomes, share)
+            low, high = _interval(metric, how, outcomes, v, draws, reach, common, level)
             ok = v[np.isfinite(v)]
-            how = interval
-            if how == 'auto': how = ('wilson' if metric in _COUNTS else 'bootstrap') if len(v) == 1 else 'runs+images' if fixed else 'corrected t'
-            if how in ('wilson', 'clopper-pearson') and (len(v) > 1 or metric not in _COUNTS):
-                raise InputError(f'interval: {how} is for a proportion on one test set, not for {metric} of {len(v)} runs')
-            if how in ('runs+images', 'bootstrap') and not fixed: raise InputError(f"interval: {how} needs one test set for all runs; these are several splits, use 'corrected t'")
-            if how == 'corrected t' and not np.isfinite(ratio): raise InputError('ratio: the results do not say n_train.real; give test/training images')
-            low = high = np.nan
-            if len(ok) and how in ('wilson', 'clopper-pearson'):
-                cm = confusion(outcomes[0]['y_true'], outcomes[0]['y_score'].argmax(1), outcomes[0]['y_score'].shape[1])
-                low, high = {'wilson': wilson, 'clopper-pearson': clopper_pearson}[how](*_COUNTS[metric](cm, outcomes[0]['positive']), level)
-            elif len(ok):
-                if how in ('runs+images', 'bootstrap') and draws is None: draws = _boot_of_mean(outcomes, n_boot, seed)
-                if how == 'bootstrap': low, high = _quantiles(draws[metric], level)
-                else:
-                    extra = np.nanvar(draws[metric]) if how == 'runs+images' and np.isfinite(draws[metric]).any() else 0.
-                    m = mean_interval(ok, level, ratio if how == 'corrected t' else 0., extra)
-                    low, high = m['low'], m['high']
-            low, high = _clip(metric, low, high)
             rows.append({**dict(zip(by, key)), 'metric': metric, 'mean': ok.mean() if len(ok) else np.nan, 'low': low, 'high': high,
-                         'sd': ok.std(ddof=1) if len(ok) > 1 else np.nan, 'n': len(ok), 'undefined': len(v) - len(ok), 'n_test': len(outcomes[0]['id']), 'interval': how})
+                         'sd': ok.std(ddof=1) if len(ok) > 1 else np.nan, 'n': len(ok), 'undefined': len(v) - len(ok),
+                         'n_test': len(outcomes[0]['id']), 'interval': how})
     return pd.DataFrame(rows)
 
 # %% ../nbs/18_evaluation.ipynb #3364652e
@@ -323,35 +486,50 @@ def mcnemar(only_a: int,   # images that only the first classifier gets right
     return float(stats.binomtest(int(only_a), int(only_a + only_b)).pvalue) if only_a + only_b else 1.
 
 def corrected_t_test(differences,  # (n,) one difference a repeat
-                     ratio=0.,     # test/training images of repeated splits; 0: ordinary paired t-test
+                     ratio=0.,     # what the repeats share, see `shared`; 0: ordinary paired t-test
                      level=.95, image_variance=0.,
                     ) -> dict:     # difference, low, high, t, p, n
     "Corrected resampled t-test (Nadeau & Bengio 2003). If all differences are equal there is no spread to test against: p is 1 if they are 0, else nan."
     d = np.asarray(differences, float)
-    m = mean_interval(d, level, ratio, image_variance)
-    if len(d) < 2: return {'difference': float(m['mean']), 'low': np.nan, 'high': np.nan, 't': np.nan, 'p': np.nan, 'n': len(d)}
+    out = {'difference': float(d.mean()), 'low': np.nan, 'high': np.nan, 't': np.nan, 'p': np.nan, 'n': len(d)}
+    if len(d) < 2: return out
     runs = d.var(ddof=1)*(1/len(d) + ratio)
     total = runs + image_variance
-    # repeats that agree to the last digit differ by rounding errors only
-    if total < 1e-24: return {'difference': float(m['mean']), 'low': np.nan, 'high': np.nan, 't': np.nan, 'p': 1. if abs(m['mean']) < 1e-12 else np.nan, 'n': len(d)}
-    df = (len(d) - 1)*(total/runs)**2 if runs > 0 else 1e9
-    t = m['mean']/np.sqrt(total)
-    return {'difference': float(m['mean']), 'low': float(m['low']), 'high': float(m['high']), 't': float(t), 'p': float(2*stats.t.sf(abs(t), df)), 'n': len(d)}
+    if not total > _NO_SPREAD: return {**out, 'p': 1. if abs(d.mean()) < 1e-12 else np.nan}
+    return {**out, 't': float(d.mean()/np.sqrt(total)), **_student(d.mean(), total, _freedom(runs, len(d), image_variance), level)}
+
+def _p_of_reach(values,  # function of z: {'low', 'high'} of the difference with z² more images
+                difference, p) -> float:
+    "The smallest p whose interval reaches no further than 0, if it is larger than `p`."
+    if difference == 0: return 1.
+    leaves_out_0 = lambda z: values(z)['low'] > 0 if difference > 0 else values(z)['high'] < 0
+    low, high = 0., min(38., float(stats.norm.isf((p if np.isfinite(p) else 0.)/2)))
+    if leaves_out_0(high): return p if np.isfinite(p) else float(2*stats.norm.sf(high))
+    for _ in range(30):
+        middle = (low + high)/2
+        low, high = (middle, high) if leaves_out_0(middle) else (low, middle)
+    return float(2*stats.norm.sf(low))
+
+def _with_reach(view, metric, reach, ok, difference, level) -> dict:
+    "A difference's interval and p, no shorter and no smaller than a few unseen images allow; `reach` is a function of z."
+    of_metric = lambda z: _mean_reach(reach(z)[metric][ok])
+    wide = _widest(_ends(view), of_metric(_z(level)))
+    low, high = _clip(metric, wide['low'], wide['high'], difference=True)
+    return {'low': low, 'high': high, 'p': _p_of_reach(of_metric, difference, view['p'])}
 
 def paired_bootstrap(y_true, score_a, score_b,  # (n,) class indices; (n,k) scores of two classifiers on the same images
                      positive: int=1, group=None, n: int=2000, level=.95, seed: int=0,
                     ) -> pd.DataFrame:          # index metric; difference (b - a), low, high, p
     "Bootstrap of the difference b - a on one test set: the same drawn images for both."
-    w = resample(y_true, group, n, seed)
-    a, b = measure(y_true, score_a, positive), measure(y_true, score_b, positive)
-    wa, wb = measure(y_true, score_a, positive, w), measure(y_true, score_b, positive, w)
-    return pd.DataFrame([{'metric': k, 'difference': b[k] - a[k], **_from_draws(wb[k] - wa[k], level)} for k in a]).set_index('metric')
-
-def _from_draws(d, level):
-    d = np.asarray(d)[np.isfinite(d)]
-    low, high = _quantiles(d, level)
-    p = min(1., 2*(1 + min((d <= 0).sum(), (d >= 0).sum()))/(len(d) + 1)) if len(d) else np.nan
-    return {'low': low, 'high': high, 'p': p}
+    a, b = ([_plain(y_true, s, positive, group)] for s in (score_a, score_b))
+    va, vb = (measure(y_true, s, positive) for s in (score_a, score_b))
+    da, db, few = _boot(a, n, seed), _boot(b, n, seed), _few(a)
+    reach = cache(lambda z: _reach_of_difference(a, b, z))
+    def row(k):
+        d = vb[k] - va[k]
+        view = _of_images(d, (db[k] - da[k])[0], level, few)
+        return {'metric': k, 'difference': d, **(_with_reach(view, k, reach, [True], d, level) if np.isfinite(d) else view)}
+    return pd.DataFrame([row(k) for k in va]).set_index('metric')
 
 def delong(y_true, score_a, score_b,  # (n,) 1 for positives; (n,) scores of two classifiers
            level=.95) -> dict:        # difference (b - a), low, high, p
@@ -361,78 +539,114 @@ def delong(y_true, score_a, score_b,  # (n,) 1 for positives; (n,) scores of two
     A, B = beats(np.asarray(score_a, float)), beats(np.asarray(score_b, float))
     d = B - A
     var = d.mean(1).var(ddof=1)/y.sum() + d.mean(0).var(ddof=1)/(~y).sum() if min(y.sum(), (~y).sum()) > 1 else np.nan
-    diff, half = float(d.mean()), stats.norm.ppf(.5 + level/2)*np.sqrt(var)
-    p = 1. if var == 0 and diff == 0 else float(2*stats.norm.sf(abs(diff)/np.sqrt(var))) if var > 0 else np.nan
-    return {'difference': diff, 'low': float(diff - half), 'high': float(diff + half), 'p': p}
+    diff = float(d.mean())
+    view = _student(diff, var, np.inf, level)
+    # images that only one classifier gets right; equal AUCs without a discordant pair are not known to be equal
+    n = len(y)
+    reach = lambda z: {'low': (n*diff - z*z)/(n + z*z), 'high': (n*diff + z*z)/(n + z*z)}
+    return {'difference': diff, **_widest(_ends(view), reach(_z(level))), 'p': _p_of_reach(reach, diff, view['p'])}
 
 # %% ../nbs/18_evaluation.ipynb #d07a05b5
 def pool(results, positive=None) -> dict:
     "Join the runs of one arm: y_true (n,), y_score (n,k) averaged per image, id, group, positive, runs (how often each image was tested)."
     os = [o if 'y_true' in o else outcome(o, positive) for o in results]
-    ids, where = np.unique(np.concatenate([o['id'] for o in os]), return_inverse=True)
-    y, score, group = (np.concatenate([o[k] for o in os]) for k in ('y_true', 'y_score', 'group'))
-    first = np.array([np.flatnonzero(where == i)[0] for i in range(len(ids))])
-    if (y != y[first][where]).any(): raise InputError(f'results: image {ids[where[y != y[first][where]][0]]} has two labels')
+    ids, y, group, places = _union(os)
+    where, score = np.concatenate(places), np.concatenate([o['y_score'] for o in os])
     runs = np.bincount(where)
     mean = np.stack([np.bincount(where, score[:, c]) for c in range(score.shape[1])], 1)/runs[:, None]
-    return {'y_true': y[first], 'y_score': mean, 'id': ids, 'group': group[first], 'positive': os[0]['positive'], 'runs': runs}
+    return {'y_true': y, 'y_score': mean, 'id': ids, 'group': group, 'positive': os[0]['positive'], 'runs': runs}
 
 # %% ../nbs/18_evaluation.ipynb #83f8ef5e
 _TESTS = ('auto', 'corrected t', 'runs+images', 'bootstrap', 'mcnemar')
 
-def _compare(a, b, metrics, test, ratio, level, n_boot, seed):
-    "Rows of one pair of arms (outcomes by repeat), difference b - a."
+def _test(test, a, b) -> str:
+    "The test's name: as asked for, or by what the repeats share. `InputError` if it does not fit."
     fixed = _one_test_set(a + b)
     how = test if test != 'auto' else 'bootstrap' if len(a) == 1 else 'runs+images' if fixed else 'corrected t'
-    va, vb = ([measure(o['y_true'], o['y_score'], o['positive']) for o in x] for x in (a, b))
-    if how == 'corrected t' and not np.isfinite(ratio): raise InputError('ratio: the results do not say n_train.real; give test/training images')
-    if how == 'runs+images' and not fixed: raise InputError("test: 'runs+images' needs one test set for all runs; these are several splits, use 'corrected t'")
-    if how in ('bootstrap', 'mcnemar'): pa, pb = pool(a), pool(b)
-    if how == 'mcnemar' or (test == 'auto' and how == 'bootstrap'):
-        ra, rb = (p['y_score'].argmax(1) == p['y_true'] for p in (pa, pb))
-        exact = mcnemar((ra & ~rb).sum(), (rb & ~ra).sum())
-    if how in ('bootstrap', 'mcnemar'): boot = paired_bootstrap(pa['y_true'], pa['y_score'], pb['y_score'], pa['positive'], pa['group'], n_boot, level, seed)
-    if how == 'runs+images': da, db = _boot_of_mean(a, n_boot, seed), _boot_of_mean(b, n_boot, seed)
+    if how == 'runs+images' and not fixed:
+        raise InputError("test: 'runs+images' needs one test set for all runs; these are several splits, use 'corrected t'")
+    if how == 'mcnemar' and _patients_known(a): raise InputError("test: 'mcnemar' is for independent images; several are of one patient, use 'bootstrap'")
+    return how
+
+def _exact(a, b, level) -> dict:
+    "Exact McNemar test of two pooled arms: p, and Clopper and Pearson's interval of who wins where they differ, as a difference of accuracy."
+    ra, rb = (o['y_score'].argmax(1) == o['y_true'] for o in (a, b))
+    only_a, only_b = int((ra & ~rb).sum()), int((rb & ~ra).sum())
+    differ = only_a + only_b
+    ends = clopper_pearson(only_b, differ, level) if differ else (.5, .5)
+    return {**{k: (2*e - 1)*differ/len(ra) for k, e in zip(('low', 'high'), ends)}, 'p': mcnemar(only_a, only_b)}
+
+def _pooled_rows(a, b, metrics, exact, level, n_boot, seed):
+    "Metric and its row from one pair of pooled arms; accuracy also by the exact test if `exact`."
+    pa, pb = pool(a), pool(b)
+    boot = paired_bootstrap(pa['y_true'], pa['y_score'], pb['y_score'], pa['positive'], pa['group'], n_boot, level, seed)
     for metric in metrics:
-        if metric not in va[0]: raise InputError(f'metrics: {metric!r} is unknown; choose among {", ".join(va[0])}')
-        if how == 'mcnemar' and metric != 'accuracy': continue
-        x, y = np.array([v[metric] for v in va]), np.array([v[metric] for v in vb])
+        row = boot.loc[metric].to_dict()
+        if metric == 'accuracy' and exact: row |= {**_widest(row, _exact(pa, pb, level)), 'test': 'exact McNemar'}
+        yield metric, row
+
+def _repeats_rows(a, b, metrics, how, ratio, level, boot):
+    "Metric and its row from several repeats of one pair of arms."
+    va, vb = ([measure(o['y_true'], o['y_score'], o['positive']) for o in x] for x in (a, b))
+    da, db, few = boot(a), boot(b), _few(a)
+    reach = cache(lambda z: _reach_of_difference(a, b, z))
+    for metric in metrics:
+        d = np.array([y[metric] - x[metric] for x, y in zip(va, vb)])
+        ok = np.isfinite(d)
+        row = {'difference': d[ok].mean() if ok.any() else np.nan, 'low': np.nan, 'high': np.nan, 'p': np.nan}
+        if ok.sum() > 1:
+            view = _of_repeats(d[ok], (db[metric] - da[metric])[ok], how, ratio, level, few)
+            row |= _with_reach(view, metric, reach, ok, row['difference'], level)
+        yield metric, row
+
+def _compare(a, b, metrics, test, ratio, level, n_boot, seed, boot):
+    "Rows of one pair of arms (outcomes by repeat), difference b - a; `boot` draws an arm's test sets."
+    how = _test(test, a, b)
+    va, vb = ([measure(o['y_true'], o['y_score'], o['positive']) for o in x] for x in (a, b))
+    if odd := [m for m in metrics if m not in va[0]]:
+        raise InputError(f'metrics: {odd[0]!r} is unknown; choose among {", ".join(va[0])}')
+    if how == 'mcnemar': metrics = [m for m in metrics if m == 'accuracy']
+    exact = how == 'mcnemar' or test == 'auto' and not _patients_known(a)
+    rows = _pooled_rows(a, b, metrics, exact, level, n_boot, seed) if how in ('bootstrap', 'mcnemar') else \
+        _repeats_rows(a, b, metrics, how, ratio, level, boot)
+    for metric, row in rows:
+        x, y = np.array([[v[metric] for v in arm] for arm in (va, vb)])
         ok = np.isfinite(x) & np.isfinite(y)
-        row = {'metric': metric, 'baseline_mean': x[ok].mean() if ok.any() else np.nan, 'mean': y[ok].mean() if ok.any() else np.nan, 'n': int(ok.sum()), 'test': how}
-        if how in ('bootstrap', 'mcnemar'):
-            row |= boot.loc[metric].to_dict()
-            if how == 'mcnemar' or (test == 'auto' and metric == 'accuracy'): row |= {'p': exact, 'test': 'exact McNemar'}
-        elif not ok.any(): row |= dict(difference=np.nan, low=np.nan, high=np.nan, p=np.nan)
-        else:
-            extra = np.nanvar(db[metric] - da[metric]) if how == 'runs+images' and np.isfinite(db[metric] - da[metric]).any() else 0.
-            t = corrected_t_test((y - x)[ok], ratio if how == 'corrected t' else 0., level, extra)
-            row |= {k: t[k] for k in ('difference', 'low', 'high', 'p')}
-        yield row
+        means = {k: v[ok].mean() if ok.any() else np.nan for k, v in (('baseline_mean', x), ('mean', y))}
+        yield {'metric': metric, **means, 'n': int(ok.sum()), 'test': how, **row}
 
 def compare_arms(results,                 # classify results or records
                  baseline='original',     # the arm all others are compared with (a tuple if `by` has several keys); None: every pair
                  correction='holm',       # statsmodels' multipletests method, or None
                  metrics=METRICS, by=('arm',), positive=None,
-                 test: str='auto',        # 'auto': one run -> exact McNemar for accuracy, paired bootstrap else; one test set -> 'runs+images'; splits -> 'corrected t'
-                 ratio: float=None,       # test/training images for 'corrected t'; default from n_train.real
+                 test: str='auto',        # 'auto': one run -> exact McNemar for accuracy, paired bootstrap else; one test set -> 'runs+images'; several test parts -> 'corrected t'
+                 ratio: float=None,       # for 'corrected t'; default: counted in the images that test parts share, at least test/training images
                  level=.95, n_boot: int=2000, seed: int=0,
                 ) -> pd.DataFrame:        # by..., baseline, metric, baseline_mean, mean, difference, low, high, p, p_adjusted, test, n (pairs)
     "Paired differences from the baseline with interval, p and p corrected for all rows of the table. Repeats without a partner are left out."
     from statsmodels.stats.multitest import multipletests
     if test not in _TESTS: raise InputError(f'test: {test!r} is unknown; choose one of {", ".join(_TESTS)}')
     grouped = _grouped(results, by, positive)
-    if ratio is None: ratio = test_share([o for os in grouped.values() for o in os])
+    share = test_share([o for os in grouped.values() for o in os])
     start = baseline if isinstance(baseline, tuple) else (baseline,)
     if baseline is not None and start not in grouped: raise InputError(f'baseline: no results of {baseline!r}; there are {", ".join("/".join(map(str, k)) for k in grouped)}')
     pairs = list(combinations(grouped, 2)) if baseline is None else [(start, k) for k in grouped if k != start]
-    rows = []
+    drawn, rows = {}, []
+    def boot(outcomes):
+        "Draws of an arm, once for all its pairs."
+        key = tuple(map(id, outcomes))
+        if key not in drawn: drawn[key] = _boot(outcomes, n_boot, seed)
+        return drawn[key]
     for ka, kb in pairs:
         a, b = ({o.get('repeat', 0): o for o in grouped[k]} for k in (ka, kb))
         both = [r for r in a if r in b]
         for r in both:
             if a[r]['id'].tolist() != b[r]['id'].tolist(): raise InputError(f'results: repeat {r} of {"/".join(map(str, ka))} and {"/".join(map(str, kb))} was tested on different images; arms are compared in pairs only')
         if not both: continue
-        rows += [{**dict(zip(by, kb)), 'baseline': '/'.join(map(str, ka)), **row} for row in _compare([a[r] for r in both], [b[r] for r in both], metrics, test, ratio, level, n_boot, seed)]
+        a, b = ([arm[r] for r in both] for arm in (a, b))
+        common = ratio if ratio is not None or _test(test, a, b) != 'corrected t' else _ratio(a, share)
+        compared = _compare(a, b, metrics, test, common, level, n_boot, seed, boot)
+        rows += [{**dict(zip(by, kb)), 'baseline': '/'.join(map(str, ka)), **row} for row in compared]
     columns = [*by, 'baseline', 'metric', 'baseline_mean', 'mean', 'difference', 'low', 'high', 'p', 'p_adjusted', 'test', 'n']
     out = pd.DataFrame(rows, columns=[c for c in columns if c != 'p_adjusted'])
     for c in ('difference', 'low', 'high'): out[c] = out[c].astype(float).round(12) + 0.   # equal means are equal, not apart by the last bit
@@ -452,25 +666,54 @@ def roc(y_true,          # (n,) 1 for positives
     fpr, tpr, _ = roc_curve(y, score, drop_intermediate=False)
     return fpr, tpr
 
+def _curve(y, score, weights, grid) -> np.ndarray:
+    "Height of the ROC curve over each false positive rate of `grid`; (draws, points) for (draws, n) weights."
+    order = np.argsort(-score, kind='stable')
+    ends = np.r_[np.flatnonzero(np.diff(score[order])), len(order) - 1]
+    up, along = (np.cumsum(weights[:, order]*side[order], axis=1)[:, ends] for side in (y, 1 - y))
+    out = np.full((len(weights), len(grid)), np.nan)
+    for i in np.flatnonzero((up[:, -1] > 0) & (along[:, -1] > 0)):
+        x, height = np.r_[0, along[i]/along[i, -1]], np.r_[0, up[i]/up[i, -1]]
+        # the curve climbs at one abscissa: the highest point there is what the classifier reaches
+        at, first = np.unique(x, return_index=True)
+        out[i] = np.interp(grid, at, np.maximum.reduceat(height, first))
+    return out
+
 def mean_roc(results,      # classify results of one arm
              positive=None, level=.95,
-             ratio=None,   # test/training images if the repeats are splits; default from the results; one test set: 0
-             points: int=101,
-            ) -> pd.DataFrame:  # fpr, tpr (mean over repeats), low, high (pointwise; nan for one repeat)
-    "Mean ROC curve over repeats at equal false positive rates, with a pointwise band."
+             ratio=None,   # what test parts share; default: counted in their images
+             points: int=101, n_boot: int=200, seed: int=0,
+            ) -> pd.DataFrame:  # fpr, tpr (mean over repeats), low, high (pointwise)
+    "Mean ROC curve over repeats at equal false positive rates, with a pointwise band from the runs and the images."
     os = [outcome(r, positive) for r in results]
-    grid, curves = np.linspace(0, 1, points), []
-    for o in os:
-        k = o['y_score'].shape[1]
-        fpr, tpr = roc(o['y_true'] == o['positive'], o['y_score'][:, o['positive']] - (o['y_score'][:, 1 - o['positive']] if k == 2 else 0))
-        # the curve climbs at one abscissa: the highest point there is what the classifier reaches
-        at, last = np.unique(fpr, return_index=True)
-        curves.append(np.interp(grid, at, np.maximum.reduceat(tpr, last)))
-    if ratio is None: ratio = 0. if _one_test_set(os) else test_share(os)
-    m = mean_interval(np.array(curves), level, ratio if np.isfinite(ratio) else 0.)
-    return pd.DataFrame({'fpr': grid, 'tpr': m['mean'], 'low': np.clip(m['low'], 0, 1), 'high': np.clip(m['high'], 0, 1)})
+    grid, (_, y, group, places), few = np.linspace(0, 1, points), _union(os), _few(os)
+    w = np.vstack([np.ones(len(y)), resample(y, group, n_boot, seed)])   # first the images as they are
+    curves = []
+    for o, at in zip(os, places):
+        p, k = o['positive'], o['y_score'].shape[1]
+        roc(o['y_true'] == p, o['y_score'][:, p])   # both classes must be there
+        score = o['y_score'][:, p] - (o['y_score'][:, 1 - p] if k == 2 else 0)
+        curves.append(_curve((o['y_true'] == p).astype(int), score, w[:, at], grid))
+    values, draws = np.array(curves)[:, 0], np.array(curves)[:, 1:]
+    how = 'runs+images' if _one_test_set(os) else 'corrected t'
+    if how == 'corrected t' and ratio is None: ratio = _ratio(os, test_share(os))
+    n, rows = len(np.unique(group[y == os[0]['positive']])), []
+    for f, v, d in zip(grid, values.T, draws.transpose(2, 0, 1)):
+        view = _of_repeats(v, d, how, ratio, level, few) if len(os) > 1 else _student(v[0], _variance(d[0])*few[1], few[0], level)
+        reach = {'low': v.mean()*n/(n + _z(level)**2), 'high': (v.mean()*n + _z(level)**2)/(n + _z(level)**2)}
+        view = _widest(_ends(view), reach) if f < 1 else {'low': 1., 'high': 1.}   # where all is called positive, all positives are found
+        low, high = _clip('auc', view['low'], view['high'])
+        rows.append({'fpr': f, 'tpr': v.mean(), 'low': low, 'high': high})
+    return pd.DataFrame(rows)
 
 # %% ../nbs/18_evaluation.ipynb #0f91714f
+def _agree(low, high, p, p_of_interval, level) -> dict:
+    """Interval and p from two sources, so that they do not contradict each other: the more careful one decides whether 0 is left out.
+    `p_of_interval` is the p at which the interval would just touch 0."""
+    if p < 1 - level and low <= 0 <= high: p = p_of_interval
+    elif p >= 1 - level: low, high = min(low, 0.), max(high, 0.)
+    return {'low': float(low), 'high': float(high), 'p': float(p)}
+
 def correlation(x, y,        # (n,) sizes and qualities
                 level=.95) -> dict:  # rho, low, high, p, n; low and high nan below four points or if the order agrees throughout, all nan if one is constant
     "Spearman's rank correlation with Bonett and Wright's (2000) interval; p is exact up to seven points, by Student's t above."
@@ -484,14 +727,23 @@ def correlation(x, y,        # (n,) sizes and qualities
     if n < 4 or np.isclose(abs(rho), 1): return {'rho': float(rho), 'low': np.nan, 'high': np.nan, 'p': float(p), 'n': n}
     half = stats.norm.ppf(.5 + level/2)*np.sqrt((1 + rho**2/2)/(n - 3))
     z = np.arctanh(rho)
-    return {'rho': float(rho), 'low': float(np.tanh(z - half)), 'high': float(np.tanh(z + half)), 'p': float(p), 'n': n}
+    touches = 2*stats.norm.sf(abs(z)/half*stats.norm.ppf(.5 + level/2))
+    return {'rho': float(rho), **_agree(np.tanh(z - half), np.tanh(z + half), p, touches, level), 'n': n}
 
 # %% ../nbs/18_evaluation.ipynb #8a2d7cf8
 def difference_of_proportions(k1: int, n1: int,  # successes and trials
                               k2: int, n2: int, level=.95,
                              ) -> dict:          # difference (second - first), low, high, p
-    "Two published proportions of which no pairs are known: Newcombe's (1998) interval from two Wilson intervals, Fisher's exact p."
-    (l1, u1), (l2, u2), d = wilson(k1, n1, level), wilson(k2, n2, level), k2/n2 - k1/n1
-    p1, p2 = k1/n1, k2/n2
-    return {'difference': d, 'low': float(d - np.hypot(p2 - l2, u1 - p1)), 'high': float(d + np.hypot(u2 - p2, p1 - l1)),
-            'p': float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)}
+    "Two published proportions of which no pairs are known: Newcombe's (1998) interval from two Wilson intervals, Fisher's exact p; the more careful of them decides about 0."
+    d, p = k2/n2 - k1/n1, stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue
+    def newcombe(level):
+        (l1, u1), (l2, u2) = wilson(k1, n1, level), wilson(k2, n2, level)
+        return d - np.hypot(k2/n2 - l2, u1 - k1/n1), d + np.hypot(u2 - k2/n2, k1/n1 - l1)
+    low, high = newcombe(level)
+    # bisection for the level at which it touches 0, only where the interval holds 0 and Fisher's test does not
+    least, most = 0., 1 - p
+    for _ in range(50 if p < 1 - level and low <= 0 <= high else 0):
+        middle = (least + most)/2
+        ends = newcombe(middle)
+        least, most = (least, middle) if ends[0] <= 0 <= ends[1] else (middle, most)
+    return {'difference': d, **_agree(low, high, p, 1 - most, level)}

@@ -192,9 +192,10 @@ def test_splits_use_the_corrected_t_test():
     rs = [{**r, 'n_train': {'real': 0 if r['arm'] == 'generated' else 144, 'generated': 144}} for r in rs]
     c = ev.compare_arms(rs, metrics=['auc']).iloc[0]
     t = ev.table(rs).pivot(index='repeat', columns='arm', values='auc')
-    by_hand = ev.corrected_t_test(t['generated'] - t['original'], 22/144)
+    by_hand = ev.corrected_t_test(t['generated'] - t['original'], max(22/144, ev.shared([ev.outcome(r) for r in rs if r['arm'] == 'original'])))
     assert c.test == 'corrected t' and c.p == pytest.approx(by_hand['p']) and c.low == pytest.approx(by_hand['low'])
-    with pytest.raises(InputError, match='n_train.real'): ev.summarise([{k: v for k, v in r.items() if k != 'n_train'} for r in rs])
+    apart = [result('original', r, 1., range(22*r, 22*r + 22)) for r in range(5)]
+    with pytest.raises(InputError, match='n_train.real'): ev.summarise([{k: v for k, v in r.items() if k != 'n_train'} for r in apart])
     with pytest.raises(InputError, match='several splits'): ev.summarise(rs, interval='runs+images')
 
 
@@ -237,7 +238,121 @@ def test_one_seed_one_table_in_any_process():
 
 def test_mean_roc_keeps_the_corners():
     m = ev.mean_roc([r for r in some() if r['arm'] == 'original'])
-    assert isinstance(m, pd.DataFrame) and m.tpr.iloc[-1] == 1 and (m.low.dropna() <= m.tpr).all() and m.tpr.is_monotonic_increasing
+    assert isinstance(m, pd.DataFrame) and m.tpr.iloc[-1] == 1 and (m.low <= m.tpr).all() and (m.tpr <= m.high).all() and m.tpr.is_monotonic_increasing
     perfect = result('original', 0, 1.)
     perfect['test']['y_score'] = [[1 - y, y] for y in perfect['test']['y_true']]
-    assert (ev.mean_roc([perfect]).tpr == 1).all()
+    assert (ev.mean_roc([perfect]).tpr == 1).all() and ev.mean_roc([perfect]).low[50] < .9 and (ev.mean_roc([perfect, {**perfect, 'repeat': 1}]).low[:100] < .9).all()
+
+
+def on_the_same_images(arm, runs, n=22, wrong=0, group=None):
+    "Runs that all get the first `wrong` images wrong, and nothing else."
+    y = np.arange(n) % 2
+    said = np.where(np.arange(n) < wrong, 1 - y, y)
+    test = {'id': [f'{i:03}' for i in range(n)], 'y_true': y.tolist(), 'y_score': np.eye(2)[said].tolist(), 'group': group}
+    return [{'arm': arm, 'repeat': r, 'classes': ['normal', 'hemorrhage'], 'test': test} for r in range(runs)]
+
+
+@pytest.mark.parametrize('runs', [1, 2, 5])
+def test_more_runs_on_the_same_images_give_no_certainty(runs):
+    names = (*ev.METRICS, 'fpr', 'fnr', 'macro_precision', 'macro_recall', 'macro_f1', 'macro_auc')
+    s = ev.summarise(on_the_same_images('a', runs), names, n_boot=100).set_index('metric')
+    none = ev.summarise(on_the_same_images('a', runs, wrong=22), names, n_boot=100).set_index('metric')
+    for one, right in ((s, 22), (none, 0)):
+        assert one.loc['accuracy', ['low', 'high']].tolist() == pytest.approx(ev.wilson(right, 22))
+        assert one.loc['sensitivity', ['low', 'high']].tolist() == pytest.approx(ev.wilson(right//2, 11))
+        assert (one.high - one.low > .1).all(), one
+    assert (s.low.drop('mcc') >= 0).all() and (none.low >= -1).all() and (s.high <= 1).all()
+
+
+@pytest.mark.parametrize('runs', [1, 5])
+def test_arms_that_never_differ_are_not_certain_to_be_equal(runs):
+    c = ev.compare_arms(on_the_same_images('original', runs, wrong=3) + on_the_same_images('generated', runs, wrong=3), n_boot=100).set_index('metric')
+    assert c.loc['accuracy', ['low', 'high']].tolist() == pytest.approx([-3.8415/25.8415, 3.8415/25.8415], abs=1e-5)   # Tango's interval
+    assert (c.low < -.1).all() and (c.high > .1).all() and (c.p == 1).all()
+    equal = ev.delong(np.arange(22) % 2, np.arange(22) % 2, np.arange(22) % 2)
+    assert equal['low'] == pytest.approx(-3.8415/25.8415, abs=1e-5) == -equal['high'] and equal['p'] == 1
+
+
+def redrawn(arm, repeats=5, skill=1., pool=56, seed=0):
+    "As head_ct: 22 test images anew from the same pool, the training part of 144 stays."
+    rng = np.random.default_rng(seed)
+    part = lambda: np.r_[2*rng.permutation(pool//2)[:11], 2*rng.permutation(pool//2)[:11] + 1]
+    return [result(arm, r, skill, np.sort(part())) for r in range(repeats)]
+
+
+def test_test_parts_of_one_pool_share_images_not_a_training_part():
+    rs = redrawn('original', 40)
+    outcomes = [ev.outcome(r) for r in rs]
+    assert ev.shared(outcomes) == pytest.approx(22/34, rel=.1)
+    a = ev.summarise(rs[:5], ['accuracy']).iloc[0]
+    accuracy, ratio = ev.table(rs[:5]).accuracy, ev.shared(outcomes[:5])
+    by_hand = ev.mean_interval(accuracy, ratio=ratio)
+    assert a.interval == 'corrected t' and a.low <= by_hand['low'] + 1e-12 and a.high >= min(1, by_hand['high']) - 1e-12
+    assert by_hand['low'] < ev.mean_interval(accuracy, ratio=22/144)['low'] - .01
+    b = ev.compare_arms(rs[:5] + redrawn('generated', 5, .5), metrics=['accuracy'], n_boot=100).iloc[0]
+    d = ev.table(redrawn('generated', 5, .5)).accuracy - accuracy
+    assert b.p >= ev.corrected_t_test(d, ratio)['p'] - 1e-12 and b.low <= ev.corrected_t_test(d, ratio)['low'] + 1e-9
+    without = [{k: v for k, v in r.items() if k != 'n_train'} for r in rs[:5]]     # the images' names say enough
+    assert ev.summarise(without, ['accuracy']).low.item() == a.low
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_nothing_leaves_its_range_and_p_agrees_with_the_interval(seed):
+    rng = np.random.default_rng(seed)
+    runs, skill = int(rng.integers(1, 4)), rng.uniform(0, 3)
+    for make in (lambda a, s: [result(a, r, s, range(14)) for r in range(runs)], lambda a, s: redrawn(a, runs, s, 24)):
+        rs = make('original', 1.) + make('generated', skill)
+        s, c = ev.summarise(rs, n_boot=100), ev.compare_arms(rs, n_boot=100)
+        rate, gap = s[s.metric != 'mcc'], c[c.metric != 'mcc']
+        assert rate.low.dropna().ge(0).all() and s.low.dropna().ge(-1).all() and s.high.dropna().le(1).all()
+        assert gap.low.dropna().ge(-1).all() and gap.high.dropna().le(1).all() and c.low.dropna().ge(-2).all() and c.high.dropna().le(2).all()
+        told = c.dropna(subset=['low', 'p'])
+        assert ((told.p < .05) == ((told.low > 0) | (told.high < 0))).all(), told
+        assert ((told.low <= told.difference) & (told.difference <= told.high)).all()
+
+
+def test_images_of_one_patient_are_one_witness():
+    "From the record's test.group to the interval, for one run, several runs and a difference."
+    three = [f'P{i//6}' for i in range(60)]     # six images a patient, all alike
+    def grouped(arm, repeats, group):
+        rs = [result(arm, r, .8 if arm == 'original' else 1.2) for r in range(repeats)]
+        for r in rs:
+            score = np.array(r['test']['y_score'])
+            for c in (0, 1):
+                for p in range(10): score[[i for i in range(60) if i//6 == p and i % 2 == c]] = score[6*p + c]
+            r['test'] |= {'y_score': score.tolist(), 'group': group}
+        return [{'step': 'classify', 'results': json.loads(json.dumps(r))} for r in rs]
+    for repeats in (1, 4):
+        with_, without, nobody = (ev.summarise(grouped('original', repeats, g), ['accuracy', 'auc'], n_boot=500) for g in (three, None, [None]*60))
+        assert ((with_.high - with_.low) > 1.3*(without.high - without.low)).all()
+        assert nobody.drop(columns='interval').equals(without.drop(columns='interval'))      # unknown patients: each image for itself
+        a, b = (ev.compare_arms(grouped('original', repeats, g) + grouped('generated', repeats, g), metrics=['accuracy'], n_boot=500).iloc[0] for g in (three, None))
+        assert a.high - a.low > 1.3*(b.high - b.low) and 'McNemar' not in a.test
+    with pytest.raises(InputError, match='of one patient'): ev.summarise(grouped('original', 1, three), ['accuracy'], interval='wilson')
+    with pytest.raises(InputError, match='2 entries for 60 images'): ev.summarise(grouped('original', 1, ['P1', 'P2']))
+    two = grouped('original', 2, three)
+    two[1]['results']['test']['group'] = three[::-1]
+    with pytest.raises(InputError, match='two patients'): ev.summarise(two)
+
+
+def test_few_patients_are_said_to_be_few():
+    "One patient a class: nothing varies from patient to patient, and nothing is known of other patients."
+    s = ev.summarise(on_the_same_images('a', 5, group=['A', 'B']*11), ['accuracy', 'sensitivity', 'auc'], n_boot=100)
+    assert (s.low < .35).all() and (s.high == 1).all()
+    rng, inside, worlds = np.random.default_rng(6), 0, 60
+    for _ in range(worlds):
+        mean = 1. + rng.normal(size=12)                    # twelve patients with five images each
+        p = 1/(1 + np.exp(-(np.repeat(mean, 5) + rng.normal(size=60))*np.where(np.arange(60)//5 % 2, 1, -1)))
+        test = {'id': list(range(60)), 'y_true': (np.arange(60)//5 % 2).tolist(), 'y_score': np.stack([1 - p, p], 1).tolist(), 'group': np.repeat(np.arange(12), 5).tolist()}
+        s = ev.summarise([{'arm': 'a', 'repeat': 0, 'test': test}], ['accuracy'], n_boot=200).iloc[0]
+        inside += s.low <= stats.norm.cdf(1/np.sqrt(2)) <= s.high
+    assert inside/worlds > .88
+
+
+def test_a_metric_that_one_run_lacks_keeps_its_images():
+    "Precision without an answer in one run: the images' variance of the others is not zero."
+    never = result('a', 0, 1.)
+    never['test']['y_score'] = [[.9, .1]]*60
+    one = [result('a', r, 1.) for r in (1, 2)]
+    s = [ev.summarise(rs, ['precision']).iloc[0] for rs in ([never, *one], one)]
+    assert s[0].low == pytest.approx(s[1].low) and s[0].high == pytest.approx(s[1].high) and s[0].undefined == 1
