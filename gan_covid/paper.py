@@ -158,6 +158,11 @@ def copies_in_words(score: dict, reference: dict = None) -> str:
             f"(p = {c['distance']['p_value']:.3f}); C_T = {c['distance']['c_t']:.1f}")
 
 # %% ../nbs/21_paper.ipynb #1453f5a8
+def _cell(r) -> str:
+    "Mean and interval, or that there is none."
+    if r.mean != r.mean: return 'undefined'
+    return f'{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]' if r.low == r.low else f'{r.mean:.3f} (no interval)'
+
 def wide(summary: pd.DataFrame,   # evaluation.summarise's rows
          rows=('arm',),           # columns that name a row
          metrics=METRICS) -> pd.DataFrame:
@@ -165,14 +170,16 @@ def wide(summary: pd.DataFrame,   # evaluation.summarise's rows
     if not len(summary): return pd.DataFrame(columns=list(rows))
     rows = list(rows)
     order = summary[rows].drop_duplicates()
-    cells = summary.assign(value=[f'{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]' for r in summary.itertuples()]).pivot(index=rows, columns='metric', values='value').reindex(columns=[m for m in metrics if m in set(summary.metric)]).reset_index()
+    cells = summary.assign(value=[_cell(r) for r in summary.itertuples()]).pivot(index=rows, columns='metric', values='value').reindex(columns=[m for m in metrics if m in set(summary.metric)]).reset_index()
     return order.merge(cells, on=rows, how='left')
 
 def p_in_words(p: float) -> str: return 'p < 0.001' if p < .001 else f'p = {p:.3f}'
 
 def verdicts(differences: pd.DataFrame, metric='accuracy') -> str:
     "The differences of evaluation.compare_arms in words, a line an arm."
-    said = lambda r: 'chance cannot be excluded' if not r['p_adjusted'] <= .05 else 'better' if r['difference'] > 0 else 'worse'
+    most = 2 if metric == 'mcc' else 1
+    nothing = lambda r: r['low'] <= -most and r['high'] >= most
+    said = lambda r: 'these runs cannot tell' if nothing(r) else 'chance cannot be excluded' if not r['p_adjusted'] <= .05 else 'better' if r['difference'] > 0 else 'worse'
     head = lambda r: ', '.join(str(r[k]) for k in ('network', 'arm') if k in r)
     span = lambda r: f"[{r['low']:+.3f}, {r['high']:+.3f}]" if r['low'] == r['low'] else '(one value, no interval)'
     return '\n'.join(f"{head(r)}: {metric} {r['difference']:+.3f} {span(r)} against {r['baseline']}, adjusted {p_in_words(r['p_adjusted'])}: {said(r)}"
