@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'SUFFIXES', 'COLUMNS', 'DATASETS', 'read_image', 'read_mask', 'as_table', 'DataSet', 'list_datasets',
-           'natural', 'cache_folder', 'unzip', 'locate', 'load', 'load_folder', 'pixel_keys', 'together', 'apportion',
-           'stratified_split', 'check_split', 'patient_leaks', 'loey_split', 'locate_generated', 'load_generated',
-           'repeated_splits', 'Report', 'verify', 'duplicates', 'download', 'fetch', 'data_list', 'data_fetch',
-           'data_verify']
+           'natural', 'cache_folder', 'unzip', 'locate', 'load', 'patients_of', 'load_folder', 'pixel_keys', 'together',
+           'apportion', 'stratified_split', 'check_split', 'patient_leaks', 'loey_split', 'locate_generated',
+           'load_generated', 'repeated_splits', 'Report', 'verify', 'duplicates', 'download', 'fetch', 'data_list',
+           'data_fetch', 'data_verify']
 
 # %% ../nbs/01_datasets.ipynb #ba031897
 import csv, errno, functools, hashlib, http.client, io, os, re, shutil, stat, sys, time, urllib.error, urllib.request, warnings, zipfile
@@ -442,20 +442,57 @@ def _load(name: str, path, min_side: int = 16, workers: int = None) -> tuple:
 # %% ../nbs/01_datasets.ipynb #4f3f7e41
 _SPLIT_NAMES = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')
 
+_NO_PATIENT = {'images', 'image', 'img', 'imgs', 'png', 'jpg', 'jpeg', 'raw'}  # sub-folders of a class that say nothing
+_FEW = 100  # a sub-folder with more images than that is no patient's, unless the user says so
+
+def _pattern(patients):
+    "`patients` as a compiled regular expression with one group, or None; anything else is an `InputError`."
+    if patients in (None, False): return None
+    try: pattern = re.compile(patients)
+    except (re.error, TypeError) as e:
+        raise InputError(f'patients={patients!r}: no regular expression ({e}). Write for instance (P[0-9]+)_') from None
+    if pattern.groups != 1:
+        raise InputError(f'patients={patients!r}: {pattern.groups} groups in brackets, one is needed: '
+                         'what it finds is the patient, as in (P[0-9]+)_')
+    return pattern
+
+def patients_of(paths,          # image files
+                tops,           # the class folder of each
+                patients=None,  # regular expression with one group, searched in the file names; False: look for none
+               ) -> list:       # a patient for each file, or None
+    """Which patient each file belongs to: by `patients`, else by sub-folders of the classes that hold few images each.
+
+    A file that the expression does not fit is an `InputError` that names it."""
+    if pattern := _pattern(patients):
+        found = [pattern.search(p.name) for p in paths]
+        if odd := next((p for p, m in zip(paths, found) if not (m and m[1])), None):
+            raise InputError(f'patients={patients!r}: finds nothing in {odd}. Correct the expression, or rename the file')
+        return [m[1] for m in found]
+    below = [[d for d in p.relative_to(top).parts[:-1] if d.lower() not in _NO_PATIENT] for p, top in zip(paths, tops)]
+    folders = pd.Series([d[0] if d else None for d in below], dtype=object)
+    counts = folders.groupby([str(t) for t in tops]).value_counts()
+    if patients is False or not len(counts) or counts.median() > _FEW or len(counts) < 3: return [None]*len(paths)
+    return folders.where(folders.notna(), None).tolist()
+
 def load_folder(path,                # sub-folders are classes; with one level train/val/test above them, or none
                 min_side: int = 16,  # images with a shorter side are rejected
                 workers: int = None, # threads
+                patients=None,       # see `patients_of`
                ) -> pd.DataFrame:    # as from `load`
     "Images of one's own as a table. A folder `masks` in a class folder holds masks by the names of the images, which may lie in a folder `images`."
     root, scan = Path(path).expanduser().absolute(), _Scan()
     if not root.is_dir(): raise InputError(f'{root}: no such folder')
     dirs = _list(root, 'dirs')
-    parts = [_SPLIT_NAMES.get(d.name.lower()) for d in dirs]
+    parts, tops = [_SPLIT_NAMES.get(d.name.lower()) for d in dirs], []
     if any(parts) and not all(parts): raise InputError(f'{root}: {[d.name for d in dirs]} are partly splits, partly classes. Put all classes below train, val and test, or none')
     for split, d in ((s, c) for s, top in zip(parts, dirs) for c in (_list(top, 'dirs') if s else [top])):
         masks = {p.stem: p for p in _pictures(d/'masks')} if (d/'masks').is_dir() else {}
-        scan.rows += [dict(image=p, label=d.name, split=split, mask=masks.get(p.stem), source=root.name) for p in _pictures(d, True, ('masks',))]
+        rows = [dict(image=p, label=d.name, split=split, mask=masks.get(p.stem), source=root.name)
+                for p in _pictures(d, True, ('masks',))]
+        scan.rows += rows
+        tops += [d]*len(rows)
     if not scan.rows: raise InputError(f'{root}: no images in sub-folders. Make one folder for each class, with its images in it')
+    for row, patient in zip(scan.rows, patients_of([r['image'] for r in scan.rows], tops, patients)): row['patient'] = patient
     return _build('folder', root.name, root, scan, min_side, workers)
 
 # %% ../nbs/01_datasets.ipynb #cda36426

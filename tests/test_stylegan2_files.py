@@ -581,6 +581,13 @@ def test_folders_are_classes_and_may_lie_below_splits(tmp_path):
     (tmp_path/'more').mkdir()
     refused(lambda: load_images(tmp_path), 'partly splits')
 
+def test_splits_and_patients_come_with_the_table(tmp_path):
+    for s, c, i, j in itertools.product(('train', 'validation'), 'ab', range(2), range(2)): put(tmp_path/s/c/f'{s}{c}{i}', f'P{i}_{j}.png', noise(8, 8))
+    _, table, *_ = load_images(tmp_path)
+    assert table.split.value_counts().to_dict() == {'train': 8, 'val': 8} and table.groupby('patient').size().eq(2).all() and table.patient.nunique() == 8
+    assert load_images(tmp_path, patients=r'(P\d)_')[1].patient.value_counts().to_dict() == {'P0': 8, 'P1': 8}
+    refused(lambda: load_images(tmp_path, patients='(x)'), 'patients', 'P0_0.png')
+
 def test_labels_from_a_table(tmp_path):
     a = {n: noise(8, 8) for n in ('0.png', 'sub/1.png', '2.png')}
     for n, x in a.items(): put(tmp_path/'i', n, x)

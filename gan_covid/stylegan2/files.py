@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from tqdm import tqdm
 
-from ..datasets import SUFFIXES, _SPLIT_NAMES, _bytes, _decode, _list, _threads, as_table, natural
+from ..datasets import SUFFIXES, _SPLIT_NAMES, _bytes, _decode, _list, _threads, as_table, natural, patients_of
 from ..preprocessing import FILTERS, FITS, _choice, _hw, resize
 from ..records import InputError, _plain, atomic_save, sha256_file
 from .networks import Discriminator, Generator, _size, _width, first_block, level_channels
@@ -508,8 +508,8 @@ def _files(folder, other):
     return [p for p in files if p.suffix.lower() in _OWN] + [q for d in _list(folder, 'dirs') if d.name.lower() != 'masks' for q in _files(d, other)]
 
 def _labelled(root, labels, other):
-    "(path, label or None, split or None) of every image."
-    if labels is None: return [(p, None, None) for p in _files(root, other)]
+    "(path, label or None, split or None, folder of the class) of every image."
+    if labels is None: return [(p, None, None, root) for p in _files(root, other)]
     if labels == 'folders':
         flat = [p for p in _list(root, 'files') if p.suffix.lower() in _OWN]
         other += [p for p in _list(root, 'files') if p not in flat]
@@ -517,10 +517,10 @@ def _labelled(root, labels, other):
         splits = [_SPLIT_NAMES.get(d.name.lower()) for d in dirs]
         if any(splits) and not all(splits): raise InputError(f'{root}: {[d.name for d in dirs]} are partly splits, partly classes. Put all classes below train, val and test, or none')
         below = [(s, c) for s, d in zip(splits, dirs) for c in (_list(d, 'dirs') if s else [d])]
-        rows = [(p, d.name, s) for s, d in below for p in _files(d, other)]
+        rows = [(p, d.name, s, d) for s, d in below for p in _files(d, other)]
         if any(splits): flat += [p for d in dirs for p in _list(d, 'files') if p.suffix.lower() in _OWN]
         if flat and rows: raise InputError(f'{root}: images both in sub-folders, which are classes, and beside them ({flat[0].name}). Move them, or give labels=None')
-        return rows or [(p, None, None) for p in flat]
+        return rows or [(p, None, None, root) for p in flat]
     table = Path(labels)
     if not table.is_file(): raise InputError(f"labels={str(labels)!r}: no such file. Give 'folders', None, or a CSV file with the columns image and label")
     try: t = pd.read_csv(table, dtype=str, keep_default_na=False)
@@ -533,7 +533,7 @@ def _labelled(root, labels, other):
         if path is None: raise InputError(f'{table}: line {i}: {name!r} is not in {root}. Correct the table, or take the line out')
         if not label: raise InputError(f'{table}: line {i}: {name!r} has no label')
         if path.suffix.lower() not in _OWN or _is_dicom(path): raise InputError(f'{path}: no image in a format known here ({", ".join(_OWN)})' + (': DICOM is to be exported first' if _is_dicom(path) else ''))
-        rows.append((path, label, None))
+        rows.append((path, label, None, path.parent))
     paths = pd.Series([str(p.resolve()) for p, *_ in rows], dtype=object)
     if paths.duplicated().any(): raise InputError(f'{table}: {paths[paths.duplicated()].iloc[0]} stands in it more than once')
     return rows
@@ -546,6 +546,7 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
                 fit: str = 'stretch',     # how an image gets another shape: 'stretch' or 'pad'
                 method: str = 'bicubic',  # see preprocessing.resize
                 progress: bool = True,    # show it, from 500 files on
+                patients=None,            # see datasets.patients_of
                ) -> tuple:                # array (n, h, w, channels) of uint8, uint16 or float32; table as from datasets; classes; window
     """Images of one's own for training, in their own values. A table gives one row per image, in the order of classes and file names.
 
@@ -561,10 +562,10 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
         except (TypeError, ValueError, OverflowError): window = ()
         if len(window) != 2 or not -math.inf < window[0] < window[1] < math.inf: raise InputError('window: give two finite numbers (low, high), low below high')
     other = []
-    rows = _labelled(root, labels, other) if root.is_dir() else [(root, None, None)]
+    rows = _labelled(root, labels, other) if root.is_dir() else [(root, None, None, root.parent)]
     if dicom := next((p for p in other if _is_dicom(p)), None): raise InputError(f'{dicom}: DICOM is not read. Export the images as 16-bit PNG, or save pydicom.dcmread(file).pixel_array as .npy (uint16 or floating-point)')
     if not rows: raise InputError(f'{root}: no images in it ({", ".join(_OWN)})')
-    classes = sorted({l for _, l, _ in rows if l is not None}, key=natural)
+    classes = sorted({l for _, l, *_ in rows if l is not None}, key=natural)
     rows.sort(key=lambda r: classes.index(r[1]) if classes else 0)      # stable: the order of files stays
 
     def read(row):
@@ -574,7 +575,7 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
     images, table, low, high = None, [], math.inf, -math.inf
     with ThreadPoolExecutor(_threads(None)) as pool:
         bar = tqdm(pool.map(read, rows), total=len(rows), desc=f'read {root.name}', disable=not progress or len(rows) < 500, file=sys.stderr, mininterval=1)
-        for i, ((p, label, split), (a, (h, w), digest)) in enumerate(zip(rows, bar)):
+        for i, ((p, label, split, _), (a, (h, w), digest)) in enumerate(zip(rows, bar)):
             if images is None: images = np.empty((len(rows), *a.shape), a.dtype)
             if a.dtype != images.dtype: raise InputError(f'{p}: holds {a.dtype}, {rows[0][0].name} {images.dtype}. Convert all to one type')
             if a.shape != images.shape[1:]: raise InputError(f'{p}: {h}×{w} pixels (height × width), {rows[0][0].name} {images.shape[1]}×{images.shape[2]}. Give size=, to bring all to one size')
@@ -585,4 +586,5 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
         window = (0, 255) if images.dtype == np.uint8 else (0, 65535)
         if images.dtype == np.uint16 and high < 8192: warnings.warn(f'{root}: 16-bit images whose values end at {high}, so almost black with the window 0…65535. Give window=(0, {high})', stacklevel=2)
     if high <= window[0] or low >= window[1]: raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
-    return images, as_table(table), classes, tuple(window)
+    found = patients_of([r[0] for r in rows], [r[3] for r in rows], False if labels is None and patients is None else patients)
+    return images, as_table(pd.DataFrame(table).assign(patient=found)), classes, tuple(window)
