@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from tqdm import tqdm
 
-from ..datasets import SUFFIXES, _SPLIT_NAMES, _bytes, _decode, _list, _threads, as_table, natural, patients_of
+from ..datasets import _SPLIT_NAMES, _list, _threads, as_table, natural, patients_of
 from ..preprocessing import FILTERS, FITS, _choice, _hw, resize
+from ..reading import SUFFIXES, _bytes, check_window, read_pixels, stored_range, window_note
 from ..records import InputError, _plain, atomic_save, sha256_file
 from .networks import Discriminator, Generator, _size, _width, first_block, level_channels
 
@@ -456,7 +457,7 @@ def _is_dicom(path):
     except OSError: return False
 
 def _own(path) -> tuple:
-    "(array (h, w, c) of uint8, uint16 or float32, SHA-256 of the file); alpha dropped, first frame only."
+    "(array (h, w, c) of uint8, uint16 or float32, SHA-256 of the file)."
     data = _bytes(path)
     if path.suffix.lower() == '.npy':
         try: a = np.load(io.BytesIO(data), allow_pickle=False)
@@ -467,18 +468,7 @@ def _own(path) -> tuple:
             if a.dtype.kind not in 'iuf': raise InputError(f'{path}: holds {a.dtype}. Convert it to 8 or 16 bits, or to floating-point numbers')
             with np.errstate(over='ignore'): a = a.astype(np.float32)
             if not np.isfinite(a).all(): raise InputError(f'{path}: holds values that are not finite. Replace them')
-    else:
-        deep = data[:4] == b'\x89PNG' and data[24:25] == b'\x10' and data[25:26] in (b'\2', b'\4', b'\6')
-        im = None if deep else _decode(path, data)
-        if im is not None and im.format == 'TIFF': bits = im.tag_v2.get(258, 1); deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
-        if deep: raise InputError(f'{path}: 16-bit colour, of which only 8 bits could be read. Save it as .npy with uint16, or as 16-bit gray')
-        if im.mode == 'F': a = np.array(im)
-        elif im.mode.startswith('I'):
-            a = np.asarray(im)
-            if a.min() < 0 or a.max() > 65535: raise InputError(f'{path}: values outside 16 bits. Save it as .npy with floating-point numbers, and give a window')
-            a = a.astype(np.uint16)
-        elif im.mode in ('1', 'L', 'LA', 'La'): a = np.array(im.convert('LA').convert('L') if im.mode == 'La' else im.convert('L'))
-        else: a = np.array((im.convert('RGBA') if im.mode == 'RGBa' else im).convert('RGB'))
+    else: a = read_pixels(path, data)
     return a.reshape(*a.shape[:2], -1), sha256(data).hexdigest()
 
 def _colours(a, n, path):
@@ -557,10 +547,7 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
     _choice('method', method, FILTERS)
     size = None if size is None else _hw(size)
     if type(channels) is not int or channels < 1: raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
-    if window is not None:
-        try: window = tuple(float(v) if not float(v).is_integer() else int(v) for v in window)
-        except (TypeError, ValueError, OverflowError): window = ()
-        if len(window) != 2 or not -math.inf < window[0] < window[1] < math.inf: raise InputError('window: give two finite numbers (low, high), low below high')
+    window = check_window(window)
     other = []
     rows = _labelled(root, labels, other) if root.is_dir() else [(root, None, None, root.parent)]
     if dicom := next((p for p in other if _is_dicom(p)), None): raise InputError(f'{dicom}: DICOM is not read. Export the images as 16-bit PNG, or save pydicom.dcmread(file).pixel_array as .npy (uint16 or floating-point)')
@@ -583,8 +570,8 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
             table.append(dict(image=str(p), label=label, split=split, source=root.name, width=w, height=h, sha256=digest))
     if window is None:
         if images.dtype == np.float32: raise InputError(f'window: floating-point images need one. Their values go from {low:g} to {high:g}: give window=({low:g}, {high:g}), or a narrower one')
-        window = (0, 255) if images.dtype == np.uint8 else (0, 65535)
-        if images.dtype == np.uint16 and high < 8192: warnings.warn(f'{root}: 16-bit images whose values end at {high}, so almost black with the window 0…65535. Give window=(0, {high})', stacklevel=2)
+        window = (0, 255) if images.dtype == np.uint8 else stored_range(high)
+        if images.dtype == np.uint16 and (note := window_note(window)): warnings.warn(f'{root}: {note}', stacklevel=2)
     if high <= window[0] or low >= window[1]: raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
     found = patients_of([r[0] for r in rows], [r[3] for r in rows], False if labels is None and patients is None else patients)
     return images, as_table(pd.DataFrame(table).assign(patient=found)), classes, tuple(window)
