@@ -358,7 +358,7 @@ def test_not_there_and_twice_there(tmp_path):
 
 def test_own_folder(tmp_path):
     for c in 'xy':
-        for i in range(3): put(tmp_path/'f'/c/'images'/f'{i}.tif', noise(i)); put(tmp_path/'f'/c/'masks'/f'{i}.png', noise(i))
+        for i in range(3): put(tmp_path/'f'/c/'images'/f'{i}.tif', noise(i + 10*(c == 'y'))); put(tmp_path/'f'/c/'masks'/f'{i}.png', noise(i))
     t = load_folder(tmp_path/'f')
     assert len(t) == 6 and t['mask'].notna().all() and t.split.isna().all()
     put(tmp_path/'f'/'train'/'x'/'0.png')
@@ -394,7 +394,7 @@ def test_patients_by_a_pattern(tmp_path):
 
 def test_class_with_one_image(tmp_path):
     for i in range(30): put(tmp_path/'x'/f'{i}.png', noise(i))
-    put(tmp_path/'y'/'0.png')
+    put(tmp_path/'y'/'0.png', noise(99))
     with pytest.raises(InputError, match=r"class 'y' has 1 image\(s\)"): stratified_split(load_folder(tmp_path), {'train': .7, 'val': .1, 'test': .2})
 
 
