@@ -509,7 +509,7 @@ def patient_leaks(table: pd.DataFrame,  # with `split` and `patient` filled, at 
     return pd.DataFrame(sorted(rows, key=lambda r: natural(r['patient'])), columns=['patient', 'label', 'train', 'val', 'test'])
 
 # %% ../nbs/01_datasets.ipynb #4f3f7e41
-def _without_class(scan, root, labels):
+def _without_class(scan, root):
     "Take out of a scan the images that lie in no class. If none is left, an `InputError` says how to tell the classes."
     outside = [r for r in scan.rows if r['label'] is None]
     scan.rows = [r for r in scan.rows if r['label'] is not None]
@@ -568,7 +568,7 @@ def load_folder(path,                # sub-folders are classes; train/val/test a
     One warning says what was not used and what looks odd (also in `table.attrs`: `rejected`, `notes`). A class without a usable image, or one picture in two classes, is an `InputError`."""
     root = Path(path).expanduser().absolute()
     scan = scan_folder(root, labels, patients)
-    _without_class(scan, root, labels)
+    _without_class(scan, root)
     if not scan.rows: raise InputError(f"{root}: no image can be used. The first: {scan.rejected[0]['file']}: {scan.rejected[0]['why']}")
     table = _build('folder', root.name, root, scan, min_side, workers, warn=False)
     _refuse_vanished(table, scan, root)
