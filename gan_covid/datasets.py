@@ -515,9 +515,11 @@ def _without_class(scan, root):
     scan.rows = [r for r in scan.rows if r['label'] is not None]
     scan.rejected += [dict(file=str(r['image']), why='lies in no folder of a class') for r in outside]
     if scan.rows or scan.expected: return
-    if outside and scan.beside: raise InputError(f'{root}: the images lie in one folder, without classes. {scan.beside}')
+    if outside and scan.beside:
+        raise InputError(f'{root}: the images lie in one folder, without classes. {scan.beside}')
     told = next((f"; {r['file']}: {r['why']}" for r in scan.rejected if r['why'] != 'no image'), '')
-    raise InputError(f'{root}: no images in sub-folders. Make one folder for each class, with its images in it{told}')
+    raise InputError(f'{root}: no images in sub-folders. Make one folder for each class, with its images '
+                     f'in it{told}')
 
 def _refuse_vanished(table, scan, root):
     "A class (in a split) of which no file can be used is an `InputError`; fewer are a note."
@@ -526,7 +528,8 @@ def _refuse_vanished(table, scan, root):
     for (split, label), path in scan.expected.items():
         if (split or '', label) in there: continue
         where = f'class {label!r}' + (f' in {split}' if split else '')
-        raise InputError(f"{root}: no image of {where} can be used. The first: {path}: {why.get(str(path), 'not read')}")
+        raise InputError(f"{root}: no image of {where} can be used. The first: {path}: "
+                         f"{why.get(str(path), 'not read')}")
     for label, n in pd.Series([r['label'] for r in scan.rows]).value_counts(sort=False).items():
         lost = n - int((table.label == label).sum())
         if lost: table.attrs['notes'].append(f'class {label!r} has lost {lost} of its {n} images')
@@ -553,7 +556,8 @@ def _crossing(table) -> list:
     for kind, what in ('patient', 'patients'), ('duplicate', 'pictures'):
         if not len(found := leaks[leaks.kind == kind]): continue
         r = found.iloc[0]
-        notes.append(f"LEAK: {len(found)} {what} stand in more than one of train, val and test, e.g. {r.images[0]} and "
+        notes.append(f"LEAK: {len(found)} {what} stand in more than one of train, val and test, e.g. "
+                     f"{r.images[0]} and "
                      f"{next(i for i in r.images if table.split[table.image == i].item() != table.split[table.image == r.images[0]].item())}")
     return notes
 
@@ -569,7 +573,9 @@ def load_folder(path,                # sub-folders are classes; train/val/test a
     root = Path(path).expanduser().absolute()
     scan = scan_folder(root, labels, patients)
     _without_class(scan, root)
-    if not scan.rows: raise InputError(f"{root}: no image can be used. The first: {scan.rejected[0]['file']}: {scan.rejected[0]['why']}")
+    if not scan.rows:
+        raise InputError(f"{root}: no image can be used. The first: {scan.rejected[0]['file']}: "
+                         f"{scan.rejected[0]['why']}")
     table = _build('folder', root.name, root, scan, min_side, workers, warn=False)
     _refuse_vanished(table, scan, root)
     refuse_contradictions(table.image, table.label, same_picture(table), root)

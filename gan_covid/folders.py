@@ -28,9 +28,11 @@ def _seen(entry) -> bool:
 
 def _list(folder, kind: str = 'all') -> list:
     "What lies in a folder, naturally sorted: `kind` 'dirs', 'files' or 'all'."
-    try: entries = [Path(e.path) for e in os.scandir(folder) if _seen(e) and (kind == 'all' or (kind == 'dirs') == e.is_dir())]
+    try:
+        entries = [Path(e.path) for e in os.scandir(folder) if _seen(e) and (kind == 'all' or (kind == 'dirs') == e.is_dir())]
     except FileNotFoundError: raise InputError(f'{folder}: not found') from None
-    except OSError as e: raise InputError(f'{folder}: the folder cannot be read ({e.strerror}). Look at its permissions') from None
+    except OSError as e:
+        raise InputError(f'{folder}: the folder cannot be read ({e.strerror}). Look at its permissions') from None
     return sorted(entries, key=lambda p: natural(p.name))
 
 def _pictures(folder, deep: bool = False) -> list:
@@ -62,7 +64,8 @@ def walk(root,        # folder
 _IMAGE_FOLDERS = {'image', 'images', 'img', 'imgs'}
 _MASK_FOLDERS = {'mask', 'masks', 'seg', 'segs', 'segmentation', 'segmentations', 'annotation', 'annotations', 'ground_truth', 'groundtruth', 'gt', 'roi', 'rois'}
 _SURE = r'masks?|seg|segm|segmentations?|gt|ground[ _-]?truth'
-_MASK_NAME = re.compile(rf'(.+?)[ ._-]+({_SURE}|labels?|annotations?|roi|contour)([ ._-]?\d+)?|({_SURE})[ ._-]+(.+)', re.I)
+_MASK_NAME = re.compile(rf'(.+?)[ ._-]+({_SURE}|labels?|annotations?|roi|contour)([ ._-]?\d+)?|({_SURE})[ '
+                        rf'._-]+(.+)', re.I)
 _MASKS_OF = re.compile(rf'(.+?)[ _-]+({_SURE})', re.I)
 
 def _folder_of_masks(parts: tuple, folders: set):
@@ -110,7 +113,9 @@ def pair_masks(found,     # pictures as `Found`
         mine = next((images[place, n] for n in names if (place, n) in images), None)
         if mine is None and not in_folder and not sure: loose.append(Picture(f.path, place))
         elif mine is None: rejected.append(dict(file=str(f.path), why=_LOST))
-        elif mine[0].mask: rejected.append(dict(file=str(f.path), why=f'a further mask of {mine[0].path.name}; {mine[0].mask.name} is used'))
+        elif mine[0].mask:
+            rejected.append(dict(file=str(f.path), why=f'a further mask of {mine[0].path.name}; '
+                                                       f'{mine[0].mask.name} is used'))
         else:
             for picture in mine: picture.mask = f.path
     order = {f.path: i for i, f in enumerate(found)}
@@ -134,12 +139,14 @@ def _level_of_splits(root,     # for messages
     top = list(dict.fromkeys([*(p[0] for p in places if p), *more]))
     if any(map(split_of, top)):
         if all(map(split_of, top)): return 0
-        raise InputError(f'{root}: {top} are partly splits, partly classes. Put all classes below train, val and test, or none')
+        raise InputError(f'{root}: {top} are partly splits, partly classes. Put all classes below train, '
+                         f'val and test, or none')
     second = [p[1] if len(p) > 1 else '' for p in places if p]
     if not any(map(split_of, second)): return None
     if all(map(split_of, second)): return 1
     odd = next(p for p, s in zip((p for p in places if p), second) if not split_of(s))
-    raise InputError(f'{root}: some classes have sub-folders train, val and test, but images lie in {"/".join(odd)} too. Move them')
+    raise InputError(f'{root}: some classes have sub-folders train, val and test, but images lie in '
+                     f'{"/".join(odd)} too. Move them')
 
 def _sort_place(place: tuple, level) -> tuple:
     "(split, class, what is below the class) of a place."
@@ -156,7 +163,8 @@ def _pattern(patients) -> re.Pattern:
     "`patients` as a regular expression with one group; anything else is an `InputError`."
     try: pattern = re.compile(patients)
     except (re.error, TypeError) as e:
-        raise InputError(f"patients={patients!r}: no regular expression ({e}). Write for instance '(P[0-9]+)_'") from None
+        raise InputError(f"patients={patients!r}: no regular expression ({e}). Write for instance "
+                         f"'(P[0-9]+)_'") from None
     if pattern.groups != 1:
         raise InputError(f'patients={patients!r}: {pattern.groups} groups in brackets, one is needed: '
                          "what it finds is the patient, as in '(P[0-9]+)_'")
@@ -167,7 +175,8 @@ def _by_pattern(paths, patients) -> list:
     pattern = _pattern(patients)
     found = [pattern.search(p.name) for p in paths]
     if odd := next((p for p, m in zip(paths, found) if not (m and m[1])), None):
-        raise InputError(f'patients={patients!r}: finds nothing in {odd}. Correct the expression, or rename the file')
+        raise InputError(f'patients={patients!r}: finds nothing in {odd}. Correct the expression, or '
+                         f'rename the file')
     return [m[1] for m in found]
 
 def patients_of(paths,          # image files
@@ -182,18 +191,25 @@ def patients_of(paths,          # image files
     sizes = Counter((t, n) for t, n in zip(tops, names) if n)
     each = pd.Series(sizes, dtype=float).median() if sizes else 0
     if patients == 'folders' or (each <= _FEW and max(Counter(t for t, _ in sizes).values(), default=0) >= _LEAST):
-        if not sizes: raise InputError("patients='folders': no class has sub-folders. Give a regular expression for the file names")
-        note = '' if patients else (f'{len(set(n for n in names if n))} sub-folders of the classes, {each:g} images each in the median, '
+        if not sizes:
+            raise InputError("patients='folders': no class has sub-folders. Give a regular expression for "
+                             "the file names")
+        note = '' if patients else (f'{len(set(n for n in names if n))} sub-folders of the classes, '
+                                    f'{each:g} images each in the median, '
                                     'are taken for patients. Give patients=False if they are none')
         return names, note
     if not sizes: return [None]*len(paths), _hint(paths)
-    return [None]*len(paths), (f'the classes have {len(sizes)} sub-folders, {each:g} images each in the median (series? batches?), which are '
-                               "not taken for patients. Give patients='folders' if each is one patient, patients=False if not")
+    return [None]*len(paths), (f'the classes have {len(sizes)} sub-folders, {each:g} images each in the '
+                               f'median (series? batches?), which are '
+                               "not taken for patients. Give patients='folders' if each is one patient, "
+                               "patients=False if not")
 
 _WORDS = r'patient|pat|subject|subj|sub|person|case|pid|study|series|scan|exam|volume|vol|p'
 _TELLS = re.compile(rf'(?<![a-z])(?:{_WORDS})[ _-]?\d+(?=[^\d])', re.I), re.compile(r'^.*\d(?=[ _.-]+\d+$)')
-_UNKNOWN = ('the patients are not known. If several images show one patient, training and test may share them: give patients= (a regular expression that finds '
-            'the patient in the file name), or make a sub-folder for each patient; patients=False if no two images show the same one')
+_UNKNOWN = ('the patients are not known. If several images show one patient, training and test may share '
+            'them: give patients= (a regular expression that finds '
+            'the patient in the file name), or make a sub-folder for each patient; patients=False if no '
+            'two images show the same one')
 
 def _hint(paths) -> str:
     "What to tell the user who said nothing of patients: that file names look as if they told them, or that nobody knows."
@@ -206,8 +222,10 @@ def _hint(paths) -> str:
         files = [p.name for p, m in zip(paths, found) if m and m[0] == first][:2]
         general = re.sub(r'\d+', r'\\d+', re.sub(r'([.()+\[\]])', r'\\\1', first))
         end = r'[ _.-]+\d+\.' if tells is _TELLS[1] else ''
-        return (f'LOOK: the file names seem to tell the patient ({first!r} in {" and ".join(files)}; {len(groups)} such names in {len(stems)} images), but one patient may now stand in '
-                f"training and test. Give patients=r'({general}){end}', or another regular expression; patients=False if no two images show the same one")
+        return (f'LOOK: the file names seem to tell the patient ({first!r} in {" and ".join(files)}; '
+                f'{len(groups)} such names in {len(stems)} images), but one patient may now stand in '
+                f"training and test. Give patients=r'({general}){end}', or another regular expression; "
+                f"patients=False if no two images show the same one")
     return _UNKNOWN
 
 # %% ../nbs/00c_folders.ipynb #037f8782
@@ -220,8 +238,10 @@ def _sheet(path) -> pd.DataFrame:
     path = Path(path)
     try:
         if path.suffix.lower() in ('.xlsx', '.xls'): t = pd.read_excel(path, dtype=str)
-        else: t = pd.read_csv(path, dtype=str, encoding_errors='replace', skipinitialspace=True, index_col=False, sep='\t' if path.suffix.lower() == '.tsv' else ',')
-    except (OSError, ValueError, KeyError, ImportError, zipfile.BadZipFile, csv.Error) as e: raise InputError(f'{path}: not readable as a table ({e})') from None
+        else:
+            t = pd.read_csv(path, dtype=str, encoding_errors='replace', skipinitialspace=True, index_col=False, sep='\t' if path.suffix.lower() == '.tsv' else ',')
+    except (OSError, ValueError, KeyError, ImportError, zipfile.BadZipFile, csv.Error) as e:
+        raise InputError(f'{path}: not readable as a table ({e})') from None
     return t.rename(columns=lambda c: str(c).strip().lower())
 
 def _names_of(path: Path, root: Path) -> list:
@@ -253,7 +273,8 @@ def labels_beside(found, root):
         if f.kind != 'table': continue
         try: table = _sheet(f.path)
         except InputError: continue
-        if _columns_of(table, known)['image']: return f'{f.path} names them, with the columns {", ".join(table)}: give labels={str(f.path)!r}'
+        if _columns_of(table, known)['image']:
+            return f'{f.path} names them, with the columns {", ".join(table)}: give labels={str(f.path)!r}'
     return ''
 
 def _file_of(name: str, known: dict, wrong: str, bases) -> Path:
@@ -261,7 +282,8 @@ def _file_of(name: str, known: dict, wrong: str, bases) -> Path:
     name = name.removeprefix('./')
     files = known.get(name, [])
     if not files and any((base/name).is_file() for base in bases):
-        raise InputError(f'{wrong} is no image in a format known here ({", ".join(SUFFIXES)}), or it is a mask. Take the line out')
+        raise InputError(f'{wrong} is no image in a format known here ({", ".join(SUFFIXES)}), or it is a '
+                         f'mask. Take the line out')
     if not files: raise InputError(f'{wrong} is not in {bases[0]}. Correct the table, or take the line out')
     if len(files) > 1: raise InputError(f'{wrong} may be {files[0]} or {files[1]}. Write its folder too')
     return files[0]
@@ -272,13 +294,17 @@ def read_labels(path,      # the table
                ) -> list:  # of those that the table names, with label, and with split and patient if it tells them
     "Labels by a table; what does not fit is an `InputError` that names the line."
     path, root = Path(path).expanduser().absolute(), Path(root)
-    if not path.is_file(): raise InputError(f"labels={str(path)!r}: no such file. Give 'folders', None, or a CSV file with the columns image and label")
+    if not path.is_file():
+        raise InputError(f"labels={str(path)!r}: no such file. Give 'folders', None, or a CSV file with "
+                         f"the columns image and label")
     table, known = _sheet(path), _by_name([p.path for p in pictures], root)
     for p in pictures:   # names relative to the table's own folder
-        if p.path.is_relative_to(path.parent): known.setdefault(p.path.relative_to(path.parent).as_posix(), [p.path])
+        if p.path.is_relative_to(path.parent):
+            known.setdefault(p.path.relative_to(path.parent).as_posix(), [p.path])
     column = _columns_of(table, known)
     if not (column['image'] and column['label']):
-        raise InputError(f'{path}: columns {list(table)}, image and label are needed: which is which cannot be told. Name two columns image and label')
+        raise InputError(f'{path}: columns {list(table)}, image and label are needed: which is which '
+                         f'cannot be told. Name two columns image and label')
     named, by_path = {}, {p.path: p for p in pictures}
     for line, row in enumerate(table.fillna('').to_dict('records'), 2):
         cells = {role: row[c].strip() if c else '' for role, c in column.items()}
@@ -305,9 +331,11 @@ def _sort_files(found, also) -> tuple:
     "Pictures (`also`: further kinds that count as such), and dicts file, why, kind of all others."
     pictures, others = [], []
     for f in found:
-        if f.kind == 'image' and f.path.suffix == '': others.append((f, 'a picture without an ending. Give it one, such as .png'))
+        if f.kind == 'image' and f.path.suffix == '':
+            others.append((f, 'a picture without an ending. Give it one, such as .png'))
         elif f.kind in ('image', *also): pictures.append(f)
-        elif f.kind == 'table': others.append((f, 'a table. If it tells labels, patients or a split, give labels= and its path'))
+        elif f.kind == 'table':
+            others.append((f, 'a table. If it tells labels, patients or a split, give labels= and its path'))
         elif f.kind in _ADVICE: others.append((f, advice(f.kind)))
         else: others.append((f, 'no image'))
     return pictures, others
@@ -368,6 +396,7 @@ def scan_folder(root,              # folder
     elif labels != 'folders': pictures = _by_table(labels, root, pictures, scan)
     else: scan.beside = labels_beside([f for f in found if not f.parts or split_of(f.parts[-1])], root)
     scan.patients = _find_patients(pictures, patients)
-    if masks := sum(bool(p.mask) for p in pictures): scan.notes.append(f'{masks} of {len(pictures)} images have a mask beside them')
+    if masks := sum(bool(p.mask) for p in pictures):
+        scan.notes.append(f'{masks} of {len(pictures)} images have a mask beside them')
     scan.rows = [dict(image=p.path, label=p.label, split=p.split, patient=p.patient, mask=p.mask, source=root.name) for p in pictures]
     return scan

@@ -20,12 +20,17 @@ FORMATS = 'PNG', 'JPEG', 'BMP', 'TIFF', 'GIF', 'WEBP'
 SUFFIXES = '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp'
 
 _ADVICE = {
-    'DICOM': 'Export it as PNG of 8 or 16 bits: apply rescale slope and intercept, then one window (low, high) for all images, '
+    'DICOM': 'Export it as PNG of 8 or 16 bits: apply rescale slope and intercept, then one window (low, '
+             'high) for all images, '
              'and invert those whose PhotometricInterpretation is MONOCHROME1',
-    'NIfTI': 'It is a volume: export its slices as PNG through one window (low, high) for all, and give each volume its own sub-folder',
-    'MetaImage or NRRD': 'Export it as PNG through one window (low, high) for all; of a volume export the slices into a sub-folder of its own',
-    'NumPy archive (.npz)': 'Export its arrays as PNG, one file an image; labels in it belong into a table with the columns image and label',
-    'NumPy array (.npy)': 'Export it as PNG of 8 or 16 bits, one file an image (training StyleGAN2 reads .npy as well)',
+    'NIfTI': 'It is a volume: export its slices as PNG through one window (low, high) for all, and give '
+             'each volume its own sub-folder',
+    'MetaImage or NRRD': 'Export it as PNG through one window (low, high) for all; of a volume export the '
+                         'slices into a sub-folder of its own',
+    'NumPy archive (.npz)': 'Export its arrays as PNG, one file an image; labels in it belong into a table '
+                            'with the columns image and label',
+    'NumPy array (.npy)': 'Export it as PNG of 8 or 16 bits, one file an image (training StyleGAN2 reads '
+                          '.npy as well)',
     'MATLAB or HDF5': 'Export its arrays as PNG of 8 or 16 bits, one file an image',
     'whole-slide image': 'Cut it into tiles, and export these as PNG',
     'archive': 'Unpack it',
@@ -72,13 +77,15 @@ def _bytes(path) -> bytes:
     "A file's content; `InputError` if it cannot be read."
     try: return Path(path).read_bytes()
     except FileNotFoundError: raise InputError(f'{path}: not found') from None
-    except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror}). Look at its permissions') from None
+    except OSError as e:
+        raise InputError(f'{path}: cannot be read ({e.strerror}). Look at its permissions') from None
 
 def _unknown(path, data: bytes) -> InputError:
     "What to say of a file that is no picture."
     kind = _by_content(data[:352])
     if kind in _ADVICE: return InputError(f'{path}: {advice(kind)}')
-    return InputError(f'{path}: not an image in a known format ({", ".join(FORMATS)}). Remove it or download it again')
+    return InputError(f'{path}: not an image in a known format ({", ".join(FORMATS)}). Remove it or '
+                      f'download it again')
 
 def _checked(path, data: bytes, work):
     "What `work` makes of the opened picture in `data`; any failure is an `InputError` that names `path`."
@@ -87,7 +94,8 @@ def _checked(path, data: bytes, work):
         im = Image.open(io.BytesIO(data), formats=FORMATS)
         pages = 1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)   # MPO: a photograph with a preview
         if pages > 1:
-            raise InputError(f'{path}: holds {pages} pages (a series?), and which one is the image is not known. '
+            raise InputError(f'{path}: holds {pages} pages (a series?), and which one is the image is not '
+                             f'known. '
                              'Save each page as a file of its own, those of one patient in one sub-folder')
         if im.format == 'PNG':
             im.verify()   # every chunk has a checksum, so that a PNG need not be decoded to be found broken
@@ -95,7 +103,8 @@ def _checked(path, data: bytes, work):
         return work(im)
     except InputError: raise
     except Image.UnidentifiedImageError: raise _unknown(path, data) from None
-    except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error, zlib.error, ... for broken files
+    except Exception as e:
+         # Pillow raises OSError, SyntaxError, struct.error, zlib.error, ... for broken files
         raise InputError(f'{path}: the image is broken ({e}). Download it again or remove it') from None
 
 def _upright(im: Image.Image, enough=None) -> Image.Image:
@@ -110,7 +119,8 @@ _TURNS = b'eXIf', b'Raw profile type', b'tiff:Orientation'   # without one of th
 
 def image_size(path, data: bytes) -> tuple:
     "(width, height) of the upright picture in `data`. A broken file is an `InputError`."
-    def look(im): return im.size if im.format == 'PNG' and not any(t in data for t in _TURNS) else _upright(im).size
+    def look(im):
+        return im.size if im.format == 'PNG' and not any(t in data for t in _TURNS) else _upright(im).size
     return _checked(path, data, look)
 
 # %% ../nbs/00b_reading.ipynb #20591a56
@@ -180,7 +190,8 @@ def to_gray8(a: np.ndarray,   # (height, width[, 3]), as from `read_pixels`
     if a.ndim == 3: a = np.array(Image.fromarray(a).convert('L'))
     if a.dtype == np.uint8: return a
     if window is None and a.dtype != np.uint16:
-        raise InputError(f'{path}: floating-point pixels have no known range. Give window=(low, high), or convert it to 8 or 16 bits')
+        raise InputError(f'{path}: floating-point pixels have no known range. Give window=(low, high), or '
+                         f'convert it to 8 or 16 bits')
     low, high = check_window(window) or stored_range(a.max())
     return np.rint(np.clip((a.astype(float) - low)/(high - low), 0, 1)*255).astype(np.uint8)
 
@@ -210,7 +221,8 @@ def window_of(paths) -> tuple:
 def window_note(window) -> str:
     "What to tell the user whose 16-bit images were found to use fewer bits; '' if they use them all."
     if window is None or window[1] >= 65535: return ''
-    return (f'16-bit images whose values need {int(window[1]).bit_length()} bits only: {window[0]}…{window[1]} becomes black…white. '
+    return (f'16-bit images whose values need {int(window[1]).bit_length()} bits only: '
+            f'{window[0]}…{window[1]} becomes black…white. '
             'Give window=(low, high), if it should be another range')
 
 # %% ../nbs/00b_reading.ipynb #32640219
@@ -226,6 +238,7 @@ def read_mask(path,          # black and white: what is over half of the brighte
     if size is None: return inside
     (h, w), (height, width) = inside.shape, size
     if abs(h*width/(w*height) - 1) > .02:
-        raise InputError(f'{path}: the mask has {w}×{h} pixels, its image {width}×{height}: another shape. Replace the mask, or leave the image out')
+        raise InputError(f'{path}: the mask has {w}×{h} pixels, its image {width}×{height}: another shape. '
+                         f'Replace the mask, or leave the image out')
     rows, columns = (((np.arange(n) + .5)*m/n).astype(int) for n, m in ((height, h), (width, w)))
     return inside[np.ix_(rows, columns)]

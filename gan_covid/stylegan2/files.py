@@ -497,12 +497,16 @@ def _images_of(root, labels, patients) -> Scan:
     _refuse_unread(scan)
     flat = [r for r in scan.rows if r['label'] is None]
     if flat and scan.expected:
-        raise InputError(f"{root}: images both in sub-folders, which are classes, and beside them ({flat[0]['image'].name}). Move them, or give labels=None")
-    if flat and scan.beside: raise InputError(f'{root}: the images have no classes, but {scan.beside}, or labels=None for no classes')
+        raise InputError(f"{root}: images both in sub-folders, which are classes, and beside them "
+                         f"({flat[0]['image'].name}). Move them, or give labels=None")
+    if flat and scan.beside:
+        raise InputError(f'{root}: the images have no classes, but {scan.beside}, or labels=None (--labels '
+                         f'none) for no classes')
     if not scan.rows:
         first = next((f". The first: {r['file']}: {r['why']}" for r in scan.rejected), '')
         raise InputError(f'{root}: no images in it ({", ".join(_OWN)}){first}')
-    notes = [*scan.notes, *([f"{len(scan.rejected)} files not used, e.g. {scan.rejected[0]['file']}: {scan.rejected[0]['why']}"] if scan.rejected else [])]
+    notes = [*scan.notes, *([f"{len(scan.rejected)} files not used, e.g. {scan.rejected[0]['file']}: "
+                             f"{scan.rejected[0]['why']}"] if scan.rejected else [])]
     if notes: warnings.warn(f'{root.name}: ' + '; '.join(notes), stacklevel=3)
     return scan
 
@@ -525,7 +529,8 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
     _choice('fit', fit, FITS)
     _choice('method', method, FILTERS)
     size = None if size is None else _hw(size)
-    if type(channels) is not int or channels < 1: raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
+    if type(channels) is not int or channels < 1:
+        raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
     window = check_window(window)
     scan = _images_of(root, labels, patients) if root.is_dir() else Scan([dict(image=root, label=None, split=None, patient=None, source=root.parent.name)])
     rows = scan.rows
@@ -543,14 +548,24 @@ def load_images(path,                # folder of images, or one image: PNG, TIFF
         bar = tqdm(pool.map(read, rows), total=len(rows), desc=f'read {root.name}', disable=not progress or len(rows) < 500, file=sys.stderr, mininterval=1)
         for i, (row, (a, seen)) in enumerate(zip(rows, bar)):
             if images is None: images = np.empty((len(rows), *a.shape), a.dtype)
-            if a.dtype != images.dtype: raise InputError(f"{row['image']}: holds {a.dtype}, {rows[0]['image'].name} {images.dtype}. Convert all to one type")
-            if a.shape != images.shape[1:]: raise InputError(f"{row['image']}: {seen['height']}×{seen['width']} pixels (height × width), {rows[0]['image'].name} {images.shape[1]}×{images.shape[2]}. Give size=, to bring all to one size")
+            if a.dtype != images.dtype:
+                raise InputError(f"{row['image']}: holds {a.dtype}, {rows[0]['image'].name} "
+                                 f"{images.dtype}. Convert all to one type")
+            if a.shape != images.shape[1:]:
+                raise InputError(f"{row['image']}: {seen['height']}×{seen['width']} pixels (height × "
+                                 f"width), {rows[0]['image'].name} {images.shape[1]}×{images.shape[2]}. "
+                                 f"Give size=, to bring all to one size")
             images[i], low, high = a, min(low, a.min()), max(high, a.max())
             table.append({**row, **seen, 'image': str(row['image']), 'mask': row.get('mask') and str(row['mask'])})
     if window is None:
-        if images.dtype == np.float32: raise InputError(f'window: floating-point images need one. Their values go from {low:g} to {high:g}: give window=({low:g}, {high:g}), or a narrower one')
+        if images.dtype == np.float32:
+            raise InputError(f'window: floating-point images need one. Their values go from {low:g} to '
+                             f'{high:g}: give window=({low:g}, {high:g}), or a narrower one')
         window = (0, 255) if images.dtype == np.uint8 else stored_range(high)
-        if images.dtype == np.uint16 and (note := window_note(window)): warnings.warn(f'{root}: {note}', stacklevel=2)
-    if high <= window[0] or low >= window[1]: raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
-    if classes: refuse_contradictions([r['image'] for r in table], [r['label'] for r in table], [r['pixels'] for r in table], root)
+        if images.dtype == np.uint16 and (note := window_note(window)):
+            warnings.warn(f'{root}: {note}', stacklevel=2)
+    if high <= window[0] or low >= window[1]:
+        raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
+    if classes:
+        refuse_contradictions([r['image'] for r in table], [r['label'] for r in table], [r['pixels'] for r in table], root)
     return images, as_table(table), classes, tuple(window)
