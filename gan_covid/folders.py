@@ -29,7 +29,8 @@ def _seen(entry) -> bool:
 def _list(folder, kind: str = 'all') -> list:
     "What lies in a folder, naturally sorted: `kind` 'dirs', 'files' or 'all'."
     try:
-        entries = [Path(e.path) for e in os.scandir(folder) if _seen(e) and (kind == 'all' or (kind == 'dirs') == e.is_dir())]
+        entries = [Path(e.path) for e in os.scandir(folder)
+                   if _seen(e) and (kind == 'all' or (kind == 'dirs') == e.is_dir())]
     except FileNotFoundError: raise InputError(f'{folder}: not found') from None
     except OSError as e:
         raise InputError(f'{folder}: the folder cannot be read ({e.strerror}). Look at its permissions') from None
@@ -62,7 +63,8 @@ def walk(root,        # folder
 
 # %% ../nbs/00c_folders.ipynb #0136baf2
 _IMAGE_FOLDERS = {'image', 'images', 'img', 'imgs'}
-_MASK_FOLDERS = {'mask', 'masks', 'seg', 'segs', 'segmentation', 'segmentations', 'annotation', 'annotations', 'ground_truth', 'groundtruth', 'gt', 'roi', 'rois'}
+_MASK_FOLDERS = {'mask', 'masks', 'seg', 'segs', 'segmentation', 'segmentations', 'annotation', 'annotations',
+                 'ground_truth', 'groundtruth', 'gt', 'roi', 'rois'}
 _SURE = r'masks?|seg|segm|segmentations?|gt|ground[ _-]?truth'
 _MASK_NAME = re.compile(rf'(.+?)[ ._-]+({_SURE}|labels?|annotations?|roi|contour)([ ._-]?\d+)?|({_SURE})[ '
                         rf'._-]+(.+)', re.I)
@@ -124,7 +126,8 @@ def pair_masks(found,     # pictures as `Found`
 _LOST = 'by its name or folder a mask, but no image belongs to it. If it is an image, rename it (or its folder)'
 
 # %% ../nbs/00c_folders.ipynb #29435f22
-_SPLIT_NAMES = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')
+_SPLIT_NAMES = dict(train='train', training='train', val='val', valid='val', validation='val',
+                    test='test', testing='test')
 
 def split_of(name: str):
     "'train', 'val' or 'test' for the name of a folder or a value of a table that says so, else None."
@@ -229,7 +232,8 @@ def _hint(paths) -> str:
     return _UNKNOWN
 
 # %% ../nbs/00c_folders.ipynb #037f8782
-_COLUMNS = {'label': 'label class diagnosis target category', 'split': 'split subset set', 'patient': 'patient patientid subject subjectid person case'}
+_COLUMNS = {'label': 'label class diagnosis target category', 'split': 'split subset set',
+            'patient': 'patient patientid subject subjectid person case'}
 
 def _slug(name) -> str: return re.sub('[^a-z0-9]', '', str(name).lower())
 
@@ -239,7 +243,8 @@ def _sheet(path) -> pd.DataFrame:
     try:
         if path.suffix.lower() in ('.xlsx', '.xls'): t = pd.read_excel(path, dtype=str)
         else:
-            t = pd.read_csv(path, dtype=str, encoding_errors='replace', skipinitialspace=True, index_col=False, sep='\t' if path.suffix.lower() == '.tsv' else ',')
+            t = pd.read_csv(path, dtype=str, encoding_errors='replace', skipinitialspace=True, index_col=False,
+                            sep='\t' if path.suffix.lower() == '.tsv' else ',')
     except (OSError, ValueError, KeyError, ImportError, zipfile.BadZipFile, csv.Error) as e:
         raise InputError(f'{path}: not readable as a table ({e})') from None
     return t.rename(columns=lambda c: str(c).strip().lower())
@@ -260,7 +265,8 @@ def _columns_of(table: pd.DataFrame, known: dict) -> dict:
     "Which column holds the files' names and which the labels (None: not clear), the split and the patient, if there are such."
     hits = {c: table[c].dropna().str.strip().isin(known).mean() for c in table if table[c].notna().any()}
     image = 'image' if 'image' in table else max(hits, key=hits.get) if hits and max(hits.values()) >= .5 else None
-    named = {role: next((c for c in table if _slug(c) in words.split() and c != image), None) for role, words in _COLUMNS.items()}
+    named = {role: next((c for c in table if _slug(c) in words.split() and c != image), None)
+             for role, words in _COLUMNS.items()}
     if image and not named['label']:
         others = [c for c in table if c != image and c not in named.values()]
         named['label'] = others[0] if len(others) == 1 else None
@@ -347,7 +353,8 @@ def _by_folders(root, pictures, unread, strict: bool) -> dict:
     folders = {f.parts for f in unread} | {p.path.relative_to(root).parts[:-1] for p in pictures}
     unread = [(f, _folder_of_masks(f.parts, folders)[0]) for f in unread]
     places = [p.place for p in pictures] + [place for _, place in unread]
-    top = [] if not strict else [d.name for d in _list(root, 'dirs') if _folder_of_masks((d.name,), folders) == ((d.name,), False)]
+    top = [] if not strict else [d.name for d in _list(root, 'dirs')
+                                 if _folder_of_masks((d.name,), folders) == ((d.name,), False)]
     try: level = _level_of_splits(root, places, top)
     except InputError:
         if strict: raise
@@ -371,7 +378,8 @@ def _by_table(table, root, pictures, scan: Scan) -> list:
 def _find_patients(pictures, patients) -> str:
     "Give the pictures their patients, unless a table did; returns a note for the user, or ''."
     if any(p.patient for p in pictures): return ''
-    found, note = patients_of([p.path for p in pictures], [p.label for p in pictures], [p.below for p in pictures], patients)
+    found, note = patients_of([p.path for p in pictures], [p.label for p in pictures],
+                              [p.below for p in pictures], patients)
     for p, who in zip(pictures, found): p.patient = who
     return note
 
@@ -398,5 +406,6 @@ def scan_folder(root,              # folder
     scan.patients = _find_patients(pictures, patients)
     if masks := sum(bool(p.mask) for p in pictures):
         scan.notes.append(f'{masks} of {len(pictures)} images have a mask beside them')
-    scan.rows = [dict(image=p.path, label=p.label, split=p.split, patient=p.patient, mask=p.mask, source=root.name) for p in pictures]
+    scan.rows = [dict(image=p.path, label=p.label, split=p.split, patient=p.patient, mask=p.mask, source=root.name)
+                 for p in pictures]
     return scan

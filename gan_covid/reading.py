@@ -39,8 +39,10 @@ _ADVICE = {
 
 _ENDINGS = {kind: endings.split() for kind, endings in {
     'DICOM': '.dcm .dicom .ima', 'NIfTI': '.nii .nii.gz', 'MetaImage or NRRD': '.mha .mhd .nrrd .nhdr',
-    'NumPy archive (.npz)': '.npz', 'NumPy array (.npy)': '.npy', 'MATLAB or HDF5': '.mat .h5 .hdf5', 'whole-slide image': '.svs .ndpi .mrxs .scn',
-    'archive': '.zip .tar .tgz .gz .7z .rar', 'film': '.avi .mp4 .mov', 'picture of another format': '.heic .heif .jp2 .j2k .jpx .avif .psd',
+    'NumPy archive (.npz)': '.npz', 'NumPy array (.npy)': '.npy', 'MATLAB or HDF5': '.mat .h5 .hdf5',
+    'whole-slide image': '.svs .ndpi .mrxs .scn',
+    'archive': '.zip .tar .tgz .gz .7z .rar', 'film': '.avi .mp4 .mov',
+    'picture of another format': '.heic .heif .jp2 .j2k .jpx .avif .psd',
     'table': '.csv .tsv .xlsx .xls'}.items()}
 
 def _is_picture(head: bytes) -> bool:
