@@ -7,7 +7,7 @@ __all__ = ['FILTERS', 'FITS', 'REJECTED', 'lung_box', 'crop_to_lungs', 'resize',
            'to_uint8', 'to_nchw', 'Prepared', 'table_fingerprint', 'save_images', 'prepare']
 
 # %% ../nbs/03_preprocessing.ipynb #0e18fd32
-import io, os, shutil
+import io, os, shutil, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from tqdm import tqdm
 
-from .datasets import COLUMNS, as_table, read_image, read_mask
+from .datasets import COLUMNS, as_table
+from .reading import check_window, read_image, read_mask, window_note, window_of
 from .records import InputError, atomic_save, atomic_write, fingerprint, read_json, sha256_array, sha256_file, write_json
 
 # %% ../nbs/03_preprocessing.ipynb #a5d73fd3
@@ -294,21 +295,16 @@ def _begin(folder: Path):
 # %% ../nbs/03_preprocessing.ipynb #b0a0b0a8
 _SIDE = 8   # an image, or a crop, with a side below this holds no anatomy
 
-def _gray(path, enough=None) -> Image.Image:
-    "An image as gray Pillow image: as `read_image`, but JPEGs may come smaller, if not smaller than `enough` (height, width)."
-    try:
-        im = Image.open(path, formats=('PNG', 'JPEG'))
-        if im.format == 'JPEG' and im.mode in ('L', 'RGB'): im.draft('L', enough[::-1] if enough else im.size)
-        im.load()
-        if im.mode == 'RGBA' and im.getchannel('A').getextrema() == (255, 255): return im.convert('L')
-        if im.mode in ('L', 'RGB') and 'transparency' not in im.info: return im.convert('L')
-    except Exception: pass           # read_image says what is wrong, in our words
-    return Image.fromarray(read_image(path))
+_WHOLE = 1 << 16, 1 << 16   # more pixels than a JPEG can have: it comes in its own size
+
+def _gray(path, enough=None, window=None) -> Image.Image:
+    "An image as gray Pillow image by `read_image`; a JPEG comes as the gray it holds, smaller, if not smaller than `enough` (height, width)."
+    return Image.fromarray(read_image(path, window, enough or _WHOLE))
 
 def _crop(row, p) -> tuple:
     "The picture of one table row before it is resized, and why it is whole although it should be cropped."
     native = p['crop'] or p['marks'] == 'drop'
-    im, whole = _gray(row.image, None if native else tuple(2*v for v in p['size'])), None
+    im, whole = _gray(row.image, None if native else tuple(2*v for v in p['size']), p.get('window')), None
     if min(im.size) < _SIDE: raise InputError(f'{row.image}: only {im.width}×{im.height} pixels')
     if p['crop'] == 'lungs':
         try:
@@ -396,6 +392,7 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
             no_mask: str = 'reject',   # with crop='lungs', an image without a usable mask: 'reject' it, or use it 'whole' (prepare.json says which)
             workers: int = None,       # threads; None: two a processor
             progress: bool = True,     # a bar on stderr, if it takes more than a second
+            window=None,               # (low, high) that become black and white, of files with more than 8 bits; None: by the highest value, with a warning
            ) -> Prepared:
     """Read, crop, clean and resize all images of a table, and keep them in one memory-mapped file.
 
@@ -407,10 +404,10 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
     if workers is not None and workers < 1: raise InputError(f'workers={workers}: give 1 or more')
     if missing := [c for c in COLUMNS if c not in table]: raise InputError(f'table: the column {missing[0]} is missing; datasets.load makes the right ones')
     if not len(table): raise InputError('table: has no rows, so there is nothing to prepare')
-    folder, table = Path(folder), as_table(table.reset_index(drop=True))
+    folder, table, window = Path(folder), as_table(table.reset_index(drop=True)), check_window(window)
     # a parameter that changes nothing must not cause work
     p = {'size': list(_hw(size)), 'crop': crop, 'margin': margin if crop else None, 'no_mask': no_mask if crop else None, 'marks': marks,
-         'threshold': threshold if marks == 'drop' else None, 'fit': fit, 'method': method}
+         'threshold': threshold if marks == 'drop' else None, 'fit': fit, 'method': method, **({'window': list(window)} if window else {})}
     info = {'parameters': p, 'input': table_fingerprint(table), 'masks': _masks(table) if crop else None}
     if (folder/'prepare.json').exists():
         if all(read_json(folder/'prepare.json').get(k) == v for k, v in info.items()): return Prepared.open(folder)
@@ -420,6 +417,7 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
         shutil.rmtree(mark.parent, ignore_errors=True)
         write_json(mark, {**info, 'chunk': _CHUNK})
     workers = workers or 2*(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    p, found = _with_window(p, table)
     why, whole = _run(folder, table, p, workers, progress)
     rejected = [(table.image[i], table.label[i], text.removeprefix(f'{table.image[i]}: ')) for i, text in why.items()]
     if len(why) == len(table):
@@ -431,9 +429,15 @@ def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
         pictures = [np.asarray(_crop(row, p)[0]) for row in table.loc[dropped, ['image', 'mask']].itertuples(index=False)]   # tuples: the `mask` of a Series is a method
         review_sheet(pictures, [find_marks(a, threshold=threshold) for a in pictures], folder/'dropped_marks.png')
     else: (folder/'dropped_marks.png').unlink(missing_ok=True)
-    result = _finish(folder, table.drop(index=list(why)), rejected, {**info, 'whole': {table.image[i]: text for i, text in whole.items()}})
+    result = _finish(folder, table.drop(index=list(why)), rejected, {**info, **found, 'whole': {table.image[i]: text for i, text in whole.items()}})
     shutil.rmtree(folder/'.partial', ignore_errors=True)
     return result
+
+def _with_window(p: dict, table) -> tuple:
+    "The parameters with the window of all 16-bit images, and {'window': it} if it was not given; fewer than 16 bits are a warning."
+    if 'window' in p or not (window := window_of(table.image)): return p, {}
+    if note := window_note(window): warnings.warn(f'prepare: {note}', stacklevel=3)
+    return {**p, 'window': list(window)}, {'window': list(window)}
 
 def _masks(table) -> str:
     "Fingerprint of the masks' files; a missing one counts as empty."

@@ -358,7 +358,7 @@ def test_not_there_and_twice_there(tmp_path):
 
 def test_own_folder(tmp_path):
     for c in 'xy':
-        for i in range(3): put(tmp_path/'f'/c/'images'/f'{i}.tif', noise(i)); put(tmp_path/'f'/c/'masks'/f'{i}.png', noise(i))
+        for i in range(3): put(tmp_path/'f'/c/'images'/f'{i}.tif', noise(i + 10*(c == 'y'))); put(tmp_path/'f'/c/'masks'/f'{i}.png', noise(i))
     t = load_folder(tmp_path/'f')
     assert len(t) == 6 and t['mask'].notna().all() and t.split.isna().all()
     put(tmp_path/'f'/'train'/'x'/'0.png')
@@ -367,9 +367,34 @@ def test_own_folder(tmp_path):
     with pytest.raises(InputError, match='no images in sub-folders'): load_folder(tmp_path/'g')
 
 
+def people(root, each=3):
+    "Ten patients a class, below train and test, with a few images each."
+    for c in 'xy':
+        for i in range(10):
+            for j in range(each): put(root/('test' if i > 7 else 'training')/c/f'{c}{i}'/f'{j}.png', noise(100*i + 10*j + (c == 'y')))
+    return root
+
+
+def test_patients_are_sub_folders_with_few_images(tmp_path):
+    t = load_folder(people(tmp_path))
+    assert t.patient.nunique() == 20 and t.groupby('patient').size().eq(3).all() and (t.patient.str[0] == t.label).all()
+    assert t.groupby('patient').split.nunique().eq(1).all() and t.split.value_counts().to_dict() == {'train': 48, 'test': 12}
+    again = stratified_split(t, {'train': .5, 'val': .25, 'test': .25})
+    assert check_split(again).empty and again.groupby('patient').split.nunique().eq(1).all()
+    assert load_folder(tmp_path, patients=False).patient.isna().all()
+
+
+def test_patients_by_a_pattern(tmp_path):
+    for c in 'xy':
+        for i in range(6): put(tmp_path/c/f'P{i//2}_{i}.png', noise(i + 10*(c == 'y')))
+    assert load_folder(tmp_path, patients=r'(P\d+)_').patient.tolist() == ['P0', 'P0', 'P1', 'P1', 'P2', 'P2']*2
+    for bad, word in ((r'(Q\d+)_', 'P0_0.png'), ('P', '0 groups'), ('(', 'no regular expression'), ('(P)(_)', '2 groups'), (3, 'no regular')):
+        with pytest.raises(InputError, match=f'patients=.*{word}'): load_folder(tmp_path, patients=bad)
+
+
 def test_class_with_one_image(tmp_path):
     for i in range(30): put(tmp_path/'x'/f'{i}.png', noise(i))
-    put(tmp_path/'y'/'0.png')
+    put(tmp_path/'y'/'0.png', noise(99))
     with pytest.raises(InputError, match=r"class 'y' has 1 image\(s\)"): stratified_split(load_folder(tmp_path), {'train': .7, 'val': .1, 'test': .2})
 
 

@@ -239,9 +239,9 @@ def test_bad_files_are_listed_with_a_reason_and_cost_no_others(pictures, tmp_pat
     for f, word in bad.items(): assert word in why[str(f)], (f, why[str(f)])
 
 def test_unexpected_errors_of_one_file_are_caught(pictures, tmp_path, monkeypatch):
-    def odd(path, enough=None, real=pre._gray):
+    def odd(path, *args, real=pre._gray):
         if path == pictures.image[3]: raise RuntimeError('a decoder bug')
-        return real(path, enough)
+        return real(path, *args)
     monkeypatch.setattr(pre, '_gray', odd)
     ready = pre.prepare(pictures, tmp_path/'out', 16)
     assert len(ready) == 11 and ready.rejected.why.tolist() == ['RuntimeError: a decoder bug']

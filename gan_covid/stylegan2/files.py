@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from tqdm import tqdm
 
-from ..datasets import SUFFIXES, _SPLIT_NAMES, _bytes, _decode, _list, _threads, as_table, natural
+from ..datasets import _threads, as_table, refuse_contradictions
+from ..folders import Scan, natural, scan_folder
 from ..preprocessing import FILTERS, FITS, _choice, _hw, resize
+from ..reading import _ADVICE, SUFFIXES, _bytes, check_window, read_pixels, stored_range, window_note
 from ..records import InputError, _plain, atomic_save, sha256_file
 from .networks import Discriminator, Generator, _size, _width, first_block, level_channels
 
@@ -448,15 +450,8 @@ def transfer(source,   # trained Generator or Discriminator
 # %% ../../nbs/11_stylegan2_files.ipynb #eeac946a
 _OWN = *SUFFIXES, '.npy'
 
-def _is_dicom(path):
-    "By the ending, or by the mark after 128 bytes: such files often have no ending."
-    if path.suffix.lower() in ('.dcm', '.dicom'): return True
-    try:
-        with open(path, 'rb') as f: return f.read(132)[128:] == b'DICM'
-    except OSError: return False
-
 def _own(path) -> tuple:
-    "(array (h, w, c) of uint8, uint16 or float32, SHA-256 of the file); alpha dropped, first frame only."
+    "(array (h, w, c) of uint8, uint16 or float32, SHA-256 of the file)."
     data = _bytes(path)
     if path.suffix.lower() == '.npy':
         try: a = np.load(io.BytesIO(data), allow_pickle=False)
@@ -467,18 +462,7 @@ def _own(path) -> tuple:
             if a.dtype.kind not in 'iuf': raise InputError(f'{path}: holds {a.dtype}. Convert it to 8 or 16 bits, or to floating-point numbers')
             with np.errstate(over='ignore'): a = a.astype(np.float32)
             if not np.isfinite(a).all(): raise InputError(f'{path}: holds values that are not finite. Replace them')
-    else:
-        deep = data[:4] == b'\x89PNG' and data[24:25] == b'\x10' and data[25:26] in (b'\2', b'\4', b'\6')
-        im = None if deep else _decode(path, data)
-        if im is not None and im.format == 'TIFF': bits = im.tag_v2.get(258, 1); deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
-        if deep: raise InputError(f'{path}: 16-bit colour, of which only 8 bits could be read. Save it as .npy with uint16, or as 16-bit gray')
-        if im.mode == 'F': a = np.array(im)
-        elif im.mode.startswith('I'):
-            a = np.asarray(im)
-            if a.min() < 0 or a.max() > 65535: raise InputError(f'{path}: values outside 16 bits. Save it as .npy with floating-point numbers, and give a window')
-            a = a.astype(np.uint16)
-        elif im.mode in ('1', 'L', 'LA', 'La'): a = np.array(im.convert('LA').convert('L') if im.mode == 'La' else im.convert('L'))
-        else: a = np.array((im.convert('RGBA') if im.mode == 'RGBa' else im).convert('RGB'))
+    else: a = read_pixels(path, data)
     return a.reshape(*a.shape[:2], -1), sha256(data).hexdigest()
 
 def _colours(a, n, path):
@@ -501,88 +485,87 @@ def _resized(a, size, fit, method, window):
     return each(lambda x: resize((x - low)/(high - low), size, fit, method)*(high - low) + low).astype(np.float32) if high > low else np.full((*size, a.shape[2]), low, np.float32)
 
 # %% ../../nbs/11_stylegan2_files.ipynb #3c412c9d
-def _files(folder, other):
-    "Image files of a folder and those below (except in folders `masks`), naturally sorted; what lies there otherwise is added to `other`."
-    files = _list(folder, 'files')
-    other += [p for p in files if p.suffix.lower() not in _OWN]
-    return [p for p in files if p.suffix.lower() in _OWN] + [q for d in _list(folder, 'dirs') if d.name.lower() != 'masks' for q in _files(d, other)]
+def _refuse_unread(scan: Scan):
+    "A file that holds images, but is not read, is an `InputError`."
+    for r in scan.rejected:
+        kind = next((k for k in _ADVICE if r['why'].startswith(k) and k not in ('archive', 'film')), None)
+        if kind: raise InputError(f"{r['file']}: {r['why']}")
 
-def _labelled(root, labels, other):
-    "(path, label or None, split or None) of every image."
-    if labels is None: return [(p, None, None) for p in _files(root, other)]
-    if labels == 'folders':
-        flat = [p for p in _list(root, 'files') if p.suffix.lower() in _OWN]
-        other += [p for p in _list(root, 'files') if p not in flat]
-        dirs = _list(root, 'dirs')
-        splits = [_SPLIT_NAMES.get(d.name.lower()) for d in dirs]
-        if any(splits) and not all(splits): raise InputError(f'{root}: {[d.name for d in dirs]} are partly splits, partly classes. Put all classes below train, val and test, or none')
-        below = [(s, c) for s, d in zip(splits, dirs) for c in (_list(d, 'dirs') if s else [d])]
-        rows = [(p, d.name, s) for s, d in below for p in _files(d, other)]
-        if any(splits): flat += [p for d in dirs for p in _list(d, 'files') if p.suffix.lower() in _OWN]
-        if flat and rows: raise InputError(f'{root}: images both in sub-folders, which are classes, and beside them ({flat[0].name}). Move them, or give labels=None')
-        return rows or [(p, None, None) for p in flat]
-    table = Path(labels)
-    if not table.is_file(): raise InputError(f"labels={str(labels)!r}: no such file. Give 'folders', None, or a CSV file with the columns image and label")
-    try: t = pd.read_csv(table, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as e: raise InputError(f'{table}: no CSV table ({e})') from None
-    t.columns = [c.strip().lower() for c in t.columns]
-    if not {'image', 'label'} <= set(t): raise InputError(f'{table}: columns {list(t)}, image and label are needed')
-    rows = []
-    for i, (name, label) in enumerate(zip(t.image.str.strip(), t.label.str.strip()), 2):
-        path = next((p for base in (root, table.parent) if (p := (base/name)).is_file()), None)
-        if path is None: raise InputError(f'{table}: line {i}: {name!r} is not in {root}. Correct the table, or take the line out')
-        if not label: raise InputError(f'{table}: line {i}: {name!r} has no label')
-        if path.suffix.lower() not in _OWN or _is_dicom(path): raise InputError(f'{path}: no image in a format known here ({", ".join(_OWN)})' + (': DICOM is to be exported first' if _is_dicom(path) else ''))
-        rows.append((path, label, None))
-    paths = pd.Series([str(p.resolve()) for p, *_ in rows], dtype=object)
-    if paths.duplicated().any(): raise InputError(f'{table}: {paths[paths.duplicated()].iloc[0]} stands in it more than once')
-    return rows
+def _images_of(root, labels, patients) -> Scan:
+    "The images of a folder for training, see `folders.scan_folder`; what is not clear is an `InputError`."
+    scan = scan_folder(root, labels, patients, also=('NumPy array (.npy)',))
+    _refuse_unread(scan)
+    flat = [r for r in scan.rows if r['label'] is None]
+    if flat and scan.expected:
+        raise InputError(f"{root}: images both in sub-folders, which are classes, and beside them "
+                         f"({flat[0]['image'].name}). Move them, or give labels=None")
+    if flat and scan.beside:
+        raise InputError(f'{root}: the images have no classes, but {scan.beside}, or labels=None (--labels '
+                         f'none) for no classes')
+    if not scan.rows:
+        first = next((f". The first: {r['file']}: {r['why']}" for r in scan.rejected), '')
+        raise InputError(f'{root}: no images in it ({", ".join(_OWN)}){first}')
+    notes = [*scan.notes, *([f"{len(scan.rejected)} files not used, e.g. {scan.rejected[0]['file']}: "
+                             f"{scan.rejected[0]['why']}"] if scan.rejected else [])]
+    if notes: warnings.warn(f'{root.name}: ' + '; '.join(notes), stacklevel=3)
+    return scan
 
 def load_images(path,                # folder of images, or one image: PNG, TIFF, JPEG … of 8 or 16 bits, .npy (height, width[, channels]) of any numbers
                 size=None,           # pixels, or (height, width); None: as they are, all alike
                 channels: int = 1,   # 1: gray; 3: colour; others from .npy only
-                window=None,         # (low, high): values that become −1 and 1. None: 0…255 or 0…65535; floating-point numbers need one
+                window=None,         # (low, high): values that become −1 and 1. None: 0…255, or for 16 bits by the highest value (see reading.stored_range); floating-point numbers need one
                 labels='folders',    # 'folders': sub-folders are classes; None: no classes; or a CSV file with the columns image and label
                 fit: str = 'stretch',     # how an image gets another shape: 'stretch' or 'pad'
                 method: str = 'bicubic',  # see preprocessing.resize
                 progress: bool = True,    # show it, from 500 files on
+                patients=None,            # see folders.patients_of
                ) -> tuple:                # array (n, h, w, channels) of uint8, uint16 or float32; table as from datasets; classes; window
     """Images of one's own for training, in their own values. A table gives one row per image, in the order of classes and file names.
 
-    An image that is broken, of another type or (without `size`) of another size than the rest is an `InputError` that names it. Alpha is dropped, of several frames the first is taken; DICOM and 16-bit colour are not read."""
+    An image that is broken, of another type or (without `size`) of another size than the rest is an `InputError` that names it; so are a file of several pages, DICOM and other formats
+    that are not read, and one picture in two classes. Masks are not taken. The table has the split that folders tell, and the patients."""
     root = Path(path).expanduser().absolute()
     if not root.exists(): raise InputError(f'{root}: no such folder')
     _choice('fit', fit, FITS)
     _choice('method', method, FILTERS)
     size = None if size is None else _hw(size)
-    if type(channels) is not int or channels < 1: raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
-    if window is not None:
-        try: window = tuple(float(v) if not float(v).is_integer() else int(v) for v in window)
-        except (TypeError, ValueError, OverflowError): window = ()
-        if len(window) != 2 or not -math.inf < window[0] < window[1] < math.inf: raise InputError('window: give two finite numbers (low, high), low below high')
-    other = []
-    rows = _labelled(root, labels, other) if root.is_dir() else [(root, None, None)]
-    if dicom := next((p for p in other if _is_dicom(p)), None): raise InputError(f'{dicom}: DICOM is not read. Export the images as 16-bit PNG, or save pydicom.dcmread(file).pixel_array as .npy (uint16 or floating-point)')
-    if not rows: raise InputError(f'{root}: no images in it ({", ".join(_OWN)})')
-    classes = sorted({l for _, l, _ in rows if l is not None}, key=natural)
-    rows.sort(key=lambda r: classes.index(r[1]) if classes else 0)      # stable: the order of files stays
+    if type(channels) is not int or channels < 1:
+        raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
+    window = check_window(window)
+    scan = _images_of(root, labels, patients) if root.is_dir() else Scan([dict(image=root, label=None, split=None, patient=None, source=root.parent.name)])
+    rows = scan.rows
+    classes = sorted({r['label'] for r in rows if r['label'] is not None}, key=natural)
+    rows.sort(key=lambda r: classes.index(r['label']) if classes else 0)      # stable: the order of files stays
 
     def read(row):
-        a, digest = _own(row[0])
-        original, a = a.shape[:2], _colours(a, channels, row[0])
-        return (a if size is None else _resized(a, size, fit, method, window or (a.min(), a.max()))), original, digest
+        a, digest = _own(row['image'])
+        a = _colours(a, channels, row['image'])
+        pixels = sha256(repr((a.shape, a.dtype)).encode() + a.tobytes()).hexdigest()
+        seen = {'width': a.shape[1], 'height': a.shape[0], 'sha256': digest, 'pixels': pixels}
+        return (a if size is None else _resized(a, size, fit, method, window or (a.min(), a.max()))), seen
     images, table, low, high = None, [], math.inf, -math.inf
     with ThreadPoolExecutor(_threads(None)) as pool:
         bar = tqdm(pool.map(read, rows), total=len(rows), desc=f'read {root.name}', disable=not progress or len(rows) < 500, file=sys.stderr, mininterval=1)
-        for i, ((p, label, split), (a, (h, w), digest)) in enumerate(zip(rows, bar)):
+        for i, (row, (a, seen)) in enumerate(zip(rows, bar)):
             if images is None: images = np.empty((len(rows), *a.shape), a.dtype)
-            if a.dtype != images.dtype: raise InputError(f'{p}: holds {a.dtype}, {rows[0][0].name} {images.dtype}. Convert all to one type')
-            if a.shape != images.shape[1:]: raise InputError(f'{p}: {h}×{w} pixels (height × width), {rows[0][0].name} {images.shape[1]}×{images.shape[2]}. Give size=, to bring all to one size')
+            if a.dtype != images.dtype:
+                raise InputError(f"{row['image']}: holds {a.dtype}, {rows[0]['image'].name} "
+                                 f"{images.dtype}. Convert all to one type")
+            if a.shape != images.shape[1:]:
+                raise InputError(f"{row['image']}: {seen['height']}×{seen['width']} pixels (height × "
+                                 f"width), {rows[0]['image'].name} {images.shape[1]}×{images.shape[2]}. "
+                                 f"Give size=, to bring all to one size")
             images[i], low, high = a, min(low, a.min()), max(high, a.max())
-            table.append(dict(image=str(p), label=label, split=split, source=root.name, width=w, height=h, sha256=digest))
+            table.append({**row, **seen, 'image': str(row['image']), 'mask': row.get('mask') and str(row['mask'])})
     if window is None:
-        if images.dtype == np.float32: raise InputError(f'window: floating-point images need one. Their values go from {low:g} to {high:g}: give window=({low:g}, {high:g}), or a narrower one')
-        window = (0, 255) if images.dtype == np.uint8 else (0, 65535)
-        if images.dtype == np.uint16 and high < 8192: warnings.warn(f'{root}: 16-bit images whose values end at {high}, so almost black with the window 0…65535. Give window=(0, {high})', stacklevel=2)
-    if high <= window[0] or low >= window[1]: raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
+        if images.dtype == np.float32:
+            raise InputError(f'window: floating-point images need one. Their values go from {low:g} to '
+                             f'{high:g}: give window=({low:g}, {high:g}), or a narrower one')
+        window = (0, 255) if images.dtype == np.uint8 else stored_range(high)
+        if images.dtype == np.uint16 and (note := window_note(window)):
+            warnings.warn(f'{root}: {note}', stacklevel=2)
+    if high <= window[0] or low >= window[1]:
+        raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
+    if classes:
+        refuse_contradictions([r['image'] for r in table], [r['label'] for r in table], [r['pixels'] for r in table], root)
     return images, as_table(table), classes, tuple(window)
