@@ -370,14 +370,15 @@ def publish_figures(built, kept, paper: str):
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>gan_covid: {{ profile }}</title>
 <style>body{font:16px/1.5 sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}
 td,th{border-bottom:1px solid #ddd;padding:.2rem .6rem;text-align:left}.note{color:#5b5b5b}.agrees{color:#00664a}.differs{color:#a34600}h2{border-top:2px solid #333;padding-top:.6rem}</style>
-<h1>gan_covid, profile {{ profile }}</h1><p>Does GAN-based augmentation help when medical images are few? Every table and figure of the sources, published beside reproduced.
+<h1>gan_covid, profile {{ profile }}</h1><p>Does GAN-based augmentation help when medical images are few? {% if own %}The sources' tables and figures, drawn of images of one's own.{% else %}Every table and figure of the sources, published beside reproduced.{% endif %}
 {% for paper, items in papers %} <a href="#{{ paper }}">{{ paper }}</a>{% endfor %}</p>
 {% for paper, items in papers %}<h2 id="{{ paper }}">{{ paper }}</h2>{% for id, item in items %}
 <h3 id="{{ id }}">{{ id }}: {{ item.title }}</h3><p class="note">data: {{ item.data }}{% if item.weights %}; {{ item.weights }} weights{% endif %}{% if item.local %}; a picture with real patients' images is drawn locally only{% endif %}</p>
-{% if item['values'] %}<table><tr><th>name<th>published<th>reproduced<th>95 % interval<th>verdict</tr>{% for v in item['values'] %}
-<tr><td>{{ v.name }}<td>{{ v.published|show }}<td>{{ v.reproduced|show }}<td>{% if v.low is number %}{{ v.low|show }} to {{ v.high|show }}{% endif %}<td class="{{ v.verdict }}">{{ v.verdict }}{% if v.why %} ({{ v.why }}){% endif %}</tr>{% endfor %}</table>{% endif %}
-{% for f in item.files if f.endswith('.png') and '.local.' not in f %}<p><img src="{{ f }}" alt="{{ id }}" loading="lazy"></p>{% endfor %}
-<p>{% for f in item.files if not f.endswith('.png') and '.local.' not in f %}<a href="{{ f }}">{{ f.split('/')[-1] }}</a> {% endfor %}</p>{% endfor %}{% endfor %}</html>
+{% if item['values'] %}<table><tr><th>name{% if not item.own %}<th>published{% endif %}<th>reproduced<th>95 % interval{% if not item.own %}<th>verdict{% endif %}</tr>{% for v in item['values'] %}
+<tr><td>{{ v.name }}{% if not item.own %}<td>{{ v.published|show }}{% endif %}<td>{{ v.reproduced|show }}<td>{% if v.low is number %}{{ v.low|show }} to {{ v.high|show }}{% endif %}
+{% if not item.own %}<td class="{{ v.verdict }}">{{ v.verdict }}{% if v.why %} ({{ v.why }}){% endif %}{% endif %}</tr>{% endfor %}</table>{% endif %}
+{% for f in item.files if f.endswith('.png') and '.local.' not in f %}<p><img src="{{ f|urlencode }}" alt="{{ id }}" loading="lazy"></p>{% endfor %}
+<p>{% for f in item.files if not f.endswith('.png') and '.local.' not in f %}<a href="{{ f|urlencode }}">{{ f.split('/')[-1] }}</a> {% endfor %}</p>{% endfor %}{% endfor %}</html>
 """
 
 def write_report(folder) -> Path:  # figures/<profile>, with its manifest.json
@@ -389,5 +390,5 @@ def write_report(folder) -> Path:  # figures/<profile>, with its manifest.json
     order = lambda id: ('TFXO'.index(id[0]), int(re.match(r'\d+', id[1:])[0]), id)
     env = jinja2.Environment(autoescape=True)
     env.filters['show'] = lambda v: '–' if v is None else f'{v:.4g}' if isinstance(v, float) else v
-    page = env.from_string(_PAGE).render(profile=folder.name, papers=[(p, [(i, items[i]) for i in sorted(items, key=order) if items[i]['paper'] == p]) for p in papers])
+    page = env.from_string(_PAGE).render(profile=folder.name, own=bool(items) and all(v.get('own') for v in items.values()), papers=[(p, [(i, items[i]) for i in sorted(items, key=order) if items[i]['paper'] == p]) for p in papers])
     return atomic_save(folder/'index.html', lambda part: part.write_text(page, encoding='utf-8'))
