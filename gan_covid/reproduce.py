@@ -274,7 +274,7 @@ def check_data(paper: str, settings: dict, data: str):
     dataset, labels = settings.get('dataset', paper), settings.get('labels') or []
     if not own_data(dataset):
         try: locate(dataset, data)
-        except InputError as e: raise InputError(f'{paper} needs the data set {dataset}: {e} Or leave it out: name the papers you want with PAPER=') from None
+        except InputError as e: raise InputError(f'{paper} needs the data set {dataset}: {e}. Or leave it out: name the papers you want with PAPER=') from None
         return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # runs/prepare says it again
