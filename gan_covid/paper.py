@@ -78,14 +78,20 @@ class Paper:
              title=None, local=False, weights=None, data=None, show=True):
         "Enter files into the manifest, and show the first picture or table."
         where = [r['folder'].relative_to(self.root).as_posix() for s in steps for r in self[s].values()]
-        self.manifest.add(id, self.key, title or pub.INVENTORY[id.split('@')[0]]['title'], files, where, data or ('phantom' if self.phantom else self.note), weights, self._ours(values), local)
+        self.manifest.add(id, self.key, title or self._title(id), files, where, data or ('phantom' if self.phantom else self.note), weights, self._ours(values), local)
         if self.own: self.manifest.items[id]['own'] = True
         if show and not local: self.show(files)
 
     def _ours(self, values):
         "Rows of published_beside; for images of one's own without what was published."
         rows = values.to_dict('records') if isinstance(values, pd.DataFrame) else list(values)
-        return [{**r, 'published': None, 'verdict': 'not comparable', 'why': self.why} for r in rows] if self.own else rows
+        if not self.own: return rows
+        return [{**r, 'published': None, 'verdict': 'not comparable', 'why': self.why} for r in rows if not pd.isna(r['reproduced'])]
+
+    def _title(self, id: str) -> str:
+        "Title of a table or figure; the inventory's names the source's data."
+        title = pub.INVENTORY[id.split('@')[0]]['title']
+        return f'{title}: the same for {self.dataset}' if self.own else title
 
     def show(self, files):
         "Show the first picture or table among files."
@@ -101,8 +107,10 @@ class Paper:
 
     def table(self, id, df, steps=(), values=(), title=None, note=None, weights=None, data=None, more=()):
         "Save a table as an entry of its own, with further files after it."
-        title = title or pub.INVENTORY[id.split('@')[0]]['title']
-        if self.own: df = df.drop(columns=['published', 'verdict', 'why'], errors='ignore')
+        title = title or self._title(id)
+        if self.own:
+            if 'reproduced' in df: df = df[df.reproduced.notna()]   # what was not asked for
+            df = df.drop(columns=['published', 'verdict', 'why'], errors='ignore')
         self.keep(id, [*plotting.save_table(df, self.out, id.split('@')[0], title, note or self.note), *more], steps, values, title, weights=weights, data=data)
 
     def also(self, id, df, name, title, note=None):
