@@ -599,6 +599,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'gan_covid.reproduce.own_data': ('reproduce.html#own_data', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.papers_of': ('reproduce.html#papers_of', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.parameters_of': ('reproduce.html#parameters_of', 'gan_covid/reproduce.py'),
+                                     'gan_covid.reproduce.profile_name': ('reproduce.html#profile_name', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.publish_figures': ('reproduce.html#publish_figures', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.read_profile': ('reproduce.html#read_profile', 'gan_covid/reproduce.py'),
                                      'gan_covid.reproduce.reproduce': ('reproduce.html#reproduce', 'gan_covid/reproduce.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'NAMES', 'OWN_PAPERS', 'NEEDED', 'PROFILES', 'STEPS', 'COMMON', 'PAPER_KEYS', 'MODELS', 'FOREIGN', 'FEWEST',
-           'code_hash', 'parameters_of', 'check_parameters', 'run_notebook', 'read_profile', 'own_data', 'check_names',
-           'check_own', 'check_runs', 'model_of', 'load_profile', 'settings_of', 'gans_of', 'train_runs',
+           'code_hash', 'parameters_of', 'check_parameters', 'run_notebook', 'read_profile', 'profile_name', 'own_data',
+           'check_names', 'check_own', 'check_runs', 'model_of', 'load_profile', 'settings_of', 'gans_of', 'train_runs',
            'generate_run', 'classify_runs', 'check_data', 'asked_for', 'papers_of', 'set_aside', 'reproduce',
            'draw_figures', 'publish_figures', 'write_report']
 
@@ -132,6 +132,11 @@ def read_profile(path) -> dict:
 # %% ../nbs/22_reproduce.ipynb #87735bde
 OWN_PAPERS = ('head_ct',)   # whose notebook can also draw images of one's own
 
+def profile_name(profile) -> str:
+    "The folder of a profile's results: the name of its file, without `.yaml`."
+    name = str(profile)
+    return safe_name(Path(name).stem if name.endswith(('.yaml', '.yml')) else name)
+
 def own_data(dataset: str) -> bool:
     "True for a data set that is none of the public ones: the folder `data` is then the data set."
     return dataset not in DATASETS
@@ -237,7 +242,7 @@ def load_profile(name) -> dict:  # name of a file in workflow/configs, or a path
             known = [k for k in parameters_of(ROOT/'nbs'/'runs'/f'{step}.ipynb') if k not in COMMON] + {'classifiers': ['arms'], 'gans': ['model']}.get(where.split('.')[0], [])
             for k in given:
                 if k not in known: raise _unknown(f'{path}: {paper}.{where}', k, known)
-    return {**profile, 'name': safe_name(path.stem)}
+    return {**profile, 'name': profile_name(path)}
 
 # %% ../nbs/22_reproduce.ipynb #f83d9df0
 def settings_of(settings: dict, step: str, **more) -> dict:
@@ -372,6 +377,8 @@ def reproduce(profile='smoke', paper: str | list = None, data: str = None, work=
 
 def draw_figures(profile: str = None, paper: str | list = None, records='records', figures='figures', work='work') -> int:
     "Redraw the figures of every paper that has records, from the records alone; needs no engine. Prepared images in `work`, where they are, allow the local figures too."
+    profile = profile_name(profile) if profile else None
+    if odd := [p for p in asked_for(paper) if safe_name(p) != p]: raise InputError(f'--paper {odd[0]!r}: no such paper')
     found = {p: sorted({(f.parent.name, f.name) for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()}) for p in asked_for(paper) or ['*']}
     for p, runs in found.items():
         if not runs: raise InputError(f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`')

@@ -118,3 +118,9 @@ def test_figures_show_names_as_they_are(tmp_path):
         named = [t for t in fig.findobj(lambda a: hasattr(a, 'get_parse_math')) if '$' in t.get_text()]
         assert named and not any(t.get_parse_math() for t in named)   # no formulas
     assert any(t.get_text().endswith('_x (2)') for t in figures['tsne'].legends[0].get_texts())
+
+@pytest.mark.parametrize('given', [['--profile', '/etc'], ['--profile', '../records/small'], ['--profile', '*'], ['--paper', '../x'], ['--paper', '*']])
+def test_figures_are_asked_for_by_name(tmp_path, capfd, given):
+    folders = ['--records', str(reproduce.ROOT/'records'), '--figures', str(tmp_path/'f'), '--work', str(tmp_path/'w')]
+    assert cli.main(['figures', *given, *folders]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1 and not (tmp_path/'f').exists()
