@@ -37,7 +37,7 @@ def style():
     return matplotlib.style.context(['default', STYLE])
 
 def _named(name) -> str:
-    "A name for the legend; Matplotlib leaves out those that begin with _, so a space without width goes before it."
+    "A name for the legend, which leaves out those that begin with _: a space without width goes before it."
     return f'\u200b{name}' if str(name).startswith('_') else str(name)
 
 def _legend(fig, handles, labels):
@@ -47,7 +47,7 @@ def _legend(fig, handles, labels):
     fig.legend(handles, labels, loc='outside upper center', ncols=next((n for n in (4, 3, 2) if n <= len(labels) and inches(n) < WIDTH), 1))
 
 def _plain_powers(axis, scale, *args, **kwargs):
-    "Set a logarithmic scale with ticks as plain numbers: powers of ten would be formulas, which are not parsed here."
+    "Set a logarithmic scale with plain numbers: powers of ten would be formulas, which are not parsed here."
     scale(*args, **kwargs)
     axis.set_major_formatter(lambda value, position: f'{value:g}'.replace('-', '−'))
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
@@ -103,7 +103,7 @@ _TEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#
         '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}',
         '−': '$-$', '×': r'$\times$', '≈': r'$\approx$', '≤': r'$\leq$', '≥': r'$\geq$', '±': r'$\pm$', '·': r'$\cdot$', '°': r'\textdegree{}', '²': r'\textsuperscript{2}', '–': '--'}
 def _tex(s) -> str:
-    "Text for a cell of LaTeX, on one line; a first * or [ is held in braces, since the end of the row before would take it for its own."
+    "Text for a cell of LaTeX, on one line; a first * or [ in braces, or the end of the row before would take it."
     text = ''.join(_TEX.get(c, c) for c in ' '.join(str(s).splitlines()))
     return re.sub(r'^\s*([*[])', r'{\1}', text)
 

@@ -21,10 +21,11 @@ _UNSAFE = re.compile(r'[^\w+@.~ -]')   # letters and digits of any language, and
 
 def _is_safe(text: str) -> bool:
     "True for a name that begins with a letter, digit or `_`, ends in no dot or space and is short enough."
-    return bool(re.match(r'\w', text)) and not (_UNSAFE.search(text) or text[-1] in ' .') and len(text.encode()) <= 100
+    if not re.match(r'\w', text) or _UNSAFE.search(text) or text[-1] in ' .': return False
+    return len(text.encode()) <= 100
 
 def safe_name(name) -> str:
-    "A name as one part of a path: itself where that is safe, else its safe letters, `~` and eight digits of its hash."
+    "A name as one part of a path: itself where that is safe, else its safe letters, `~` and digits of its hash."
     text = unicodedata.normalize('NFC', str(name))
     if _is_safe(text): return text
     letters = re.sub(r'^\W+|\W+$', '', _UNSAFE.sub('_', text))
@@ -41,9 +42,10 @@ def safe_names(names,      # a list of names, or {what it is: its name}
         out[what] = safe_name(name)
         other = first.setdefault(out[what].casefold(), what)
         if other == what: continue
-        show = ascii if unicodedata.normalize('NFC', str(other)) == unicodedata.normalize('NFC', str(what)) else repr
-        raise InputError(f'{show(other)} and {show(what)} would share the folder {out[what]!r} (upper and lower case, and other '
-                         'Unicode forms of a letter, do not tell folders apart everywhere). Rename one of them')
+        alike = unicodedata.normalize('NFC', str(other)) == unicodedata.normalize('NFC', str(what))
+        show = ascii if alike else repr   # the same letters to the eye
+        raise InputError(f'{show(other)} and {show(what)} would share the folder {out[what]!r} (case and Unicode forms '
+                         'do not tell folders apart everywhere). Rename one of them')
     return out
 
 # %% ../nbs/00_records.ipynb #fc1d83e1

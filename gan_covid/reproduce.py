@@ -103,7 +103,8 @@ def run_notebook(notebook,            # an .ipynb with a parameters cell
         raise
 
 # %% ../nbs/22_reproduce.ipynb #7ca1b2c0
-NAMES = ('dataset', 'labels', 'label', 'positive', 'arms', 'arm', 'also', 'own', 'classifier')   # keys whose values are names
+# keys whose values are names
+NAMES = ('dataset', 'labels', 'label', 'positive', 'arms', 'arm', 'also', 'own', 'classifier')
 
 def _mark(node, text: bool, seen: set):
     "Mark the keys, and the values of keys in `NAMES`, as text."
@@ -145,7 +146,8 @@ def _one_name(where: str, name):
     "An `InputError` for a name in a profile that cannot be part of a path."
     if safe_name(name) == name: return
     path = '; images are looked for in the folder that DATA names' if where.endswith('dataset') else ''
-    raise InputError(f'{where}: {name!r} cannot be part of a path. Give a name of letters, digits and _ - + . such as {safe_name(name)!r}{path}')
+    raise InputError(f'{where}: {name!r} cannot be part of a path. Give a name of letters, digits and _ - + . '
+                     f'such as {safe_name(name)!r}{path}')
 
 def check_names(where: str,       # file and paper
                 settings: dict):  # the paper's part of a profile
@@ -160,7 +162,8 @@ def check_names(where: str,       # file and paper
     labels = settings.get('labels') or []
     if odd := [l for l in labels if not isinstance(l, str) or not l]:
         raise InputError(f'{where}.labels: {odd[0]!r} is not the name of a class')
-    if len(set(labels)) < len(labels): raise InputError(f'{where}.labels: a class stands there twice: {", ".join(labels)}')
+    if len(set(labels)) < len(labels):
+        raise InputError(f'{where}.labels: a class stands there twice: {", ".join(labels)}')
     try: gans_of(settings)
     except InputError as e: raise InputError(f'{where}: {e}') from None
 
@@ -170,21 +173,25 @@ def check_own(where: str, paper: str, settings: dict, kind: str):
     labels = settings.get('labels') or []
     if own_data(settings.get('dataset', 'head_ct')):
         if paper not in OWN_PAPERS:
-            raise InputError(f'{where}.dataset: images of your own go with {", ".join(OWN_PAPERS)}; take {paper} out of the profile')
-        if kind != 'real': raise InputError(f'{where}.dataset: {settings["dataset"]!r} cannot be drawn as phantoms; write `data: real`')
+            raise InputError(f'{where}.dataset: images of your own go with {", ".join(OWN_PAPERS)}; '
+                             f'take {paper} out of the profile')
+        if kind != 'real':
+            raise InputError(f'{where}.dataset: {settings["dataset"]!r} cannot be drawn as phantoms; write `data: real`')
         if len(labels) < 2: raise InputError(f'{where}.labels: name two sub-folders of your data or more')
         settings.setdefault('positive', labels[0])
     if (positive := settings.get('positive')) is None: return
     of_classifiers = [v['labels'] for v in (settings.get('classifiers') or {}).values() if v and 'labels' in v]
     for known in (labels, *of_classifiers):
-        if positive not in known: raise InputError(f'{where}.positive: {positive!r} is not among the labels {", ".join(map(str, known))}')
+        if positive not in known:
+            raise InputError(f'{where}.positive: {positive!r} is not among the labels {", ".join(map(str, known))}')
 
 # %% ../nbs/22_reproduce.ipynb #4cab2d07
 NEEDED = ('dataset', 'labels', 'arms')   # of a paper's part of a profile
 
 def check_runs(where: str, settings: dict):
     "The runs that a paper's part of a profile names must be among those that it makes."
-    if lacking := [k for k in NEEDED if not settings.get(k)]: raise InputError(f'{where}: {lacking[0]} is missing')
+    lacking = [k for k in NEEDED if not settings.get(k)]
+    if lacking: raise InputError(f'{where}: {lacking[0]} is missing')
     try: runs = classify_runs(settings, FOREIGN)
     except InputError as e: raise InputError(f'{where}: {e}') from None
     sets = gans_of(settings)
@@ -192,10 +199,12 @@ def check_runs(where: str, settings: dict):
         own = run.get('own', 'dcgan')
         takes = [a for a in (run['arm'], *run.get('also', [])) if named(a)[0].generated and not named(a)[1]]
         if takes and own not in sets:
-            raise InputError(f'{where}: arm {takes[0]} of {name} takes images of the GAN {own!r}, which is not among `gans`: {", ".join(sets)}. Name one with `own`')
+            raise InputError(f'{where}: arm {takes[0]} of {name} takes images of the GAN {own!r}, which is not among '
+                             f'`gans`: {", ".join(sets)}. Name one with `own`')
     judge = (settings.get('score') or {}).get('classifier', 'original')
     if judge not in runs:
-        raise InputError(f'{where}.score.classifier: {judge!r} is no run of classify; there are {", ".join(runs)}')
+        there = ', '.join(runs)
+        raise InputError(f'{where}.score.classifier: {judge!r} is no run of classify; there are {there}')
 
 # %% ../nbs/22_reproduce.ipynb #9d31d473
 PROFILES = ROOT/'workflow'/'configs'
@@ -305,7 +314,9 @@ def check_data(paper: str, settings: dict, data: str):
     dataset, labels = settings.get('dataset', paper), settings.get('labels') or []
     if not own_data(dataset):
         try: locate(dataset, data)
-        except InputError as e: raise InputError(f'{paper} needs the data set {dataset}: {e}. Or leave it out: name the papers you want with PAPER=') from None
+        except InputError as e:
+            raise InputError(f'{paper} needs the data set {dataset}: {e}. Or leave it out: '
+                             'name the papers you want with PAPER=') from None
         return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # runs/prepare says it again
@@ -315,8 +326,8 @@ def check_data(paper: str, settings: dict, data: str):
         hint = f'did you mean {near[0]!r}?' if near else f'There are: {", ".join(map(str, have))}'
         raise InputError(f'{paper}.labels: {data} has no sub-folder {odd[0]!r} with images; {hint}')
     if few := [l for l in labels if have[l] < FEWEST]:
-        raise InputError(f'{paper}.labels: {few[0]!r} has {have[few[0]]} images in {data}; {FEWEST} are the fewest of a class, '
-                         'for training, validation and test parts')
+        raise InputError(f'{paper}.labels: {few[0]!r} has {have[few[0]]} images in {data}; {FEWEST} are the fewest '
+                         'of a class, for training, validation and test parts')
 
 # %% ../nbs/22_reproduce.ipynb #a76c3d5e
 def asked_for(paper: str | list | None) -> list:
@@ -378,7 +389,8 @@ def reproduce(profile='smoke', paper: str | list = None, data: str = None, work=
 def draw_figures(profile: str = None, paper: str | list = None, records='records', figures='figures', work='work') -> int:
     "Redraw the figures of every paper that has records, from the records alone; needs no engine. Prepared images in `work`, where they are, allow the local figures too."
     profile = profile_name(profile) if profile else None
-    if odd := [p for p in asked_for(paper) if safe_name(p) != p]: raise InputError(f'--paper {odd[0]!r}: no such paper')
+    for p in asked_for(paper):
+        if safe_name(p) != p: raise InputError(f'--paper {p!r}: no such paper')
     found = {p: sorted({(f.parent.name, f.name) for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()}) for p in asked_for(paper) or ['*']}
     for p, runs in found.items():
         if not runs: raise InputError(f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`')

@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +35,8 @@ import json, os, pathlib, sys
 notebook, values = pathlib.Path(sys.argv[2]), json.loads(sys.argv[5])
 with open(os.environ['STANDIN'] + '/calls', 'a') as f:
     f.write(json.dumps([notebook.stem, values, os.environ.get('OMP_NUM_THREADS')]) + chr(10))
-record = pathlib.Path(values['work'])/values['profile']/values['paper']/notebook.stem/values.get('name', values['dataset'])/'record.json'
+base = pathlib.Path(values['work'])/values['profile']/values['paper']
+record = base/notebook.stem/values.get('name', values['dataset'])/'record.json'
 record.parent.mkdir(parents=True, exist_ok=True)
 record.write_text('{{}}')
 '''
@@ -54,7 +54,7 @@ def _programs(folder, **scripts):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    "Run Snakemake as `gan-covid reproduce --slurm` does, on a head node with 32 processors; returns what was asked and called."
+    "Run Snakemake as `gan-covid reproduce --slurm` does, on a head node with 32 processors."
     bin_ = _programs(tmp_path/'bin', **STAND_INS, **{'gan-covid': GAN_COVID})
     monkeypatch.setenv('PATH', f'{bin_}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
     monkeypatch.setenv('STANDIN', str(tmp_path))
