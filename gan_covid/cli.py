@@ -9,14 +9,23 @@ __all__ = ['COMMANDS', 'main']
 import argparse, os, sys
 
 from . import __version__
-from .records import InputError
+from .records import InputError, read_yaml, system_trouble
 
 # %% ../nbs/23_cli.ipynb #06f6604c
 def _values(items) -> dict:
-    "NAME=VALUE, each value read as YAML."
-    import yaml
+    "NAME=VALUE -> {name: text}. What type it is, the function that takes it knows (`records.convert`); quotes round all of it are not part of it."
     if odd := [i for i in items if '=' not in i]: raise InputError(f'-p {odd[0]}: write NAME=VALUE')
-    return {name: yaml.safe_load(value) for name, _, value in (i.partition('=') for i in items)}
+    def bare(text): return len(text) > 1 and text[0] == text[-1] and text[0] in '"\''
+    return {name: read_yaml(value, f'-p {name}') if bare(value) else value for name, _, value in (i.partition('=') for i in items)}
+
+# %% ../nbs/23_cli.ipynb #268af74d
+def _object(text: str) -> dict:
+    "A JSON object, for --json."
+    import json
+    try: found = json.loads(text)
+    except ValueError as e: raise InputError(f'--json: not readable as JSON ({e}). Write e.g. {{"epochs": 3, "label": "normal"}}') from None
+    if not isinstance(found, dict): raise InputError(f'--json: {text} is no object. Write e.g. {{"epochs": 3, "label": "normal"}}')
+    return found
 
 # %% ../nbs/23_cli.ipynb #d497d380
 def _add_data(commands):
@@ -53,14 +62,13 @@ def _add_run(commands):
     p = commands.add_parser('run', help='run one notebook with checked parameters')
     p.add_argument('notebook')
     p.add_argument('output', help='the executed copy')
-    p.add_argument('-p', action='append', default=[], metavar='NAME=VALUE', dest='values', help='a parameter; the value is read as YAML')
+    p.add_argument('-p', action='append', default=[], metavar='NAME=VALUE', dest='values', help='a parameter, as the first cell of the notebook declares it')
     p.add_argument('--json', default='{}', help='parameters as a JSON object')
 
 # %% ../nbs/23_cli.ipynb #278fefe9
 def _run(a):
-    import json
     from gan_covid.reproduce import run_notebook
-    run_notebook(a.notebook, a.output, {**json.loads(a.json), **_values(a.values)}, cwd=os.getcwd())
+    run_notebook(a.notebook, a.output, {**_object(a.json), **_values(a.values)}, cwd=os.getcwd())
 
 # %% ../nbs/23_cli.ipynb #23f7cbae
 def _add_train(commands):
@@ -229,15 +237,17 @@ def _parser() -> argparse.ArgumentParser:
 
 # %% ../nbs/23_cli.ipynb #1b9de55e
 def main(argv=None) -> int:
-    "Entry point of `gan-covid`; returns the exit code: 0, 1 if a check or a run failed, 2 for bad input."
+    "Entry point of `gan-covid`; returns the exit code: 0, 1 if a check or a run failed, 2 for bad input or an error of the system."
     a = _parser().parse_args(argv)
     try: return COMMANDS[a.command][1](a) or 0
-    except InputError as e:
-        print(f'gan-covid: {e}', file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print('gan-covid: stopped; the same command goes on from here', file=sys.stderr)
         return 130
+    except Exception as e:
+        line = str(e) if isinstance(e, InputError) else system_trouble(e)
+        if line is None: raise
+        print(f'gan-covid: {line}', file=sys.stderr)
+        return 2
 
 # %% ../nbs/23_cli.ipynb #28cb8e86
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())   # python -m gan_covid.cli

@@ -126,6 +126,6 @@ def test_publishing_replaces_one_paper_only(tmp_path):
 
 def test_two_calls_in_one_work_folder_are_kept_apart(tmp_path):
     import fcntl
-    with open(tmp_path/'lock', 'w') as lock:
+    with open(tmp_path/'.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match='another reproduce is running'): reproduce.reproduce(work=tmp_path)
+        with pytest.raises(InputError, match='another run is at work there'): reproduce.reproduce(work=tmp_path)
