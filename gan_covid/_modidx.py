@@ -359,6 +359,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.fidelity.RandomFeatures.__init__': ( 'fidelity.html#randomfeatures.__init__',
                                                                                     'gan_covid/fidelity.py'),
                                     'gan_covid.fidelity._array': ('fidelity.html#_array', 'gan_covid/fidelity.py'),
+                                    'gan_covid.fidelity._at_least_one': ('fidelity.html#_at_least_one', 'gan_covid/fidelity.py'),
                                     'gan_covid.fidelity._extract': ('fidelity.html#_extract', 'gan_covid/fidelity.py'),
                                     'gan_covid.fidelity._kernels': ('fidelity.html#_kernels', 'gan_covid/fidelity.py'),
                                     'gan_covid.fidelity._mean_sd': ('fidelity.html#_mean_sd', 'gan_covid/fidelity.py'),

@@ -374,6 +374,7 @@ def judge(D, images, c=None, batch: int = 64):  # images (n, channels, h, w) in 
 class Monitor:
     "What a snapshot measures: the distance, and D's outputs on up to 256 images that it has and as many that it has not seen, drawn from all classes."
     def __init__(self, data: Images, validation=None, features=None, n: int = 1000, seed: int = 0):
+        if len(data.images) < 2: raise InputError(f'images: {len(data.images)}; a training needs at least 2, for the distance that its snapshots measure')
         self.data, self.validation, self.features, self.seed = data, validation, features or RandomFeatures(), seed
         index = np.sort(np.random.default_rng([seed, 4]).permutation(len(data.images))[:n])
         # always n generated images, in the classes' shares: with 239 of them one network's distance to 239 radiographs came out between .07 and .24
@@ -524,6 +525,10 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
             short = '  '.join(f'{k} {row[k]:.3f}' for k in ('p', 'r_t', 'g', 'd_real', 'd_fake', 'r1', 'path', 'distance') if row.get(k) is not None)
             say(f'kimg {row["kimg"]:g}/{c.kimg:g}  {1000*pace/c.batch:.1f} s/kimg  {short}  {times[-1]["memory_gb"]:.1f} GB  {(total - trainer.iteration)*pace/60:.0f} min left')
             told = now
+    if rank == 0 and 'distance' not in log[-1]:   # `kimg` is less than it was, and lies before the next snapshot
+        log[-1] |= _snapshot(trainer, monitor, folder, sheet_images, about or {}, log, keep)
+        save_checkpoint(trainer, checkpoint, log, times, fingerprint)
+        _jsonl(folder/'log.jsonl', log)
     return _results(trainer, log, times, folder) if rank == 0 else {}
 
 def _good(checkpoint, log): return f'The last good state, of kimg {log[-1]["kimg"] if log else 0:g}, is in {checkpoint}' if checkpoint.exists() else 'There is no checkpoint yet'
