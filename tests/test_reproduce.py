@@ -111,7 +111,7 @@ def test_prose_changes_no_hash_and_code_changes_its_branch_only(tmp_path):
 def test_failing_cell_keeps_its_notebook_and_says_why(tmp_path):
     nb = json.loads((RUNS/'train_dcgan.ipynb').read_text())
     (tmp_path/'n.ipynb').write_text(json.dumps(nb))
-    with pytest.raises(InputError, match='record.json: not found'): reproduce.run_notebook(tmp_path/'n.ipynb', tmp_path/'out'/'n.ipynb', {'work': str(tmp_path), 'label': 'normal'})
+    with pytest.raises(InputError, match="record.json: not found. The step 'prepare' comes first"): reproduce.run_notebook(tmp_path/'n.ipynb', tmp_path/'out'/'n.ipynb', {'work': str(tmp_path), 'label': 'normal'})
     assert 'InputError' in (tmp_path/'out'/'n.ipynb').read_text()
 
 def test_publishing_replaces_one_paper_only(tmp_path):
