@@ -232,4 +232,4 @@ def test_kimg_reached_before_the_first_snapshot(tmp_path):
 def test_example_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec((ROOT/'tests'/'example.py').read_text(), {})
-    assert len(list(Path('samples').glob('*.png'))) == 16
+    assert len(list(Path('samples').rglob('*.png'))) == 16
