@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gan_covid import cli, plotting, reproduce
-from gan_covid.records import InputError, Run, safe_name
+from gan_covid.records import InputError, Run, convert, safe_name
 
 ODD = ['..', 'a/b', '/etc/passwd', 'a{b}', '{params.notebook}', '-x', '.h', 'x'*300, '50%', "it's", 
        'say "no"', 'a b', 'a\nb', "'; touch RAN; '", '$(touch RAN)', '`touch RAN`', '<b>$x_{$</b>']
@@ -119,7 +119,8 @@ def test_yaml_makes_no_objects(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'p.yaml').write_text(f'data: {value}\npapers: {{}}')
     with pytest.raises(InputError, match='not readable as YAML'): reproduce.load_profile(tmp_path/'p.yaml')
-    with pytest.raises((InputError, yaml.YAMLError)): cli._values([f'name={value}'])
+    assert cli._values([f'name={value}']) == {'name': value}   # text, until a type is declared
+    with pytest.raises(InputError): convert('name', value, list[str])
     assert not (tmp_path/'RAN').exists()
 
 # --- what is shown ---

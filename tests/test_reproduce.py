@@ -111,7 +111,7 @@ def test_prose_changes_no_hash_and_code_changes_its_branch_only(tmp_path):
 def test_failing_cell_keeps_its_notebook_and_says_why(tmp_path):
     nb = json.loads((RUNS/'train_dcgan.ipynb').read_text())
     (tmp_path/'n.ipynb').write_text(json.dumps(nb))
-    with pytest.raises(InputError, match='record.json: not found'): reproduce.run_notebook(tmp_path/'n.ipynb', tmp_path/'out'/'n.ipynb', {'work': str(tmp_path), 'label': 'normal'})
+    with pytest.raises(InputError, match="record.json: not found. The step 'prepare' comes first"): reproduce.run_notebook(tmp_path/'n.ipynb', tmp_path/'out'/'n.ipynb', {'work': str(tmp_path), 'label': 'normal'})
     assert 'InputError' in (tmp_path/'out'/'n.ipynb').read_text()
 
 def test_publishing_replaces_one_paper_only(tmp_path):
@@ -126,6 +126,6 @@ def test_publishing_replaces_one_paper_only(tmp_path):
 
 def test_two_calls_in_one_work_folder_are_kept_apart(tmp_path):
     import fcntl
-    with open(tmp_path/'lock', 'w') as lock:
+    with open(tmp_path/'.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match='another reproduce is running'): reproduce.reproduce(work=tmp_path)
+        with pytest.raises(InputError, match='another run is at work there'): reproduce.reproduce(work=tmp_path)

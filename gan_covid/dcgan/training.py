@@ -16,7 +16,7 @@ from PIL import Image
 
 from .networks import build, count, describe, find
 from ..engines import device_info, load_keras, seed_everything
-from ..records import InputError, atomic_save, atomic_write, sha256_array
+from ..records import InputError, alone, atomic_save, atomic_write, convert_fields, sha256_array
 
 keras = load_keras()
 from keras import ops
@@ -52,6 +52,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
+        convert_fields(self)
         find(self.networks, self.classes, self.downsampling)
         for name, low, high in (('epochs', 1, 10**7), ('batch', 2, 10**5), ('latent', 1, 10**5), ('learning_rate', 1e-12, 10.), ('beta_1', 0., .9999),
                                 ('gradient_penalty', 0., 1e6), ('label_smoothing', 0., .5), ('real_noise', 0., 1.), ('ema', 0., .99999), ('wrong_labels', 0., .9)):
@@ -230,6 +231,7 @@ def load_checkpoint(gan: GAN, path) -> tuple:  # epoch, history, seconds
     return about['epoch'], [list(map(float, row)) for row in history], about['seconds']
 
 # %% ../../nbs/07_dcgan_training.ipynb #06120996
+@alone
 def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training images only
           config: Config,
           folder,                   # checkpoint, losses.jsonl, sheets and the finished networks go here
