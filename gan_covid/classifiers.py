@@ -17,7 +17,7 @@ import numpy as np
 from .arms import resize
 from .augmentation import PIPELINES, Pipeline, apply, sample_parameters
 from .engines import load_keras, precision, seed_everything
-from .records import InputError, atomic_save, fingerprint, sha256_array, sha256_file
+from .records import InputError, atomic_save, convert_fields, fingerprint, sha256_array, sha256_file
 
 # %% ../nbs/17_classifiers.ipynb #1ee72798
 SCALINGS = {'0..1': (1., 0.),                                            # as the images come
@@ -57,7 +57,7 @@ class Protocol:
     learning_rate: float = 1e-3
     batch: int = 32
     epochs: int = 50                    # at most
-    patience: int = 5                   # stop after so many epochs without improvement; None: never
+    patience: int | None = 5                   # stop after so many epochs without improvement; None: never
     monitor: str = 'val_loss'           # what has to improve: 'val_loss', 'val_accuracy', 'loss' or 'accuracy'
     restore_best: bool = True           # end with the weights of the best epoch
     stop_accuracy: float = None         # stop when training accuracy is above this
@@ -74,6 +74,7 @@ class Protocol:
     precision: str = 'float32'          # or 'mixed_bfloat16': layers compute in bfloat16, weights stay float32
 
     def __post_init__(self):
+        convert_fields(self)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known: raise InputError(f'{name}={getattr(self, name)!r} is unknown; choose one of {list(known)}')
         whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool)

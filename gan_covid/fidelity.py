@@ -182,6 +182,10 @@ def frechet(x: np.ndarray,  # features (n, d), n ≥ 2
     return float(max(0, ((mx - my)**2).sum() + (rx**2).sum() + (ry**2).sum() - 2*svdvals(rx @ ry.T).sum()))
 
 # %% ../nbs/15_fidelity.ipynb #7d8d631f
+def _at_least_one(**counts):
+    for name, n in counts.items():
+        if n < 1: raise InputError(f'{name}={n}: give a whole number from 1')
+
 def frechet_interval(x: np.ndarray,       # features (n, d), n ≥ 4
                      y: np.ndarray,       # features (m, d), m ≥ 4
                      repeats: int = 100,  # random halves
@@ -190,6 +194,7 @@ def frechet_interval(x: np.ndarray,       # features (n, d), n ≥ 4
     """Fréchet distance with the 95 % interval of its sampling variation *at these n and m*, from random halves (Politis and Romano 1994), and the value
     extrapolated to infinitely many images, 2 FD(n) − FD(n/2) (after Chong and Forsyth 2020), which is to be trusted only if n and m exceed d."""
     if min(len(x), len(y)) < 4: raise InputError(f'x, y: {len(x)} and {len(y)} images; halves need at least 4')
+    _at_least_one(repeats=repeats)
     x, y = _array(x), _array(y)
     rng, value = np.random.default_rng(seed), frechet(x, y)
     def half(z): return z[rng.permutation(len(z))[:len(z)//2]]
@@ -222,7 +227,8 @@ def kid(x: np.ndarray,              # features (n, d)
     x, y = _array(x), _array(y)
     smaller = min(len(x), len(y))
     if smaller < 4: raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 4 are needed')
-    size = subset_size or min(1000, smaller//2)
+    _at_least_one(subsets=subsets)
+    size = min(1000, smaller//2) if subset_size is None else subset_size
     if not 2 <= size <= smaller: raise InputError(f'subset_size: {size}; choose 2 to {smaller}, the size of the smaller set')
     rng, values = np.random.default_rng(seed), []
     whole = _kernels(x, y) if max(len(x), len(y)) <= 4096 else None  # up to 128 MiB each; subsets are then looked up in them
@@ -300,6 +306,7 @@ def sanity(real: np.ndarray,            # features (n, d), n ≥ 4: what the GAN
           ) -> dict:                    # halves: {n, k, repeats, real, generated}; heldout: {n, k, repeats, real, heldout, generated}
     """Real against real, and as many generated against real: means and standard deviations over random draws. `halves`: half of the real set against its other
     half and against equally many generated images. `heldout`: the real set against the held-out images and against equally many generated ones."""
+    _at_least_one(repeats=repeats, k=k)
     rng, n = np.random.default_rng(seed), min(len(real)//2, len(generated))
     if n < 2: raise InputError(f'real: {len(real)}, generated: {len(generated)} images; halves need at least 4 real and 2 generated ones')
     def few(z, n): return z[rng.permutation(len(z))[:n]]
@@ -329,12 +336,18 @@ def score(real: np.ndarray,            # images (n, h, w, c) in [0, 1] that the 
           seed: int = 0,
          ) -> dict:                    # plain numbers, ready for a record
     """Fréchet distance (key `fid` on the FID Inception, else `fd`) with `interval` (95 %, sampling variation) and `infinity` (extrapolated); `kid` {mean, sd, subsets,
-    subset_size}; precision, recall, density, coverage; `sanity`, the real-against-real rows; `names` to print; n, d, k and `notes` on what to beware of."""
-    fr, fg, fh = _extract(features, real=real, generated=generated, heldout=heldout)
+    subset_size}; precision, recall, density, coverage; `sanity`, the real-against-real rows; `names` to print; n, d, k and `notes` on what to beware of,
+    and on what was left out because a set is too small."""
+    alone = heldout is not None and len(heldout) < 2   # a covariance needs two
+    fr, fg, fh = _extract(features, real=real, generated=generated, heldout=None if alone else heldout)
     seeds = np.random.SeedSequence(seed).spawn(3)
     fd, key = frechet_interval(fr, fg, repeats, seeds[0]), 'fid' if features.fid else 'fd'
     kernel = kid(fr, fg, subsets, subset_size, seeds[1])
-    d, notes = fr.shape[1], []
+    d, notes, asked = fr.shape[1], [], k
+    _at_least_one(k=k)
+    k = min(k, len(fr) - 1, len(fg) - 1)
+    if k < asked: notes.append(f'{k} neighbours instead of {asked}: the smaller set has {k + 1} images')
+    if alone: notes.append(f'held-out images: {len(heldout)}, and 2 are needed; the row of training images with unseen real ones is left out')
     if min(len(fr), len(fg)) <= d:
         notes.append(f'{len(fr)} real and {len(fg)} generated images for {d} features: a covariance is singular, the Fréchet distance is mostly bias and `infinity` unreliable; '
                      'compare it with the real-against-real row only')

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np, torch, torch.distributed as dist, torch.nn.functional as F
 
 from ..fidelity import RandomFeatures, frechet
-from ..records import InputError, atomic_save, atomic_write, sha256_array
-from .ada import Controller, augment, pipeline
+from ..records import InputError, alone, atomic_save, atomic_write, convert_fields, sha256_array
+from .ada import Controller, Pipeline, augment, pipeline
 from .files import load_any, save_networks, transfer
 from .networks import Discriminator, Generator
 from .ops import no_weight_gradients
@@ -74,10 +74,10 @@ class Config:
     kimg: float = 1000.           # length: thousands of real images shown to D
     batch: int = None             # images an iteration, on all devices together
     chunk: int = None             # images in one pass of a device; the gradients of a batch are gathered over its chunks. None: all of the device's share
-    width: str = 'auto'           # 'tiny', 'small', 'auto', or (base, most channels): see networks
+    width: str | tuple[int] = 'auto'           # 'tiny', 'small', 'auto', or (base, most channels): see networks
     z_dim: int = None             # length of latent vectors; None: that of the width
     mapping_layers: int = 2
-    first: tuple = None           # first block (h0, w0)
+    first: tuple[int] = None           # first block (h0, w0)
     kind: str = 'resnet'          # of the discriminator: 'resnet', 'skip', 'orig'
     mbstd_group: int = None       # images of a group for the minibatch standard deviation
     lr: float = None              # of Adam, both networks, before the correction for lazy regularisation
@@ -89,18 +89,19 @@ class Config:
     pl_shrink: int = 2            # path lengths on the batch divided by this
     style_mixing: float = .9      # probability that two latent vectors make an image, in G's steps
     ema_kimg: float = None        # half-life of the averaged generator
-    ema_rampup: float = .05       # at most this share of the images seen; None: no ramp-up
-    augment: str = 'bgc'          # pipeline or preset of ada; for radiographs 'chest_xray', 'chest_ct', 'head_ct' leave out what no radiograph shows
+    ema_rampup: float | None = .05       # at most this share of the images seen; None: no ramp-up
+    augment: str | Pipeline = 'bgc'          # pipeline or preset of ada; for radiographs 'chest_xray', 'chest_ct', 'head_ct' leave out what no radiograph shows
     ada: str = 'ada'              # 'ada', 'fixed' (p stays) or 'none'
     p: float = 0.                 # augmentation probability, at the start or fixed
     target: float = .6            # of r_t
     ada_kimg: float = None        # in which p could go from 0 to 1; None: 500, and 100 for a training that begins with another one's weights, as in the published code
-    ceiling: float = .8           # of p; None: no limit, as in the published code (not in the papers)
+    ceiling: float | None = .8           # of p; None: no limit, as in the published code (not in the papers)
     mirror: bool = False          # mirror images double the data set (not for chests: the heart is on the left)
     bf16: bool = False            # bfloat16 convolutions, except in R1, path length and the smallest blocks
     seed: int = 0                 # of weights, draws and order
 
     def __post_init__(self):
+        convert_fields(self)
         whole = lambda v: isinstance(v, numbers.Integral) and not isinstance(v, bool)
         for name, ok, what in (('kimg', self.kimg > 0, 'thousands of images above 0'), ('batch', self.batch is None or whole(self.batch) and self.batch > 0, 'None or a whole number of images from 1'),
                                ('chunk', self.chunk is None or whole(self.chunk) and self.chunk > 0, 'None or a whole number of images from 1'),
@@ -480,6 +481,7 @@ def judge(D, images, c=None, batch: int = 64):  # images (n, channels, h, w) in 
 class Monitor:
     "What a snapshot measures: the distance, and D's outputs on up to 256 images that it has and as many that it has not seen, drawn from all classes."
     def __init__(self, data: Images, validation=None, features=None, n: int = 1000, seed: int = 0):
+        if len(data.images) < 2: raise InputError(f'images: {len(data.images)}; a training needs at least 2, for the distance that its snapshots measure')
         self.data, self.validation, self.features, self.seed = data, validation, features or RandomFeatures(), seed
         index = np.sort(np.random.default_rng([seed, 4]).permutation(len(data.images))[:n])
         # always n generated images, in the classes' shares: with 239 of them one network's distance to 239 radiographs came out between .07 and .24
@@ -558,6 +560,7 @@ def _memory(device) -> float:
 
 def _jsonl(path, rows): atomic_write(path, ''.join(json.dumps(r) + '\n' for r in rows))
 
+@alone
 def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or float with a window; training images only
           config: Config,
           folder,                   # checkpoint.pt, log.jsonl, times.jsonl, sheets and network_<kimg>.safetensors go here
@@ -629,6 +632,10 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
             short = '  '.join(f'{k} {row[k]:.3f}' for k in ('p', 'r_t', 'g', 'd_real', 'd_fake', 'r1', 'path', 'distance') if row.get(k) is not None)
             say(f'kimg {row["kimg"]:g}/{c.kimg:g}  {1000*pace/c.batch:.1f} s/kimg  {short}  {times[-1]["memory_gb"]:.1f} GB  {(total - trainer.iteration)*pace/60:.0f} min left')
             told = now
+    if rank == 0 and 'distance' not in log[-1]:   # `kimg` is less than it was, and lies before the next snapshot
+        log[-1] |= _snapshot(trainer, monitor, folder, sheet_images, about or {}, log, keep)
+        save_checkpoint(trainer, checkpoint, log, times, fingerprint)
+        _jsonl(folder/'log.jsonl', log)
     return _results(trainer, log, times, folder) if rank == 0 else {}
 
 def _good(checkpoint, log): return f'The last good state, of kimg {log[-1]["kimg"] if log else 0:g}, is in {checkpoint}' if checkpoint.exists() else 'There is no checkpoint yet'
