@@ -567,6 +567,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gan_covid.records.environment': ('records.html#environment', 'gan_covid/records.py'),
                                    'gan_covid.records.find_records': ('records.html#find_records', 'gan_covid/records.py'),
                                    'gan_covid.records.fingerprint': ('records.html#fingerprint', 'gan_covid/records.py'),
+                                   'gan_covid.records.own_folder': ('records.html#own_folder', 'gan_covid/records.py'),
                                    'gan_covid.records.publish': ('records.html#publish', 'gan_covid/records.py'),
                                    'gan_covid.records.read_json': ('records.html#read_json', 'gan_covid/records.py'),
                                    'gan_covid.records.sha256_array': ('records.html#sha256_array', 'gan_covid/records.py'),

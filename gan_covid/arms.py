@@ -152,8 +152,8 @@ def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
                    sizes: dict,          # {'train': number or share, 'val': …, 'test': …}
                    seed: int = 0,
                   ) -> pd.DataFrame:     # a copy
-    """Parts that are given stay; missing ones are drawn from the training images, by patient, in the proportion
-    of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
+    """Parts that are given stay; missing ones are drawn from the training images, by patient, in the
+    proportion of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
     has = set(table.split.dropna())
     if not has: return datasets.stratified_split(table, sizes, seed)
     missing = [s for s in ('train', 'val', 'test') if s not in has and sizes.get(s)]
@@ -171,7 +171,7 @@ def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
 _RANK = {'train': 0, 'val': 1, 'test': 2}
 
 def without_copies(table: pd.DataFrame,  # with splits
-                   keys=None,            # a key per image, equal for equal images (`pixel_keys`); None: of the files
+                   keys=None,            # a key per image, equal for equal images; None: as in the files
                   ) -> pd.DataFrame:     # a copy; a copy of an image of a later part has no split any more
     "Every image in one part only: the test part before the validation part before the training part."
     rank, out = table.split.map(_RANK).astype(float), table.copy()
@@ -216,8 +216,8 @@ def _rows(table, split=None, label=None):
 def subset(table: pd.DataFrame,  # with splits
            share: float,         # of the training and of the validation images of each class, above 0 and at most 1
            seed: int = 0) -> pd.DataFrame:  # a copy; images that are left out have no split
-    """The table with a share of each class outside the test part, by patient where known, at least one image of
-    each; a smaller one is part of a larger one."""
+    """The table with a share of each class outside the test part, by patient where known, at least one image
+    of each; a smaller one is part of a larger one."""
     if not 0 < share <= 1: raise InputError(f'share={share!r}: give a number above 0, at most 1')
     out, keep, groups = table.copy(), np.isin(np.arange(len(table)), _rows(table, 'test')), patient_ids(table)
     for c in table.label.unique():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InputError', 'atomic_save', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'sha256_array', 'fingerprint',
-           'environment', 'Run', 'find_records', 'verify_record', 'publish', 'data_note']
+           'environment', 'own_folder', 'Run', 'find_records', 'verify_record', 'publish', 'data_note']
 
 # %% ../nbs/00_records.ipynb #fa184c83
 import errno, hashlib, importlib.metadata, json, os, platform, re, shutil, sys, time
@@ -26,7 +26,10 @@ def atomic_save(path,    # the file to make or replace; its folder is made
     # the ending stays, because Keras, NumPy and Pillow choose the format by it
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
+        part.touch()
+        mode = part.stat().st_mode   # as the umask wants it; safetensors makes files that only their owner can read
         writer(part)
+        if part.stat().st_mode != mode: part.chmod(mode)
         with open(part, 'rb+') as f: os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException as e:
@@ -101,6 +104,14 @@ def environment(device: str = 'cpu',  # what the numbers were computed on: 'cpu'
             'processor': _cpu(), 'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
             'device': device, 'versions': versions}
 
+# %% ../nbs/00_records.ipynb #53d9bf39
+def own_folder(path) -> Path:
+    "Make a folder for results; a new or empty one gets a `.gitignore` that keeps all of it out of git."
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if not any(path.iterdir()): (path/'.gitignore').write_text('*\n')
+    return path
+
 # %% ../nbs/00_records.ipynb #a96e1d90
 class Run:
     "One expensive step: knows whether it is finished, keeps its checkpoints apart, and ends in `record.json`."
@@ -114,7 +125,7 @@ class Run:
                  data: dict = None,      # {'name', 'kind': 'phantom'|'real', 'images', 'fingerprint', 'title'}
                  seed: int = 0):         # the one seed of the run
         self.where = dict(profile=profile, paper=paper, step=step, name=name)
-        self.folder = Path(root)/profile/paper/step/name
+        self.root, self.folder = Path(root), Path(root)/profile/paper/step/name
         self.parameters, self.data, self.seed = _plain(parameters), _plain(data or {}), seed
         self.checkpoints = self.folder/'checkpoints'
         self._key = fingerprint([self.parameters, self.data, seed])
@@ -123,6 +134,7 @@ class Run:
 
     def _claim(self):
         "Begin or go on; what another set of parameters left behind is cleared away."
+        own_folder(self.root)
         mark = self.folder/'parameters.json'
         if not (mark.exists() and read_json(mark)['key'] == self._key):
             shutil.rmtree(self.folder, ignore_errors=True)
