@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'LEAKY', 'Arm', 'named', 'ImageSet', 'TrainingSet', 'image_ids', 'patient_ids', 'without_names', 'resize',
-           'leakage', 'duplicates', 'pixel_keys', 'complete_split', 'without_copies', 'draw_whole', 'draw', 'subset',
+           'leakage', 'duplicates', 'pixel_keys', 'without_copies', 'complete_split', 'draw_whole', 'draw', 'subset',
            'balanced', 'class_names', 'held_out', 'build']
 
 # %% ../nbs/16_arms.ipynb #18023bdd
@@ -148,26 +148,6 @@ def pixel_keys(images: np.ndarray) -> np.ndarray:
     return np.array([hashlib.sha256(np.ascontiguousarray(i)).hexdigest() for i in images])
 
 # %% ../nbs/16_arms.ipynb #d79cf943
-def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
-                   sizes: dict,          # {'train': number or share, 'val': …, 'test': …}
-                   seed: int = 0,
-                  ) -> pd.DataFrame:     # a copy
-    """Parts that are given stay; missing ones are drawn from the training images, by patient, in the
-    proportion of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
-    has = set(table.split.dropna())
-    if not has: return datasets.stratified_split(table, sizes, seed)
-    missing = [s for s in ('train', 'val', 'test') if s not in has and sizes.get(s)]
-    if not missing: return table.copy()
-    pool = ((table.split == 'train') if 'train' in has else table.split.isna()).to_numpy(bool)
-    if not pool.any():
-        raise InputError(f'split: {" and ".join(sorted(has))} given, but no image to train on. '
-                         'Put training images into a folder `train`')
-    drawn = {s: sizes[s] for s in dict.fromkeys(['train', *missing])}
-    shares = {s: k/sum(drawn.values()) for s, k in drawn.items()}
-    out = table.copy()
-    out.loc[pool, 'split'] = datasets.stratified_split(table[pool], shares, seed).split
-    return out
-
 _RANK = {'train': 0, 'val': 1, 'test': 2}
 
 def without_copies(table: pd.DataFrame,  # with splits
@@ -179,6 +159,30 @@ def without_copies(table: pd.DataFrame,  # with splits
     for key in (table.sha256, pd.Series(np.asarray(keys), table.index)):
         twice = rank < rank.groupby(key).transform('max')
         out.loc[twice.to_numpy(bool), 'split'] = None
+    return out
+
+def _train_on_the_rest(table):
+    "Images without a part become training images, but for those of patients who stand in another part."
+    patients = table.patient[table.split.notna()].dropna()
+    return table.assign(split=table.split.where(table.split.notna() | table.patient.isin(patients), 'train'))
+
+def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
+                   sizes: dict,          # {'train': number or share, 'val': …, 'test': …}
+                   seed: int = 0,
+                  ) -> pd.DataFrame:     # a copy; left out, without a split: `without_copies`
+    """Parts that are given stay; missing ones are drawn from the training images, by patient, in the
+    proportion of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
+    has = set(table.split.dropna())
+    if not has: return datasets.stratified_split(table, sizes, seed)
+    out = without_copies(table if 'train' in has else _train_on_the_rest(table))
+    pool = out.split.isin(['train']).to_numpy(bool)
+    if not pool.any():
+        raise InputError(f'split: {" and ".join(sorted(has))} given, but no image to train on. '
+                         'Put training images into a folder `train`')
+    drawn = {s: k for s, k in sizes.items() if k and (s == 'train' or s not in has)}
+    if len(drawn) == 1: return out
+    shares = {s: k/sum(drawn.values()) for s, k in drawn.items()}
+    out.loc[pool, 'split'] = datasets.stratified_split(out[pool], shares, seed).split
     return out
 
 # %% ../nbs/16_arms.ipynb #9e174bf4
