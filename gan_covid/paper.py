@@ -36,9 +36,18 @@ class Paper:
         self.note = data_note({**first, 'weights': None}) if first else 'no records yet'
         self.weights = next((r['weights'] for r in self.steps.get('classify', {}).values()), None)
         self.note_c = self.note + (f'; classifier from {self.weights} weights' if self.weights else '')
-        self.why = 'drawn phantoms, not the source\'s images' if self.phantom else None   # why nothing is comparable with the published numbers
+        self.own = bool(first and first['data'].get('own'))   # images of one's own: what a source prints says nothing about them
+        self.why = 'images of one\'s own' if self.own else 'drawn phantoms, not the source\'s images' if self.phantom else None   # why nothing is comparable with the published numbers
 
     def __getitem__(self, step) -> dict: return self.steps[step]   # {name: record}
+
+    @property
+    def dataset(self) -> str: return next(iter(self.steps.get('prepare', {})), self.key)   # name of the prepared images
+
+    @property
+    def positive(self):
+        "The class that is looked for, where a profile names it; None: evaluation knows those of the sources."
+        return next((r.get('positive') for r in self.repeats()), None) if 'classify' in self.steps else None
 
     @property
     def command(self) -> str: return f'make reproduce PAPER={self.key} PROFILE={self.profile}' + ('' if self.profile == 'smoke' else ' DATA=path/to/data')
@@ -69,8 +78,14 @@ class Paper:
              title=None, local=False, weights=None, data=None, show=True):
         "Enter files into the manifest, and show the first picture or table."
         where = [r['folder'].relative_to(self.root).as_posix() for s in steps for r in self[s].values()]
-        self.manifest.add(id, self.key, title or pub.INVENTORY[id.split('@')[0]]['title'], files, where, data or ('phantom' if self.phantom else self.note), weights, values, local)
+        self.manifest.add(id, self.key, title or pub.INVENTORY[id.split('@')[0]]['title'], files, where, data or ('phantom' if self.phantom else self.note), weights, self._ours(values), local)
+        if self.own: self.manifest.items[id]['own'] = True
         if show and not local: self.show(files)
+
+    def _ours(self, values):
+        "Rows of published_beside; for images of one's own without what was published."
+        rows = values.to_dict('records') if isinstance(values, pd.DataFrame) else list(values)
+        return [{**r, 'published': None, 'verdict': 'not comparable', 'why': self.why} for r in rows] if self.own else rows
 
     def show(self, files):
         "Show the first picture or table among files."
@@ -87,6 +102,7 @@ class Paper:
     def table(self, id, df, steps=(), values=(), title=None, note=None, weights=None, data=None, more=()):
         "Save a table as an entry of its own, with further files after it."
         title = title or pub.INVENTORY[id.split('@')[0]]['title']
+        if self.own: df = df.drop(columns=['published', 'verdict', 'why'], errors='ignore')
         self.keep(id, [*plotting.save_table(df, self.out, id.split('@')[0], title, note or self.note), *more], steps, values, title, weights=weights, data=data)
 
     def also(self, id, df, name, title, note=None):
@@ -101,7 +117,8 @@ class Paper:
         return [f for f in (self.out/f'{name}.png', self.out/f'{name}.pdf') if f.exists()]
 
     def source_tables(self, id: str):
-        "What does not add up in the source and what it does not state, under an entry that is there."
+        "What does not add up in the source and what it does not state, under an entry that is there; not beside images of one's own."
+        if self.own: return
         self.also(id, pub.does_not_add_up(self.key), 'does_not_add_up', 'The source against its own arithmetic', SOURCE)
         self.also(id, pub.not_stated(self.key), 'not_stated', 'Not stated in the source, and what is done here', SOURCE)
 

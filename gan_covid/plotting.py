@@ -9,10 +9,10 @@ __all__ = ['COLOURS', 'MARKERS', 'DASHES', 'GREY', 'WIDTH', 'STYLE', 'VERDICTS',
            'table_figure']
 
 # %% ../nbs/20_plotting.ipynb #b837580b
-import contextlib, functools, io, math, os, re, textwrap
+import contextlib, functools, html, io, math, os, re, textwrap
 from pathlib import Path
 
-import matplotlib, matplotlib.style
+import matplotlib, matplotlib.style, matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -29,17 +29,28 @@ WIDTH = 7.  # inches
 
 STYLE = {'font.family': 'DejaVu Sans', 'font.size': 11, 'axes.titlesize': 11, 'axes.labelsize': 11, 'legend.fontsize': 10, 'xtick.labelsize': 10, 'ytick.labelsize': 10,
          'axes.prop_cycle': matplotlib.cycler(color=COLOURS), 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#E4E4E4', 'axes.axisbelow': True,
-         'legend.frameon': False, 'image.cmap': 'gray', 'image.interpolation': 'nearest', 'lines.linewidth': 1.6, 'figure.dpi': 160, 'savefig.dpi': 160, 'svg.hashsalt': 'gan_covid', 'pdf.fonttype': 42}
+         'legend.frameon': False, 'image.cmap': 'gray', 'image.interpolation': 'nearest', 'lines.linewidth': 1.6, 'figure.dpi': 160, 'savefig.dpi': 160, 'svg.hashsalt': 'gan_covid', 'pdf.fonttype': 42,
+         'text.parse_math': False}   # a class may be called $a_b$: text is shown as it is
 
 def style():
     "Context manager: the house style over Matplotlib's defaults, whatever the user has set."
     return matplotlib.style.context(['default', STYLE])
+
+def _named(name) -> str:
+    "A name for the legend; Matplotlib leaves out those that begin with _, so a space without width goes before it."
+    return f'\u200b{name}' if str(name).startswith('_') else str(name)
 
 def _legend(fig, handles, labels):
     "The legend above all panels, in as many columns as fit beside each other."
     labels = [str(l) for l in labels]
     inches = lambda n: sum(.075*max(map(len, c)) + .65 for c in np.array_split(labels, n))   # letters of ten points; line and gap
     fig.legend(handles, labels, loc='outside upper center', ncols=next((n for n in (4, 3, 2) if n <= len(labels) and inches(n) < WIDTH), 1))
+
+def _plain_powers(axis, scale, *args, **kwargs):
+    "Set a logarithmic scale with ticks as plain numbers: powers of ten would be formulas, which are not parsed here."
+    scale(*args, **kwargs)
+    axis.set_major_formatter(lambda value, position: f'{value:g}'.replace('-', '−'))
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 def _drawn(draw):
     "A figure function: runs in the house style."
@@ -89,8 +100,18 @@ def _text(v, digits=4) -> str:
     return str(v)
 
 _TEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
+        '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}',
         '−': '$-$', '×': r'$\times$', '≈': r'$\approx$', '≤': r'$\leq$', '≥': r'$\geq$', '±': r'$\pm$', '·': r'$\cdot$', '°': r'\textdegree{}', '²': r'\textsuperscript{2}', '–': '--'}
-def _tex(s) -> str: return ''.join(_TEX.get(c, c) for c in str(s))
+def _tex(s) -> str:
+    "Text for a cell of LaTeX, on one line; a first * or [ is held in braces, since the end of the row before would take it for its own."
+    text = ''.join(_TEX.get(c, c) for c in ' '.join(str(s).splitlines()))
+    return re.sub(r'^\s*([*[])', r'{\1}', text)
+
+def _markdown(s) -> str:
+    "Text for a cell or line of Markdown that is also HTML: shown as it is, on one line; `code` stays."
+    text = html.escape(' '.join(str(s).splitlines()), quote=False)
+    text = re.sub(r'([\\|*~$]|(?<!\w)_|_(?!\w)|\](?=\()|^[#>+-](?= ))', r'\\\1', text)
+    return text.replace('`', '\\`') if text.count('`') % 2 else text
 
 def save_table(df: pd.DataFrame,  # columns become the header; the index is not written
                folder, id: str,
@@ -102,9 +123,8 @@ def save_table(df: pd.DataFrame,  # columns become the header; the index is not 
     exact = df.map(lambda v: _text(v, 6)).assign(note=note)
     shown = df.map(_text)
     csv = exact.to_csv(index=False, lineterminator='\n')
-    pipes = lambda s: str(s).replace('|', '\\|').replace('\n', ' ')
-    rows = [[pipes(c) for c in row] for row in shown.itertuples(index=False)]
-    md = (f'**{title}**\n\n' if title else '') + pd.DataFrame(rows, columns=[pipes(c) for c in df.columns]).to_markdown(index=False, disable_numparse=True) + f'\n\n*{note}*\n'
+    rows = [[_markdown(c) for c in row] for row in shown.itertuples(index=False)]
+    md = (f'**{_markdown(title)}**\n\n' if title else '') + pd.DataFrame(rows, columns=[_markdown(c) for c in df.columns]).to_markdown(index=False, disable_numparse=True) + f'\n\n*{_markdown(note)}*\n'
     right = ['r' if pd.api.types.is_numeric_dtype(t) else 'l' for t in df.dtypes]
     line = lambda cells: '  ' + ' & '.join(map(_tex, cells)) + r' \\'
     tex = '\n'.join([r'\begin{table}', r'\centering', rf'\caption{{{_tex(title or id)}. {_tex(note)}.}}', rf'\label{{tab:{id}}}', rf'\begin{{tabular}}{{{"".join(right)}}}', r'\toprule', line(df.columns), r'\midrule',
@@ -296,7 +316,7 @@ def losses(history: dict,    # {'step', 'g', 'd_real', 'd_fake', 'gp', ...} list
             largest.append((y.max(), y.median()))
         ax.set(title=name, xlabel=x)
     axes[0].set_ylabel('loss')
-    if max(m for m, _ in largest) > 20*max(.05, max(q for _, q in largest)): axes[0].set_yscale('symlog', linthresh=.1)
+    if max(m for m, _ in largest) > 20*max(.05, max(q for _, q in largest)): _plain_powers(axes[0].yaxis, axes[0].set_yscale, 'symlog', linthresh=.1)
     _legend(fig, *axes[0].get_legend_handles_labels())
     return fig
 
@@ -419,7 +439,7 @@ def history(fits: dict,   # Keras-like {'loss', 'val_loss', 'accuracy', 'val_acc
             for prefix, ls in (('', '-'), ('val_', '--')):
                 if h.get(prefix + key):
                     y = h[prefix + key]
-                    ax.plot(range(1, len(y) + 1), y, ls, color=COLOURS[i], marker=MARKERS[i] if len(y) < 12 else None, ms=4, label=' '.join(t for t in (name, 'validation' if prefix else 'training') if t))
+                    ax.plot(range(1, len(y) + 1), y, ls, color=COLOURS[i], marker=MARKERS[i] if len(y) < 12 else None, ms=4, label=_named(' '.join(t for t in (name, 'validation' if prefix else 'training') if t)))
             if h.get('val_loss'): ax.axvline(int(np.nanargmin(h['val_loss'])) + 1, color=COLOURS[i], ls=':', lw=1)
     for ax, key in zip(axes, ('loss', 'accuracy')):
         ax.set(xlabel='epoch', ylabel=key)
@@ -444,10 +464,10 @@ def curve(df: pd.DataFrame,       # one row a point
     for i, g in enumerate(groups):
         d = (df[df[by] == g] if by else df).sort_values(x)
         at = d[x]*1.03**(i - (len(groups) - 1)/2) if logx else d[x] + (i - (len(groups) - 1)/2)*.012*np.ptp(values)*(low is not None)
-        ax.plot(at, d[y], color=COLOURS[i % 8], ls=DASHES[i % 8], marker=MARKERS[i % 8], ms=5, label=g)
+        ax.plot(at, d[y], color=COLOURS[i % 8], ls=DASHES[i % 8], marker=MARKERS[i % 8], ms=5, label=g if g is None else _named(g))
         if low: ax.vlines(at, d[low], d[high], color=COLOURS[i % 8], lw=1.4)
     if logx:
-        ax.set_xscale('log')
+        _plain_powers(ax.xaxis, ax.set_xscale, 'log')
         if len(values) < 9: ax.set_xticks(values, [f'{v:g}' for v in values]); ax.minorticks_off()
     for i, (name, v) in enumerate(sorted((levels or {}).items(), key=lambda kv: kv[1])):   # the lowest is named below its line, so that two may lie close together
         ax.axhline(v, color='#D55E00', ls=':', lw=1.2, zorder=1)
@@ -508,7 +528,7 @@ def tsne_map(embedding,   # (n,2)
     ax = fig.add_subplot()
     for i, g in enumerate(_order(groups)):
         open_ = 'generated' in g
-        ax.scatter(*e[groups == g].T, s=22, marker=MARKERS[i % 8], facecolors='none' if open_ else COLOURS[i % 8], edgecolors=COLOURS[i % 8], linewidths=1 if open_ else .3, label=f'{g} ({(groups == g).sum()})')
+        ax.scatter(*e[groups == g].T, s=22, marker=MARKERS[i % 8], facecolors='none' if open_ else COLOURS[i % 8], edgecolors=COLOURS[i % 8], linewidths=1 if open_ else .3, label=_named(f'{g} ({(groups == g).sum()})'))
     ax.set(xticks=[], yticks=[], xlabel='t-SNE 1', ylabel='t-SNE 2')
     fig.legend(*ax.get_legend_handles_labels(), loc='outside upper center', ncols=2)
     return fig
