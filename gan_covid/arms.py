@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'LEAKY', 'Arm', 'named', 'ImageSet', 'TrainingSet', 'image_ids', 'patient_ids', 'without_names', 'resize',
-           'leakage', 'duplicates', 'pixel_keys', 'without_copies', 'complete_split', 'draw_whole', 'draw', 'subset',
-           'balanced', 'class_names', 'held_out', 'build']
+           'leakage', 'duplicates', 'pixel_keys', 'without_copies', 'train_on_the_rest', 'complete_split', 'draw_whole',
+           'draw', 'subset', 'balanced', 'class_names', 'held_out', 'build']
 
 # %% ../nbs/16_arms.ipynb #18023bdd
 import copy, hashlib
@@ -161,9 +161,9 @@ def without_copies(table: pd.DataFrame,  # with splits
         out.loc[twice.to_numpy(bool), 'split'] = None
     return out
 
-def _train_on_the_rest(table):
-    "Images without a part become training images, but for those of patients who stand in another part."
-    patients = table.patient[table.split.notna()].dropna()
+def train_on_the_rest(table: pd.DataFrame) -> pd.DataFrame:
+    "Images without a part become training images, but for those of patients in the validation or test part."
+    patients = table.patient[table.split.isin(['val', 'test'])].dropna()
     return table.assign(split=table.split.where(table.split.notna() | table.patient.isin(patients), 'train'))
 
 def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
@@ -174,7 +174,7 @@ def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
     proportion of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
     has = set(table.split.dropna())
     if not has: return datasets.stratified_split(table, sizes, seed)
-    out = without_copies(table if 'train' in has else _train_on_the_rest(table))
+    out = without_copies(table if 'train' in has else train_on_the_rest(table))
     pool = out.split.isin(['train']).to_numpy(bool)
     if not pool.any():
         raise InputError(f'split: {" and ".join(sorted(has))} given, but no image to train on. '

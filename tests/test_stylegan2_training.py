@@ -234,7 +234,7 @@ def test_commands_train_generate_and_project(tmp_path, capsys):
     assert main(train) == 0 and 'going on after 0.032 of 0.032' in capsys.readouterr().out       # finished: nothing is done again
     network = str(tmp_path/'out'/'network_000000.032.safetensors')
     assert main(['generate', network, str(tmp_path/'drawn'), '--seeds', '0-2,7', '--label', 'well', '--psi', '.7', '--device', 'cpu']) == 0
-    assert len(list((tmp_path/'drawn').glob('*.png'))) == 4 and (tmp_path/'drawn'/'images.csv').read_text().count('well') >= 4
+    assert len(list((tmp_path/'drawn'/'well').glob('*.png'))) == 4 and (tmp_path/'drawn'/'images.csv').read_text().count('well') >= 4
     capsys.readouterr()
     assert main(['generate', network, str(tmp_path/'drawn2'), '--label', 'wel', '--device', 'cpu']) == 2 and 'well' in capsys.readouterr().err
     assert main(['project', network, str(tmp_path/'images'/'ill'/'0.png'), str(tmp_path/'found'), '--steps', '5', '--label', 'ill', '--device', 'cpu']) == 0
