@@ -6,8 +6,8 @@
 __all__ = ['ROOT', 'NAMES', 'OWN_PAPERS', 'PROFILES', 'STEPS', 'COMMON', 'PAPER_KEYS', 'MODELS', 'FOREIGN', 'FEWEST', 'code_hash',
            'parameters_of', 'check_parameters', 'run_notebook', 'read_profile', 'own_data', 'check_names', 'check_own',
            'model_of', 'load_profile', 'settings_of', 'gans_of', 'train_runs', 'generate_run', 'classify_runs',
-           'check_data', 'asked_for', 'papers_of', 'set_aside', 'reproduce', 'draw_figures', 'publish_figures',
-           'write_report']
+           'check_data', 'kept_in', 'asked_for', 'papers_of', 'set_aside', 'reproduce', 'draw_figures',
+           'publish_figures', 'write_report']
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
 import ast, difflib, fcntl, json, os, re, shutil, subprocess, sys, warnings
@@ -17,7 +17,7 @@ import yaml
 
 from .arms import named
 from .datasets import DATASETS, load_folder, locate
-from .records import InputError, atomic_save, fingerprint, publish, read_json, safe_name, safe_names, write_json
+from .records import InputError, atomic_save, fingerprint, own_folder, publish, read_json, safe_name, safe_names, write_json
 
 # %% ../nbs/22_reproduce.ipynb #15942b9e
 ROOT = Path(__file__).resolve().parents[1] if '__file__' in globals() else Path('..').resolve()  # the checkout; the package is installed from it in place
@@ -287,6 +287,13 @@ def check_data(paper: str, settings: dict, data: str):
         raise InputError(f'{paper}.labels: {few[0]!r} has {have[few[0]]} images in {data}; {FEWEST} are the fewest of a class, '
                          'for training, validation and test parts')
 
+# %% ../nbs/22_reproduce.ipynb #3d3fe6f9
+def kept_in(profile: dict, paper: str, work, records=None, figures=None) -> tuple:  # folders of records, of figures
+    "Where a paper's results are kept: as given, else `records` and `figures`, for one's own images in the work folder."
+    own = profile['data'] == 'real' and own_data(profile['papers'][paper].get('dataset', paper))
+    base = Path(work) if own else Path()
+    return Path(records or base/'records'), Path(figures or base/'figures')
+
 # %% ../nbs/22_reproduce.ipynb #a76c3d5e
 def asked_for(paper: str | list | None) -> list:
     "A paper or several as a list without doubles; none: empty."
@@ -313,8 +320,8 @@ def set_aside(work, profile: dict, paper: str) -> list:  # folders as they are c
             moved.append(run.rename(target))
     return moved
 
-def reproduce(profile='smoke', paper: str | list = None, data: str = None, work='work', records='records', figures='figures', jobs: int = 1, extra=()) -> int:
-    "Run everything that a profile's papers need, then publish records and figures; returns Snakemake's exit code."
+def reproduce(profile='smoke', paper: str | list = None, data: str = None, work='work', records=None, figures=None, jobs: int = 1, extra=()) -> int:
+    "Run everything that a profile's papers need, then publish records and figures (see `kept_in`); returns Snakemake's exit code."
     settings = load_profile(profile)
     papers = papers_of(settings, paper)
     if settings['data'] == 'real':
@@ -323,7 +330,7 @@ def reproduce(profile='smoke', paper: str | list = None, data: str = None, work=
         data = str(Path(data).resolve())
         for p in papers: check_data(p, settings['papers'][p], data)
     work = Path(work).resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    own_folder(work)
     config = {'profile': str(profile), 'papers': papers, 'data': data or '', 'work': str(work)}
     atomic_save(work/f'{settings["name"]}.config.json', lambda part: part.write_text(json.dumps(config)))
     with open(work/'lock', 'w') as lock:
@@ -338,10 +345,13 @@ def reproduce(profile='smoke', paper: str | list = None, data: str = None, work=
             for run in set_aside(work, settings, p): print(f'{run}: not in the profile any more, set aside', flush=True)
         code = subprocess.run(command, cwd=ROOT, env=env).returncode
         if code == 0 and not dry:
+            pages = set()
             for p in papers:
-                publish(work, records, settings['name'], p)
-                publish_figures(work/settings['name']/'figures', Path(figures)/settings['name'], p)
-            print(f'figures: {write_report(Path(figures)/settings["name"])}')
+                kept, drawn = kept_in(settings, p, work, records, figures)
+                publish(work, kept, settings['name'], p)
+                publish_figures(work/settings['name']/'figures', drawn/settings['name'], p)
+                pages.add(drawn/settings['name'])
+            for page in sorted(pages): print(f'figures: {write_report(page)}')
     return code
 
 def draw_figures(profile: str = None, paper: str | list = None, records='records', figures='figures', work='work') -> int:
