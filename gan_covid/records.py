@@ -457,19 +457,19 @@ class Run:
         for what, value in self.where.items():
             if safe_name(value) != str(value):
                 raise InputError(f'{what}={value!r}: cannot be the name of a folder. Write e.g. {safe_name(value)!r}')
-        self.root, self.folder = Path(root), Path(root)/profile/paper/step/name
+        self.folder = Path(root)/profile/paper/step/name
         self.parameters, self.data, self.seed = _plain(parameters), _plain(data or {}), seed
         self.checkpoints = self.folder/'checkpoints'
         self._key = fingerprint([self.parameters, self.data, seed])
         self._start, self._release = time.time(), lambda: None
         if self.finished: return
+        own_folder(root)
         self._release = weakref.finalize(self, hold(self.folder).release)
         if self.finished: self._release()   # by another process, meanwhile
         else: self._claim()
 
     def _claim(self):
         "Begin or go on; what another set of parameters left behind is cleared away."
-        own_folder(self.root)
         mark = self.folder/'parameters.json'
         if not (mark.exists() and read_json(mark)['key'] == self._key):
             _clear(self.folder)
