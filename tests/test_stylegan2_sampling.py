@@ -221,22 +221,23 @@ ABOUT = dict(classes=NAMES, window=[0, 255], dtype='uint8', kimg=1.)
 
 def test_stopped_run_goes_on(tmp_path, monkeypatch):
     G, write, done = network(c_dim=3), S._write_image, []
+    files = [f'Viral Pneumonia/Viral_Pneumonia-{i:06d}.png' for i in range(12)]
     def stops(path, a):
         if len(done) == 5: raise KeyboardInterrupt
         done.append(write(path, a))
     monkeypatch.setattr(S, '_write_image', stops)
     with pytest.raises(KeyboardInterrupt): S.generate_images(G, ABOUT, tmp_path/'a', range(12), 'Viral Pneumonia', .6, noise='random', batch=4)
-    assert sorted(pd.read_csv(tmp_path/'a'/'images.csv')['file']) == sorted(p.name for p in (tmp_path/'a').glob('*.png')) == [f'Viral_Pneumonia-{i:06d}.png' for i in range(5)]
+    assert sorted(pd.read_csv(tmp_path/'a'/'images.csv')['file']) == sorted(p.relative_to(tmp_path/'a').as_posix() for p in (tmp_path/'a').rglob('*.png')) == files[:5]
     monkeypatch.setattr(S, '_write_image', write)
     for folder in 'ab': S.generate_images(G, ABOUT, tmp_path/folder, range(12), 'Viral Pneumonia', .6, noise='random', batch=4)
-    for name in ['images.csv', *(f'Viral_Pneumonia-{i:06d}.png' for i in range(12))]: assert (tmp_path/'a'/name).read_bytes() == (tmp_path/'b'/name).read_bytes()
+    for name in ['images.csv', *files]: assert (tmp_path/'a'/name).read_bytes() == (tmp_path/'b'/name).read_bytes()
     assert (pd.read_csv(tmp_path/'a'/'images.csv')['label'] == 'Viral Pneumonia').all()
 
 def test_nothing_is_computed_for_what_is_there(tmp_path, monkeypatch):
     G = network()
     S.generate_images(G, {}, tmp_path, range(3))
     monkeypatch.setattr(S, 'sample', None)
-    assert S.generate_images(G, {}, tmp_path, range(3))['file'].tolist() == ['000000.png', '000001.png', '000002.png']
+    assert S.generate_images(G, {}, tmp_path, range(3))['file'].tolist() == [f'generated/00000{i}.png' for i in range(3)]
 
 def test_classes_share_a_folder_settings_do_not(tmp_path):
     G = network(c_dim=3)

@@ -56,6 +56,25 @@ def test_killed_training_ends_in_the_same_weights_and_log(tmp_path):
     assert (tmp_path/'killed'/'log.jsonl').read_bytes() == (tmp_path/'whole'/'log.jsonl').read_bytes()
     assert sorted(p.name for p in (tmp_path/'killed').glob('*')) == sorted(p.name for p in (tmp_path/'whole').glob('*'))
 
+def test_a_kill_before_the_first_tick_loses_nothing_that_was_saved(tmp_path, monkeypatch):
+    "A tick can take many minutes: the folder, and what was done before the kill, are on disk all the same."
+    slow = {**QUIET, 'tick_kimg': .128}    # one tick is sixteen iterations, the whole training
+    config, real = dataclasses.replace(TINY, kimg=.128), T.Trainer.iterate
+    whole = T.train(NOISE, config, tmp_path/'whole', **slow)
+
+    def killed(at):
+        def iterate(self):
+            if self.iteration == at: raise KeyboardInterrupt
+            real(self)
+        with monkeypatch.context() as m:
+            m.setattr(T.Trainer, 'iterate', iterate)
+            with pytest.raises(KeyboardInterrupt): T.train(NOISE, config, tmp_path/'killed', **slow)
+        return json.loads(torch.load(tmp_path/'killed'/'checkpoint.pt', weights_only=True)['about'])['iteration']
+
+    assert [killed(at) for at in (0, 6, 7, 13)] == [0, 4, 4, 12]
+    again = T.train(NOISE, config, tmp_path/'killed', **slow)
+    assert again['sha256'] == whole['sha256'] and again['log'] == whole['log']
+
 def weights(folder):
     networks, _ = load_networks(next(iter(sorted(folder.glob('network_*.safetensors'))[-1:])))
     return torch.cat([p.flatten() for n in networks.values() for p in n.state_dict().values()])
@@ -310,7 +329,7 @@ def test_commands_train_generate_and_project(tmp_path, capsys):
     assert main(train) == 0 and 'going on after 0.032 of 0.032' in capsys.readouterr().out       # finished: nothing is done again
     network = str(tmp_path/'out'/'network_000000.032.safetensors')
     assert main(['generate', network, str(tmp_path/'drawn'), '--seeds', '0-2,7', '--label', 'well', '--psi', '.7', '--device', 'cpu']) == 0
-    assert len(list((tmp_path/'drawn').glob('*.png'))) == 4 and (tmp_path/'drawn'/'images.csv').read_text().count('well') >= 4
+    assert len(list((tmp_path/'drawn'/'well').glob('*.png'))) == 4 and (tmp_path/'drawn'/'images.csv').read_text().count('well') >= 4
     capsys.readouterr()
     assert main(['generate', network, str(tmp_path/'drawn2'), '--label', 'wel', '--device', 'cpu']) == 2 and 'well' in capsys.readouterr().err
     assert main(['project', network, str(tmp_path/'images'/'ill'/'0.png'), str(tmp_path/'found'), '--steps', '5', '--label', 'ill', '--device', 'cpu']) == 0

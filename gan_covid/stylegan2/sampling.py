@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..fidelity import PixelFeatures, copies, extract
-from ..records import InputError, atomic_save, atomic_write, fingerprint, read_json, sha256_array, write_json
+from ..records import InputError, atomic_save, atomic_write, fingerprint, own_folder, read_json, safe_name, sha256_array, write_json
 from ..similarity import check_images, nearest
 from .ops import no_weight_gradients
 
@@ -522,9 +522,14 @@ def _same_settings(path, settings):
         if other: raise InputError(f'{path.parent}: holds images made with other settings ({", ".join(other)}); choose another folder, or empty this one')
     else: write_json(path, settings)
 
+def _class_folder(text, about) -> str:  # a label as text, '' for none
+    "Name of the sub-folder for images of a class."
+    trained_on = about.get('data') or {}
+    return safe_name(text or trained_on.get('label') or 'generated')
+
 def generate_images(network,              # Generator
                     about: dict,          # what travels with its file: classes, window, dtype; the rest is written down only
-                    folder,               # for images, images.csv and generate.json
+                    folder,               # for images (a sub-folder for each class), images.csv and generate.json
                     seeds, label=None, psi=1., cutoff=None, noise='const', batch=8, progress=True, centre=None,  # as for sample; class names are those of `about`; centre: None or 'class'
                    ) -> pd.DataFrame:     # file, seed, label, psi; one row for each seed
     "Write images by seed, in the training images' own type and values; those already there are left alone. `InputError` for a folder with images of other settings."
@@ -538,11 +543,12 @@ def generate_images(network,              # Generator
     stems = [f'{re.sub("[^0-9A-Za-z_.+-]+", "_", t)}{"-" if t else ""}{s:06d}'.lstrip('.') for s, t in zip(seeds, texts)]
     if len({n.casefold() for n in stems}) < len(stems):
         raise InputError('seeds: two images would get the same file; give each seed once for each class, and class names that differ in more than signs')
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     settings = dict(weights=_weights(G), psi=float(psi), cutoff=None if cutoff is None else int(cutoff), noise=noise, centre=centre or 'average',
                     dtype=dtype, window=[low, high], classes=list(map(str, classes)))
     _same_settings(folder/'generate.json', {**settings, 'about': {k: v for k, v in about.items() if k not in settings}})
-    rows = pd.DataFrame({'file': [n + _ending(G.channels, dtype) for n in stems], 'seed': seeds, 'label': texts, 'psi': float(psi)})
+    files = [f'{_class_folder(t, about)}/{n}{_ending(G.channels, dtype)}' for t, n in zip(texts, stems)]
+    rows = pd.DataFrame({'file': files, 'seed': seeds, 'label': texts, 'psi': float(psi)})
     centres = _centres(G, centre, c) if psi != 1 else None
     todo = [i for i, f in enumerate(rows['file']) if not (folder/f).exists()]
     try:
@@ -572,6 +578,7 @@ def project_image(network,        # Generator
     else: raise InputError(f'image: values of type {image.dtype}, but the network was trained on {dtype}; convert it')
     found = project(G, x, steps, seed, label, space, features, fit_noise, classes=classes, progress=progress)
     ending = _ending(G.channels, dtype)
+    own_folder(folder)
     for name, y in (('target', x), ('projected', found['image'])): _write_image(folder/f'{name}{ending}', to_dtype(y, window, dtype))
     atomic_save(folder/'w.npz', lambda part: np.savez(part, w=found['w'], **{f'noise{i}': m for i, m in enumerate(found['noise'] or [])}))
     atomic_write(folder/'losses.csv', pd.DataFrame({'step': range(steps), 'distance': found['losses']}).to_csv(index=False))
