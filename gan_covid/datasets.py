@@ -394,6 +394,11 @@ def pixel_keys(table: pd.DataFrame,   # as from `load`
     keys[maybe] = _map(_pixel_key, table.image[maybe].tolist(), 'compare pixels', workers)
     return keys
 
+def _ids(table, groups) -> pd.Series:
+    "Ids of rows, given as a column's name, a Series or an array."
+    if isinstance(groups, str): return table[groups]
+    return pd.Series(np.asarray(groups, object), index=table.index)
+
 def together(table: pd.DataFrame,  # as from `load`
              groups=None,          # further ids that bind images together, one per row, NA for none: array, Series, or a column's name
             ) -> np.ndarray:       # a group number for every row
@@ -401,7 +406,7 @@ def together(table: pd.DataFrame,  # as from `load`
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     keys, n = [table.sha256, pixel_keys(table), table.patient], len(table)
-    if groups is not None: keys.append(table[groups] if isinstance(groups, str) else pd.Series(np.asarray(groups, object), index=table.index))
+    if groups is not None: keys.append(_ids(table, groups))
     rows, nodes, total = [], [], n  # one node an image, one a key; an edge where an image has a key
     for codes, distinct in map(pd.factorize, keys):
         has = np.flatnonzero(codes >= 0)
@@ -488,11 +493,14 @@ def _across(table: pd.DataFrame, key) -> list:
     return [(k, g) for k, g in table.groupby(key) if g.split.nunique() > 1]
 
 def check_split(table: pd.DataFrame,  # with `split` filled, at least in part
-               ) -> pd.DataFrame:     # one row per leak: kind ('patient', 'duplicate'), key, splits, labels, images; empty if there is none
-    "Patients, equal files and equal pixels that stand in more than one split."
-    rows, t = [], table[table.split.notna()]
-    same = pixel_keys(t).fillna(t.sha256)
-    for kind, key in (('patient', t.patient), ('duplicate', t.sha256), ('duplicate', same)):
+                groups=None,          # as for `together`
+               ) -> pd.DataFrame:     # a row a leak: kind, key, splits, labels, images
+    "What stands in several splits: kind patient, group (of `groups`) or duplicate (equal files or pixels)."
+    rows, has = [], table.split.notna()
+    t = table[has]
+    keys = [('patient', t.patient), ('duplicate', t.sha256), ('duplicate', pixel_keys(t).fillna(t.sha256))]
+    if groups is not None: keys.append(('group', _ids(table, groups)[has]))
+    for kind, key in keys:
         for k, g in _across(t, key):
             row = dict(kind=kind, key=k, splits=sorted(set(g.split)), labels=sorted(set(g.label)), images=g.image.tolist())
             if not any(r['images'] == row['images'] and r['kind'] == kind for r in rows): rows.append(row)
@@ -750,7 +758,7 @@ def repeated_splits(table: pd.DataFrame,      # as from `load`
     "Several splits of one table. With `keep_train` they differ in validation and test only, else everywhere."
     first = table.copy() if 'train' in set(table.split.dropna()) else stratified_split(table, sizes, seed, groups)
     out, rest = [first], (first.split.notna() & (first.split != 'train')).to_numpy()
-    if groups is not None: groups = (table[groups] if isinstance(groups, str) else pd.Series(np.asarray(groups, object))).to_numpy()
+    if groups is not None: groups = _ids(table, groups).to_numpy()
     for child in np.random.SeedSequence(seed).generate_state(repeats - 1):
         if not keep_train: out.append(stratified_split(table, sizes, int(child), groups)); continue
         other = first.copy()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['InputError', 'safe_name', 'safe_names', 'system_trouble', 'read_yaml', 'convert', 'convert_fields', 'atomic_save',
            'make_folder', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'sha256_array', 'fingerprint',
-           'environment', 'InUse', 'Lock', 'hold', 'alone', 'Run', 'find_records', 'verify_record', 'publish',
-           'data_note']
+           'environment', 'InUse', 'Lock', 'hold', 'alone', 'own_folder', 'Run', 'find_records', 'verify_record',
+           'publish', 'data_note']
 
 # %% ../nbs/00_records.ipynb #fa184c83
 import dataclasses, errno, functools, hashlib, importlib.metadata, inspect, json, math, numbers, os, platform, re, secrets, shutil, sys
@@ -186,7 +186,10 @@ def atomic_save(path,    # the file to make or replace; its folder is made
     # the ending stays, because Keras, NumPy and Pillow choose the format by it
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
+        part.touch()
+        mode = part.stat().st_mode   # as the umask wants it; safetensors makes files that only their owner can read
         writer(part)
+        if part.stat().st_mode != mode: part.chmod(mode)
         with open(part, 'rb+') as f: os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException as e:
@@ -432,6 +435,13 @@ def alone(train):
         with hold(signature.bind(*args, **kwargs).arguments['folder']): return train(*args, **kwargs)
     return run
 
+# %% ../nbs/00_records.ipynb #53d9bf39
+def own_folder(path) -> Path:
+    "Make a folder for results; a new or empty one gets a `.gitignore` that keeps all of it out of git."
+    path = make_folder(path)
+    if not any(path.iterdir()): atomic_write(path/'.gitignore', '*\n')
+    return path
+
 # %% ../nbs/00_records.ipynb #a96e1d90
 class Run:
     "One expensive step: knows whether it is finished, keeps its checkpoints apart, and ends in `record.json`."
@@ -454,6 +464,7 @@ class Run:
         self._key = fingerprint([self.parameters, self.data, seed])
         self._start, self._release = time.time(), lambda: None
         if self.finished: return
+        own_folder(root)
         self._release = weakref.finalize(self, hold(self.folder).release)
         if self.finished: self._release()   # by another process, meanwhile
         else: self._claim()

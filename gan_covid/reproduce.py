@@ -6,8 +6,8 @@
 __all__ = ['ROOT', 'NAMES', 'OWN_PAPERS', 'NEEDED', 'PROFILES', 'STEPS', 'COMMON', 'PAPER_KEYS', 'PATHS', 'MODELS', 'FOREIGN',
            'FEWEST', 'code_hash', 'parameters_of', 'check_parameters', 'run_notebook', 'read_profile', 'profile_name',
            'own_data', 'check_names', 'check_own', 'check_runs', 'model_of', 'load_profile', 'settings_of', 'gans_of',
-           'train_runs', 'generate_run', 'classify_runs', 'check_data', 'asked_for', 'papers_of', 'set_aside',
-           'reproduce', 'draw_figures', 'publish_figures', 'write_report']
+           'train_runs', 'generate_run', 'classify_runs', 'check_data', 'kept_in', 'asked_for', 'papers_of',
+           'set_aside', 'reproduce', 'draw_figures', 'publish_figures', 'write_report']
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
 import ast, difflib, functools, io, json, os, re, shutil, signal, subprocess, sys, time, tokenize, warnings
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from .arms import named
 from .datasets import DATASETS, load_folder, locate
-from .records import InputError, atomic_save, convert, fingerprint, hold, make_folder, publish, read_json, read_yaml, safe_name, safe_names, system_trouble, write_json
+from .records import (InputError, atomic_save, convert, fingerprint, hold, make_folder, own_folder, publish, read_json,
+                               read_yaml, safe_name, safe_names, system_trouble, write_json)
 
 # %% ../nbs/22_reproduce.ipynb #15942b9e
 ROOT = Path(__file__).resolve().parents[1] if '__file__' in globals() else Path('..').resolve()  # the checkout; the package is installed from it in place
@@ -400,6 +401,13 @@ def check_data(paper: str, settings: dict, data: str):
         raise InputError(f'{paper}.labels: {few[0]!r} has {have[few[0]]} images in {data}; {FEWEST} are the fewest '
                          'of a class, for training, validation and test parts')
 
+# %% ../nbs/22_reproduce.ipynb #3d3fe6f9
+def kept_in(profile: dict, paper: str, work, records=None, figures=None) -> tuple:  # folders of records, of figures
+    "Where a paper's results are kept: as given, else `records` and `figures`, for one's own images in the work folder."
+    own = profile['data'] == 'real' and own_data(profile['papers'][paper].get('dataset', paper))
+    base = Path(work) if own else Path()
+    return Path(records or base/'records'), Path(figures or base/'figures')
+
 # %% ../nbs/22_reproduce.ipynb #a76c3d5e
 def asked_for(paper: str | list | None) -> list:
     "A paper or several as a list without doubles; none: empty."
@@ -459,8 +467,8 @@ def _run_group(command, lock, **how) -> int:
         _end_group(child)
         for s, handler in before.items(): signal.signal(s, handler)
 
-def reproduce(profile='smoke', paper: str | list = None, data: str = None, work='work', records='records', figures='figures', jobs: int = 1, extra=()) -> int:
-    "Run everything that a profile's papers need, then publish records and figures; returns Snakemake's exit code."
+def reproduce(profile='smoke', paper: str | list = None, data: str = None, work='work', records=None, figures=None, jobs: int = 1, extra=()) -> int:
+    "Run everything that a profile's papers need, then publish records and figures (see `kept_in`); returns Snakemake's exit code."
     settings = load_profile(profile)
     papers = papers_of(settings, paper)
     if settings['data'] == 'real':
@@ -471,6 +479,7 @@ def reproduce(profile='smoke', paper: str | list = None, data: str = None, work=
         for p in papers if settings['data'] == 'real' else (): check_data(p, settings['papers'][p], data)
     work = Path(work).resolve()
     config = {'profile': settings['path'], 'here': os.getcwd(), 'papers': papers, 'data': data or '', 'work': str(work)}
+    own_folder(work)
     with hold(work) as lock:
         atomic_save(work/f'{settings["name"]}.config.json', lambda part: part.write_text(json.dumps(config)))
         command = [sys.executable, '-m', 'snakemake', '--snakefile', str(ROOT/'workflow'/'Snakefile'), '--directory', str(work), '--cores', str(jobs), '--nolock', '--rerun-incomplete', '--keep-going',
@@ -482,10 +491,13 @@ def reproduce(profile='smoke', paper: str | list = None, data: str = None, work=
             for run in set_aside(work, settings, p): print(f'{run}: not in the profile any more, set aside', flush=True)
         code = _run_group(command, lock, cwd=ROOT, env=env)
         if code == 0 and not dry:
+            pages = set()
             for p in papers:
-                publish(work, records, settings['name'], p)
-                publish_figures(work/settings['name']/'figures', Path(figures)/settings['name'], p)
-            print(f'figures: {write_report(Path(figures)/settings["name"])}')
+                kept, drawn = kept_in(settings, p, work, records, figures)
+                publish(work, kept, settings['name'], p)
+                publish_figures(work/settings['name']/'figures', drawn/settings['name'], p)
+                pages.add(drawn/settings['name'])
+            for page in sorted(pages): print(f'figures: {write_report(page)}')
     return code
 
 def draw_figures(profile: str = None, paper: str | list = None, records='records', figures='figures', work='work') -> int:

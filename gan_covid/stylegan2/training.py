@@ -512,14 +512,15 @@ class Monitor:
 # %% ../../nbs/12_stylegan2_training.ipynb #d7861fc9
 def _settings(trainer) -> dict: return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(trainer.config).items()}
 
-def save_checkpoint(trainer: Trainer, path, log: list, times: list, fingerprint: str):
-    "All state of a training, in one file."
-    about = {'settings': _settings(trainer), 'data': fingerprint, 'log': log, 'times': times, 'controller': trainer.controller.state_dict(), 'iteration': trainer.iteration}
+def save_checkpoint(trainer: Trainer, path, log: list, times: list, fingerprint: str, seconds: float = 0.):
+    "All state of a training, in one file; `seconds`: how long it has taken so far."
+    about = {'settings': _settings(trainer), 'data': fingerprint, 'log': log, 'times': times, 'controller': trainer.controller.state_dict(), 'iteration': trainer.iteration,
+             'seconds': seconds, 'sums': {k: (float(s), n) for k, (s, n) in trainer.sums.items()}}
     state = {'about': json.dumps(about), 'networks': {k: n.state_dict() for k, n in trainer.networks().items()},
              'optimisers': [o.state_dict() for o in (trainer.opt_g, trainer.opt_d)], 'pl_mean': trainer.pl_mean}
     atomic_save(path, lambda part: torch.save(state, part))
 
-def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, times
+def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, times, seconds
     "Put a saved state back. One of another configuration (other than its length) or of other images is an `InputError`."
     try:
         state = torch.load(path, map_location=trainer.device, weights_only=True)
@@ -534,7 +535,8 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.pl_mean.copy_(state['pl_mean'])
     trainer.controller.load_state_dict(about['controller'])
     trainer.iteration = about['iteration']
-    return about['log'], about['times']
+    trainer.sums = {k: tuple(v) for k, v in about.get('sums', {}).items()}
+    return about['log'], about['times'], about.get('seconds', sum(t['seconds'] for t in about['times']))
 
 # %% ../../nbs/12_stylegan2_training.ipynb #591b5ff8
 def default_device() -> str:
@@ -592,32 +594,37 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
     data = Images(images, labels, classes, window, config.mirror)
     held_out = None if validation is None else Images(validation, validation_labels, data.classes, data.window, every=False)
     trainer, fingerprint = Trainer(data, config, device, transferred=init is not None), sha256_array(np.concatenate([np.frombuffer(bytes.fromhex(sha256_array(np.asarray(a))), 'uint8') for a in (images, data.labels if data.labels is not None else [], data.window)]))
-    c, checkpoint, log, times = trainer.config, folder/'checkpoint.pt', [], []
+    c, checkpoint, log, times, first = trainer.config, folder/'checkpoint.pt', [], [], 0.
     monitor = Monitor(data, held_out, features, distance_images, c.seed) if rank == 0 else None
     say = progress if rank == 0 and progress else lambda line: None
     if rank == 0:
         for part in folder.glob('.*.part.*'): part.unlink(missing_ok=True)   # what a kill left half written
     if checkpoint.exists():
-        log, times = load_checkpoint(trainer, checkpoint, fingerprint)
+        log, times, first = load_checkpoint(trainer, checkpoint, fingerprint)
         say(f'going on after {trainer.images/1000:g} of {c.kimg:g} thousand images')
     elif init is not None:
         networks, _ = load_any(init)
         for k, n in trainer.networks().items():
             for line in transfer(networks.get(k) or networks['G_ema'], n): say(f'{init}: {k}: {line}')
+    def save():
+        save_checkpoint(trainer, checkpoint, log, times, fingerprint, first + time.time() - start)
+        return time.time(), trainer.images/1000
     total, per = math.ceil(c.kimg*1000/c.batch), max(1, round(tick_kimg*1000/c.batch))
     start = saved = told = time.time()
-    begun, first = trainer.iteration, sum(t['seconds'] for t in times)
+    begun, good = trainer.iteration, trainer.images/1000
+    if rank == 0 and not checkpoint.exists(): saved, good = save()   # a disk that is full is found now
     while trainer.iteration < total:
         try: trainer.iterate()
-        except InputError as e: raise InputError(f'{e}. {_good(checkpoint, log)}') from None
+        except InputError as e: raise InputError(f'{e}. {_good(checkpoint, good)}') from None
         now, done = time.time(), trainer.iteration == total
         pace = (now - start)/(trainer.iteration - begun)
         if not (done or trainer.iteration % per == 0):
             if now - told > 30: say(f'kimg {trainer.images/1000:.2f}/{c.kimg:g}  {1000*pace/c.batch:.1f} s/kimg'); told = now
+            if rank == 0 and now - saved >= checkpoint_seconds and _can_save(trainer): saved, good = save()
             continue
         row = {'kimg': round(trainer.images/1000, 3), **trainer.controller.log(), **trainer.losses(), 'path_mean': float(trainer.pl_mean)}
         if bad := [k for k, v in row.items() if v is not None and not math.isfinite(v)]:
-            raise InputError(f'kimg {row["kimg"]:g}: {", ".join(bad)}: not a number. {_good(checkpoint, log)}')
+            raise InputError(f'kimg {row["kimg"]:g}: {", ".join(bad)}: not a number. {_good(checkpoint, good)}')
         ticks = -(-trainer.iteration//per)
         snapshot = done or snapshot_ticks and ticks % snapshot_ticks == 0
         if rank == 0:
@@ -626,9 +633,8 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
             now = time.time()
             times.append({'kimg': row['kimg'], 'seconds': round(first + now - start - sum(t['seconds'] for t in times), 3), 'memory_gb': round(_memory(trainer.device), 3)})
             if done or snapshot or now - saved >= checkpoint_seconds:
-                save_checkpoint(trainer, checkpoint, log, times, fingerprint)
+                saved, good = save()
                 _jsonl(folder/'log.jsonl', log), _jsonl(folder/'times.jsonl', times)
-                saved = now
             short = '  '.join(f'{k} {row[k]:.3f}' for k in ('p', 'r_t', 'g', 'd_real', 'd_fake', 'r1', 'path', 'distance') if row.get(k) is not None)
             say(f'kimg {row["kimg"]:g}/{c.kimg:g}  {1000*pace/c.batch:.1f} s/kimg  {short}  {times[-1]["memory_gb"]:.1f} GB  {(total - trainer.iteration)*pace/60:.0f} min left')
             told = now
@@ -638,7 +644,12 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
         _jsonl(folder/'log.jsonl', log)
     return _results(trainer, log, times, folder) if rank == 0 else {}
 
-def _good(checkpoint, log): return f'The last good state, of kimg {log[-1]["kimg"] if log else 0:g}, is in {checkpoint}' if checkpoint.exists() else 'There is no checkpoint yet'
+def _good(checkpoint, kimg): return f'The last good state, of kimg {round(kimg, 3):g}, is in {checkpoint}'
+
+def _can_save(trainer) -> bool:
+    "Between ticks: no process holds signs of its own, and all losses are numbers."
+    if trainer.iteration % trainer.controller.interval: return False
+    return all(math.isfinite(float(s)) for s, _ in trainer.sums.values())
 
 def _name(kimg): return f'network_{kimg:010.3f}.safetensors'
 
