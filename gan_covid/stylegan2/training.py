@@ -515,7 +515,7 @@ def _settings(trainer) -> dict: return {k: list(v) if isinstance(v, tuple) else 
 def save_checkpoint(trainer: Trainer, path, log: list, times: list, fingerprint: str, seconds: float = 0.):
     "All state of a training, in one file; `seconds`: how long it has taken so far."
     about = {'settings': _settings(trainer), 'data': fingerprint, 'log': log, 'times': times, 'controller': trainer.controller.state_dict(), 'iteration': trainer.iteration,
-             'seconds': seconds, 'sums': {k: (float(s), n) for k, (s, n) in trainer.sums.items()}}
+             'seconds': seconds, 'sums': {k: v.tolist() for k, v in trainer.sums.items()}}
     state = {'about': json.dumps(about), 'networks': {k: n.state_dict() for k, n in trainer.networks().items()},
              'optimisers': [o.state_dict() for o in (trainer.opt_g, trainer.opt_d)], 'pl_mean': trainer.pl_mean}
     atomic_save(path, lambda part: torch.save(state, part))
@@ -535,7 +535,7 @@ def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, 
     trainer.pl_mean.copy_(state['pl_mean'])
     trainer.controller.load_state_dict(about['controller'])
     trainer.iteration = about['iteration']
-    trainer.sums = {k: tuple(v) for k, v in about.get('sums', {}).items()}
+    for k, v in about.get('sums', {}).items(): trainer.sums[k].copy_(torch.tensor(v))
     return about['log'], about['times'], about.get('seconds', sum(t['seconds'] for t in about['times']))
 
 # %% ../../nbs/12_stylegan2_training.ipynb #591b5ff8
