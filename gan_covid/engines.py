@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'quiet_stderr', 'repeatable', 'load_keras', 'seed_everything', 'torch_device_name', 'device_name',
            'device_info', 'cpu_flags', 'torch_bfloat16', 'choose_bf16', 'keras_bfloat16', 'check_precision',
-           'choose_precision', 'precision', 'first_line']
+           'choose_precision', 'precision', 'first_line', 'in_quick_precision', 'core_limits', 'cores', 'memory',
+           'disk', 'torch_facts', 'tensorflow_facts', 'keras_facts', 'ask', 'doctor']
 
 # %% ../nbs/05_engines.ipynb #28115830
-import contextlib, functools, importlib, importlib.util, os, sys, time
+import contextlib, functools, importlib, importlib.util, json, os, shutil, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,9 @@ def repeatable():
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     # two operations at once share the cores in an order that changes from run to run, and with it the last bits of a sum: one at a time, with all cores, repeats itself
     os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
-    # the cores of this job and not those of the machine: TensorFlow does not read OMP_NUM_THREADS
+    # the cores of this job and not those of the machine: TensorFlow does not read OMP_NUM_THREADS, and neither engine asks the container
+    limits = core_limits()
+    if min(limits.values()) < limits.get('affinity', limits['machine']): os.environ.setdefault('OMP_NUM_THREADS', str(min(limits.values())))
     if threads := os.environ.get('OMP_NUM_THREADS'): os.environ.setdefault('TF_NUM_INTRAOP_THREADS', threads)
 
 def load_keras(backend: str = None):  # 'tensorflow', 'torch'; None: KERAS_BACKEND, else torch where there is a GPU, else TensorFlow
@@ -242,3 +246,114 @@ def first_line(what: str,   # 'DCGAN head_ct'
               ) -> str:
     "How the log of a training begins."
     return f'{what}: {chosen} ({why}), {engine} on {device}'
+
+# %% ../nbs/05_engines.ipynb #f9add0cf
+def _layers(model): return [l for layer in model.layers for l in (_layers(layer) if hasattr(layer, 'layers') else [layer])] + [model]
+
+def in_quick_precision(model):
+    "A loaded Keras model as it was saved; or, where that is bfloat16 and slow here, the same with all layers in float32."
+    layers = _layers(model)
+    if any(l.compute_dtype == 'bfloat16' for l in layers) and not keras_bfloat16()[0]:
+        for l in layers: l.dtype_policy = 'float32'
+    return model
+
+# %% ../nbs/05_engines.ipynb #4e895587
+def _cgroup(*names) -> list:
+    "What Linux' control groups of this process say: the contents of files, from the own group up to the top."
+    try: own = Path('/proc/self/cgroup').read_text().strip().splitlines()[-1].rpartition(':')[2]
+    except (OSError, IndexError): return []
+    folders = [Path('/sys/fs/cgroup'+own), *Path('/sys/fs/cgroup'+own).parents][:-2]
+    files = [f/n for f in folders for n in names] + [Path('/sys/fs/cgroup/cpu')/n for n in names]
+    found = []
+    for f in files:
+        try: found.append(f.read_text().split())
+        except OSError: pass
+    return found
+
+def _whole(text) -> int | None: return int(text) if str(text).isdigit() and int(text) else None
+
+def core_limits() -> dict:
+    "Who allows this process how many cores."
+    limits = {'machine': os.cpu_count() or 1}
+    if hasattr(os, 'sched_getaffinity'): limits['affinity'] = len(os.sched_getaffinity(0))
+    quotas = [int(q[0])/int(q[1]) for q in _cgroup('cpu.max') if len(q) == 2 and q[0].isdigit()]
+    if quotas: limits['container'] = max(1, int(min(quotas)))
+    for name in 'SLURM_CPUS_PER_TASK', 'OMP_NUM_THREADS':
+        if n := _whole(os.environ.get(name)): limits[name] = n
+    return limits
+
+def cores() -> int:
+    "Cores that this process may use."
+    return min(core_limits().values())
+
+def memory() -> dict:
+    "GB of memory, {'free', 'total'}: of the machine, or of the container if it has less. {} where the system does not say."
+    try: lines = dict(line.split(':', 1) for line in Path('/proc/meminfo').read_text().splitlines() if ':' in line)
+    except OSError: return {}
+    total, free = (int(lines[k].split()[0])*1024 for k in ('MemTotal', 'MemAvailable'))
+    limits = [int(v[0]) for v in _cgroup('memory.max') if v and v[0].isdigit()]
+    used = [int(v[0]) for v in _cgroup('memory.current') if v]
+    if limits and used and min(limits) < total: total, free = min(limits), min(free, min(limits) - used[0])
+    return {'free': round(free/2**30, 1), 'total': round(total/2**30, 1)}
+
+def disk(folder) -> dict:
+    "GB on the disk of a folder, which need not exist yet: {'free', 'total'}."
+    folder = Path(folder).absolute()
+    there = next((f for f in (folder, *folder.parents) if f.exists()), Path('.'))
+    usage = shutil.disk_usage(there)
+    return {'free': round(usage.free/2**30, 1), 'total': round(usage.total/2**30, 1)}
+
+# %% ../nbs/05_engines.ipynb #9ffa6bf3
+def torch_facts() -> dict:
+    "Version and devices of torch, each with what `auto` comes to for StyleGAN2."
+    import torch
+    devices = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available(): devices.append('mps')
+    bf16 = {d: torch_bfloat16(d) for d in [*devices, 'cpu']}
+    return {'version': torch.__version__, 'threads': torch.get_num_threads(),
+            'devices': [{'device': d, 'name': torch_device_name(d), 'auto': 'bfloat16' if quick else 'float32', 'why': why} for d, (quick, why) in bf16.items()]}
+
+def tensorflow_facts() -> dict:
+    "Version and device of TensorFlow."
+    with quiet_stderr():
+        if _has('triton'): importlib.import_module('triton')
+        return {'version': importlib.import_module('tensorflow').__version__, 'device': _tensorflow_gpu().get('device_name', 'cpu')}
+
+def keras_facts() -> dict:
+    "The backend that Keras takes here, its device, and what `auto` comes to."
+    policy, why = choose_precision()
+    return {**device_info(), 'auto': policy, 'why': why}
+
+_FACTS = {'torch': 'torch_facts', 'tensorflow': 'tensorflow_facts', 'keras': 'keras_facts'}
+
+def ask(engine: str, timeout: float = 300) -> dict:
+    "Facts about an engine, from a process of its own; {'problem': …} if they cannot be had."
+    if not _has(engine): return {'problem': 'not installed'}
+    code = f'import json; from gan_covid import engines; print(json.dumps(engines.{_FACTS[engine]}()))'
+    try: done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, errors='replace', timeout=timeout)
+    except subprocess.TimeoutExpired: return {'problem': f'installed, but does not load within {timeout:g} seconds'}
+    said = done.stderr.strip().splitlines()[-1:] or [f'the process ends with {done.returncode}']
+    try: return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {'problem': f'installed, but does not load: {said[0]}'}
+    except (ValueError, IndexError): return {'problem': f'installed, but gives no answer: {said[0]}'}
+
+# %% ../nbs/05_engines.ipynb #597e42d1
+def _engine_lines(name, f) -> list:
+    if 'problem' in f: return [f['problem']]
+    if name == 'torch':
+        return [f"{f['version']}, {f['threads']} threads", *(f"{d['device']}{'' if d['name'] == d['device'] else ' ' + d['name']}: StyleGAN2 with bf16=auto computes in {d['auto']} ({d['why']})" for d in f['devices'])]
+    if name == 'tensorflow': return [f"{f['version']} on {f['device']}"]
+    return [f"{f['keras']}, with {f['backend']} on {f['device']}: precision=auto is {f['auto']} ({f['why']})"]
+
+def doctor(work='work') -> tuple:  # lines to print; True if nothing that is installed is broken
+    "What there is to compute with, in words. Reads, and changes nothing."
+    from gan_covid.records import environment
+    here, ram, room = environment(), memory(), disk(work)
+    with ThreadPoolExecutor(len(_FACTS)) as pool: facts = dict(zip(_FACTS, pool.map(ask, _FACTS)))
+    rows = {'gan_covid': [here['gan_covid']], 'python': [f"{here['python']}, {here['system']}"], 'processor': [here['processor']],
+            'cores': [f'{cores()} for this process (' + ', '.join(f'{k} {v}' for k, v in core_limits().items()) + ')'],
+            'memory': [f"{ram['free']} GB free of {ram['total']}" if ram else 'not known'], 'disk': [f"{room['free']} GB free of {room['total']}, where {work} is or will be"],
+            **{name: _engine_lines(name, f) for name, f in facts.items()}}
+    if all(f.get('problem') == 'not installed' for f in facts.values()):
+        rows['engines'] = ['none: tables and figures can be drawn from records; for training run `make setup`, or pip install "gan_covid[engines]"']
+    lines = [f'{name if i == 0 else "":<11}{text}' for name, texts in rows.items() for i, text in enumerate(texts)]
+    return lines, not any(f.get('problem', 'not installed') != 'not installed' for f in facts.values())

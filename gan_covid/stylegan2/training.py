@@ -98,7 +98,7 @@ class Config:
     ada_kimg: float = None        # in which p could go from 0 to 1; None: 500, and 100 for a training that begins with another one's weights, as in the published code
     ceiling: float = .8           # of p; None: no limit, as in the published code (not in the papers)
     mirror: bool = False          # mirror images double the data set (not for chests: the heart is on the left)
-    bf16: object = 'auto'         # bfloat16 convolutions, except in R1, path length and the smallest blocks: True, False, or 'auto': where they are quicker
+    bf16: bool | str = 'auto'     # bfloat16 convolutions, except in R1, path length and the smallest blocks: True, False, or 'auto': where they are quicker
     seed: int = 0                 # of weights, draws and order
 
     def __post_init__(self):
