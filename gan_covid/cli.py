@@ -11,11 +11,23 @@ import argparse, json, os, sys
 from . import __version__
 from .records import InputError
 
+# %% ../nbs/23_cli.ipynb #8a9fee25
+def _add_doctor(commands):
+    p = commands.add_parser('doctor', help='what is installed, what each engine computes on, and whether bfloat16 is quick here')
+    p.add_argument('--work', default='work', help='folder of the runs, for the room on its disk')
+
+def _doctor(a):
+    from gan_covid.engines import doctor
+    lines, fine = doctor(a.work)
+    print('\n'.join(lines))
+    return 0 if fine else 1
+
 # %% ../nbs/23_cli.ipynb #06f6604c
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('gan-covid', description='Does GAN-based augmentation help when medical images are few?')
     parser.add_argument('--version', action='version', version=__version__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='command')
+    _add_doctor(commands)
 
     data = commands.add_parser('data', help='list, fetch or verify the data sets').add_subparsers(dest='what', required=True)
     data.add_parser('list', help='the data sets, where they come from and their terms')
@@ -110,9 +122,9 @@ def _seeds(text) -> list:
     except ValueError: raise InputError(f'--seeds {text}: write whole numbers, e.g. 0-99 or 1,5,8-10') from None
 
 def _network(a):
-    from gan_covid.stylegan2 import files, training
+    from gan_covid.stylegan2 import files, sampling, training
     networks, about = files.load_any(a.network, ('G_ema',), device=a.device or training.default_device())
-    return networks['G_ema'], about
+    return sampling.in_quick_precision(networks['G_ema']), about
 
 def _generate(a):
     seeds = _seeds(a.seeds)
@@ -140,7 +152,7 @@ def _figures(a):
 def main(argv=None) -> int:
     "Entry point of `gan-covid`; returns the exit code: 0, 1 if a check or a run failed, 2 for bad input."
     a = _parser().parse_args(argv)
-    try: return {'data': _data, 'phantoms': _phantoms, 'run': _run, 'train': _train, 'generate': _generate, 'project': _project, 'reproduce': _reproduce, 'figures': _figures}[a.command](a) or 0
+    try: return {'doctor': _doctor, 'data': _data, 'phantoms': _phantoms, 'run': _run, 'train': _train, 'generate': _generate, 'project': _project, 'reproduce': _reproduce, 'figures': _figures}[a.command](a) or 0
     except InputError as e:
         print(f'gan-covid: {e}', file=sys.stderr)
         return 2
