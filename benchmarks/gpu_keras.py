@@ -9,6 +9,8 @@ import argparse, json, os, sys, tempfile, time, traceback
 from dataclasses import replace
 from pathlib import Path
 
+WAYS = {'first': 'auto', 'again': 'auto', 'float32': 'float32', 'mixed_bfloat16': 'mixed_bfloat16'}   # the first also pays for loading
+
 def arguments(given=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, default=256)
@@ -35,11 +37,12 @@ def gan(a):
     images, out = drawn(a.images, 32)[0], {}
     def play(folder, epochs, **settings):
         start = time.time()
-        r = train(images, Config(networks=name, epochs=epochs, batch=min(16, a.images), seed=1, **settings), folder, sheets=1, sheet_images=8, checkpoint_seconds=0)
-        return {'seconds': round(time.time() - start, 2), 'precision': r['precision'], 'why': r['precision_why'], 'sha256': r['generator_sha256'][:16], 'engine': r['engine']}
+        config = Config(networks=name, epochs=epochs, batch=min(16, a.images), seed=1, **settings)
+        r = train(images, config, folder, sheets=1, sheet_images=8, checkpoint_seconds=0)
+        return {'seconds': round(time.time() - start, 2), 'precision': r['precision'], 'why': r['precision_why'],
+                'sha256': r['generator_sha256'][:16], 'engine': r['engine']}
     with tempfile.TemporaryDirectory() as work:
-        for way, settings in {'first': {}, 'again': {}, 'float32': {'precision': 'float32'}, 'mixed_bfloat16': {'precision': 'mixed_bfloat16'}}.items():
-            out[way] = play(Path(work)/way, a.epochs, **settings)
+        for way, precision in WAYS.items(): out[way] = play(Path(work)/way, a.epochs, precision=precision)
         play(Path(work)/'resumed', max(1, a.epochs//2))
         out['resumed'] = play(Path(work)/'resumed', a.epochs)
     out['same bits twice'] = out['first']['sha256'] == out['again']['sha256']
@@ -53,11 +56,12 @@ def classifier(a):
     images, label = drawn(a.images, a.size)
     n, out = len(images)*3//4, {}
     p = protocol('ct_report-ct_cnn' if a.small else 'head_ct', size=a.size, epochs=a.classifier_epochs, weights='random', batch=min(16, n))
-    for way in 'first', 'again', 'float32', 'mixed_bfloat16':
+    for way, precision in WAYS.items():
         start = time.time()
-        r = train(replace(p, precision=way if '3' in way or 'b' in way else 'auto'), (images[:n], label[:n]), (images[n:], label[n:]), seed=1)
+        r = train(replace(p, precision=precision), (images[:n], label[:n]), (images[n:], label[n:]), seed=1)
         score = predict(r.model, images[n:])
-        out[way] = {'seconds': round(time.time() - start, 2), 'precision': r.precision, 'why': r.precision_why, 'accuracy': float((score.argmax(1) == label[n:]).mean()), 'sha256': sha256_array(score)[:16]}
+        out[way] = {'seconds': round(time.time() - start, 2), 'precision': r.precision, 'why': r.precision_why,
+                    'accuracy': float((score.argmax(1) == label[n:]).mean()), 'sha256': sha256_array(score)[:16]}
     out['same bits twice'] = out['first']['sha256'] == out['again']['sha256']
     return out
 

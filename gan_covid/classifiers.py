@@ -219,14 +219,15 @@ def build_model(p: Protocol,
         scale, offset = SCALINGS[n.scaling if p.input_scaling == 'auto' else p.input_scaling]
         if not n.application and isinstance(offset, list): raise InputError(f'input_scaling={p.input_scaling!r}: {p.network} has one input channel; choose another')
         x = i = keras.Input((p.size, p.size, 1), name='image')
-        if n.application: x = L.Concatenate(name='gray_to_rgb')([x, x, x])
-        x = L.Rescaling(scale, offset, name='input_scaling')(x)
+        if n.application: x = L.Concatenate(name='gray_to_rgb', dtype='float32')([x, x, x])   # 8 bits would be rounded twice in bfloat16
+        x = L.Rescaling(scale, offset, name='input_scaling', dtype='float32')(x)
         x = base(x, training=False) if frozen else base(x)  # a frozen base also runs without stochastic depth
         if n.application: x = L.GlobalAveragePooling2D(name='pooled')(x)
         else: x = L.Dense(256, 'relu')(L.Flatten(name='pooled')(x))
         x = L.Dropout(p.dropout, seed=seed)(x)
         if not n.application: x = L.Dense(128, 'relu')(x)
-        model = keras.Model(i, L.Dense(n_classes, 'softmax', dtype='float32', name='probabilities')(x), name=p.network)
+        out = L.Dense(n_classes, 'softmax', dtype='float32', name='probabilities')(x)
+    model = keras.Model(i, out, name=p.network)   # outside: a model of the policy would round its input
     if p.bn_momentum is not None:
         for layer in _normalisations(model): layer.momentum = p.bn_momentum
     model.source, model.frozen = source, bool(frozen)
@@ -487,11 +488,13 @@ def train(p: Protocol,
     if len(np.unique(y)) < 2: raise InputError('training images: one class only; a classifier needs two or more')
     vx, vy, _ = _set(val, 'validation images', classes)
     x, vx = resize(x, p.size), resize(vx, p.size)
-    model = build_model(p, len(classes), seed, say)
+    held = []   # what there is to say before the first line
+    model = build_model(p, len(classes), seed, held.append)
     key = fingerprint([p.as_dict(), model.source, str(pipeline), seed, keras.backend.backend(), [sha256_array(a) for a in (x, y, vx, vy)]])
-    checkpoint = _Checkpoint(workdir, key, say) if workdir else None   # its key holds the wish, 'auto', so that another machine finds it
+    checkpoint = _Checkpoint(workdir, key, held.append) if workdir else None   # its key holds the wish, 'auto', so that another machine finds it
     (p, why), built, engine = _settle(p, checkpoint), p.settled()[0].precision, device_info()
     say(first_line(f'{p.network} at {p.size} pixels', p.precision, why, engine['device'], f"Keras {engine['keras']} with {engine['backend']}"))
+    for line in held: say(line)
     if p.precision != built: model = build_model(p, len(classes), seed, say)
     onehot = np.eye(len(classes), dtype=np.float32)
     y, vy = onehot[y], onehot[vy]
