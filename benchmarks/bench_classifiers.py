@@ -91,7 +91,7 @@ def main():
     draw = lambda n, seed: (np.concatenate([phantoms.draw('chest_ct', l, n//2, a.size, seed) for l in phantoms.CLASSES['chest_ct']])[..., None], np.repeat([0, 1], n//2))
     data, val, out = draw(a.images, 0), draw(a.images//4, 1), {}
     for network in a.networks:
-        p = C.protocol(f'ct_report-{network}', size=a.size, weights='random', epochs=a.rounds + 1, stop_accuracy=None)
+        p = C.protocol(f'ct_report-{network}', size=a.size, weights='random', epochs=a.rounds + 1, stop_accuracy=None, precision='float32')
         half = replace(p, precision='mixed_bfloat16')
         ways = {'plain Keras': plain(p, data, val), 'train': ours(p, data, val)}
         if network != 'vgg16': ways['train, running averages'] = ours(replace(p, bn_statistics='running'), data, val)

@@ -39,7 +39,7 @@ def tutorial(name, images, batch, policy):
     return epoch
 
 def ours(name, images, batch, **settings):
-    gan, number, labels = GAN(Config(networks=name, batch=batch, **settings)), iter(range(10**9)), np.zeros(len(images), 'int32')
+    gan, number, labels = GAN(Config(networks=name, batch=batch, **{'precision': 'float32', **settings})), iter(range(10**9)), np.zeros(len(images), 'int32')
     return lambda: gan.epoch(images, labels, next(number), len(images)//batch)
 
 def share(name, images, batch):

@@ -16,7 +16,7 @@ import numpy as np
 
 from .arms import resize
 from .augmentation import PIPELINES, Pipeline, apply, sample_parameters
-from .engines import load_keras, precision, seed_everything
+from .engines import PRECISIONS, choose_precision, device_info, first_line, load_keras, precision, seed_everything
 from .records import InputError, atomic_save, convert_fields, fingerprint, sha256_array, sha256_file
 
 # %% ../nbs/17_classifiers.ipynb #1ee72798
@@ -35,17 +35,19 @@ class Network:
     file: str = ''          # Keras' file of ImageNet weights, without top
     md5: str = ''           # of that file, as Keras checks it
     dense: tuple = ()       # fully connected layers before the last, unless the protocol says otherwise
+    slow: str = ''          # why bfloat16 brings nothing to it, for precision='auto'
 
 _URL = 'https://storage.googleapis.com/tensorflow/keras-applications'
 NETWORKS = {'resnet50': Network('ResNet50', 23_587_712, 'imagenet-caffe', 32, f'{_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5', '4d473c1dd8becc155b73f8504c6f6626'),
             'vgg16': Network('VGG16', 14_714_688, 'imagenet-caffe', 32, f'{_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5', '6d6bbae143d832006294945121d1f1fc'),
             'inceptionv3': Network('InceptionV3', 21_802_784, '-1..1', 75, f'{_URL}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5', 'bcbd6486424b2319ff4ef7d526e38f63'),
-            'efficientnetb0': Network('EfficientNetB0', 4_049_571, '0..255', 32, 'https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5', '50bc09e76180e00e4465e1a485ddc09d'),
-            'ct_cnn': Network('', 140_128, '0..1', 32, dense=(256, 128))}
+            'efficientnetb0': Network('EfficientNetB0', 4_049_571, '0..255', 32, 'https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5', '50bc09e76180e00e4465e1a485ddc09d',
+                                      slow='depthwise convolutions are slower in bfloat16'),
+            'ct_cnn': Network('', 140_128, '0..1', 32, dense=(256, 128), slow='too few channels to be quicker in bfloat16')}
 
 # %% ../nbs/17_classifiers.ipynb #5ce42934
 _CHOICES = {'network': tuple(NETWORKS), 'optimizer': ('rmsprop', 'sgd', 'adam'), 'monitor': ('val_loss', 'val_accuracy', 'loss', 'accuracy'),
-            'weights': ('auto', 'imagenet', 'random'), 'input_scaling': ('auto', *SCALINGS), 'precision': ('float32', 'mixed_bfloat16'), 'freeze': ('auto', True, False),
+            'weights': ('auto', 'imagenet', 'random'), 'input_scaling': ('auto', *SCALINGS), 'precision': PRECISIONS, 'freeze': ('auto', True, False),
             'bn_statistics': ('auto', 'running', 'recomputed')}
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Protocol:
     bn_statistics: str = 'auto'         # batch normalisation in use: 'running' averages; 'recomputed' over training images after each epoch; 'auto': recomputed where the base is trained from random weights
     bn_momentum: float = None           # of the running averages; None: Keras' own (.99)
     pipeline: object = None             # classical augmentation of classical arms: a name in PIPELINES, a `Pipeline` or a dict of its fields
-    precision: str = 'float32'          # or 'mixed_bfloat16': layers compute in bfloat16, weights stay float32
+    precision: str = 'auto'             # 'float32', 'mixed_bfloat16' (layers compute in bfloat16, weights stay float32), or 'auto': the quicker one on this machine
 
     def __post_init__(self):
         convert_fields(self)
@@ -92,6 +94,11 @@ class Protocol:
         if isinstance(self.dense, list): object.__setattr__(self, 'dense', tuple(self.dense))   # as a record or a profile has it
         if self.dense != 'auto' and not (isinstance(self.dense, tuple) and all(whole(v) and v > 0 for v in self.dense)):
             raise InputError(f"dense={self.dense!r}: give a list of whole numbers above 0, empty for none, or 'auto'")
+
+    def settled(self) -> tuple:  # Protocol with a precision that is not 'auto', and why that
+        "The same for this machine."
+        policy, why = choose_precision(self.precision, NETWORKS[self.network].slow)
+        return replace(self, precision=policy), why
 
     def as_dict(self) -> dict:
         "Plain values, for records."
@@ -213,20 +220,21 @@ def build_model(p: Protocol,
     keras = load_keras()
     _seed(seed)
     L, n = keras.layers, NETWORKS[p.network]
-    with precision(p.precision):
+    with precision(p.settled()[0].precision):
         base, source = _base(p, progress)
         frozen = source != 'random' if p.freeze == 'auto' else p.freeze
         base.trainable = not frozen
         scale, offset = SCALINGS[n.scaling if p.input_scaling == 'auto' else p.input_scaling]
         if not n.application and isinstance(offset, list): raise InputError(f'input_scaling={p.input_scaling!r}: {p.network} has one input channel; choose another')
         x = i = keras.Input((p.size, p.size, 1), name='image')
-        if n.application: x = L.Concatenate(name='gray_to_rgb')([x, x, x])
-        x = L.Rescaling(scale, offset, name='input_scaling')(x)
+        if n.application: x = L.Concatenate(name='gray_to_rgb', dtype='float32')([x, x, x])   # 8 bits would be rounded twice in bfloat16
+        x = L.Rescaling(scale, offset, name='input_scaling', dtype='float32')(x)
         x = base(x, training=False) if frozen else base(x)  # a frozen base also runs without stochastic depth
         x = (L.GlobalAveragePooling2D if n.application else L.Flatten)(name='pooled')(x)
         dense = [L.Dense(units, 'relu') for units in (n.dense if p.dense == 'auto' else p.dense)]
         for layer in (*dense[:1], L.Dropout(p.dropout, seed=seed), *dense[1:]): x = layer(x)
-        model = keras.Model(i, L.Dense(n_classes, 'softmax', dtype='float32', name='probabilities')(x), name=p.network)
+        out = L.Dense(n_classes, 'softmax', dtype='float32', name='probabilities')(x)
+    model = keras.Model(i, out, name=p.network)   # outside: a model of the policy would round its input
     if p.bn_momentum is not None:
         for layer in _normalisations(model): layer.momentum = p.bn_momentum
     model.source, model.frozen = source, bool(frozen)
@@ -371,6 +379,8 @@ class Result:
     frozen: bool             # only the head was trained
     parameters: dict         # {'trainable', 'non_trainable'}
     classes: list            # order of the model's outputs
+    precision: str           # 'float32' or 'mixed_bfloat16'
+    precision_why: str       # as asked, what the processor has, or what was measured
 
     def as_record(self) -> dict:
         "Everything but the model, for records."
@@ -470,6 +480,14 @@ def _program(p, model):
     optimizer.learning_rate = p.learning_rate
     return net, optimizer, step
 
+def _settle(p, checkpoint) -> tuple:
+    "The precision of a training: that of its checkpoint if it goes on, else the quicker one here; and why."
+    here, why = p.settled()
+    kept = checkpoint.found[0].get('precision') if checkpoint and checkpoint.found and p.precision == 'auto' else None
+    if not kept: return here, why
+    other = '' if kept == here.precision else f'; a new training would take {here.precision} here: {why}'
+    return replace(p, precision=kept), 'as in the checkpoint' + other
+
 def train(p: Protocol,
           training,                        # `arms.TrainingSet`, or a pair (x, y)
           val,                             # `arms.ImageSet`, or a pair (x, y)
@@ -489,8 +507,14 @@ def train(p: Protocol,
     if len(np.unique(y)) < 2: raise InputError('training images: one class only; a classifier needs two or more')
     vx, vy, _ = _set(val, 'validation images', classes)
     x, vx = resize(x, p.size), resize(vx, p.size)
-    model = build_model(p, len(classes), seed, say)
+    held = []   # what there is to say before the first line
+    model = build_model(p, len(classes), seed, held.append)
     key = fingerprint([p.as_dict(), model.source, str(pipeline), seed, keras.backend.backend(), [sha256_array(a) for a in (x, y, vx, vy)]])
+    checkpoint = _Checkpoint(workdir, key, held.append) if workdir else None   # its key holds the wish, 'auto', so that another machine finds it
+    (p, why), built, engine = _settle(p, checkpoint), p.settled()[0].precision, device_info()
+    say(first_line(f'{p.network} at {p.size} pixels', p.precision, why, engine['device'], f"Keras {engine['keras']} with {engine['backend']}"))
+    for line in held: say(line)
+    if p.precision != built: model = build_model(p, len(classes), seed, say)
     onehot = np.eye(len(classes), dtype=np.float32)
     y, vy = onehot[y], onehot[vy]
     head_only = model.frozen and not pipeline
@@ -504,7 +528,6 @@ def train(p: Protocol,
         step = _compiled_step(trained, optimizer, _loss(p))
     else: trained, optimizer, step = _program(p, model)
     history, best, before = {k: [] for k in ('loss', 'accuracy', 'val_loss', 'val_accuracy')}, [], 0.
-    checkpoint = _Checkpoint(workdir, key, say) if workdir else None
     if checkpoint and checkpoint.found:
         history, before = checkpoint.found[0]['history'], checkpoint.found[0]['seconds']
         _set_weights(trained, checkpoint.group('w'))
@@ -524,8 +547,8 @@ def train(p: Protocol,
         if best_epoch == epoch + 1 and p.restore_best: best = _get(trained.variables)
         say(f'epoch {epoch + 1}/{p.epochs}: ' + ', '.join(f'{k} {v[-1]:.4f}' for k, v in history.items()) + f' ({time.monotonic() - begun:.1f} s)' + (' *' if best_epoch == epoch + 1 else ''))
         if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
-            checkpoint.save({'history': history, 'seconds': before + time.monotonic() - start}, w=_get(trained.variables), o=_get(optimizer.variables), b=best)
+            checkpoint.save({'precision': p.precision, 'history': history, 'seconds': before + time.monotonic() - start}, w=_get(trained.variables), o=_get(optimizer.variables), b=best)
             saved = time.monotonic()
     if p.restore_best: _set_weights(trained, best)
     if not head_only: _set_weights(model, _get(trained.variables))
-    return Result(model, history, _progress_of(history, p)[0], len(history['loss']), round(before + time.monotonic() - start, 2), model.source, model.frozen, count_parameters(model), classes)
+    return Result(model, history, _progress_of(history, p)[0], len(history['loss']), round(before + time.monotonic() - start, 2), model.source, model.frozen, count_parameters(model), classes, p.precision, why)

@@ -11,6 +11,17 @@ import argparse, os, sys
 from . import __version__
 from .records import InputError, own_folder, read_yaml, system_trouble
 
+# %% ../nbs/23_cli.ipynb #8a9fee25
+def _add_doctor(commands):
+    p = commands.add_parser('doctor', help='what is installed, what each engine computes on, and whether bfloat16 is quick here')
+    p.add_argument('--work', default='work', help='folder of the runs, for the room on its disk')
+
+def _doctor(a):
+    from gan_covid.engines import doctor
+    lines, fine = doctor(a.work)
+    print('\n'.join(lines))
+    return 0 if fine else 1
+
 # %% ../nbs/23_cli.ipynb #06f6604c
 def _values(items) -> dict:
     "NAME=VALUE -> {name: text}. What type it is, the function that takes it knows (`records.convert`); quotes round all of it are not part of it."
@@ -175,9 +186,9 @@ def _seeds(text) -> list:
 
 # %% ../nbs/23_cli.ipynb #53792f60
 def _network(a):
-    from gan_covid.stylegan2 import files, training
+    from gan_covid.stylegan2 import files, sampling, training
     networks, about = files.load_any(a.network, ('G_ema',), device=a.device or training.default_device())
-    return networks['G_ema'], about
+    return sampling.in_quick_precision(networks['G_ema']), about
 
 # %% ../nbs/23_cli.ipynb #ffacd261
 def _add_generate(commands):
@@ -263,7 +274,8 @@ COMMANDS = {
     'generate': (_add_generate, _generate),
     'project': (_add_project, _project),
     'reproduce': (_add_reproduce, _reproduce),
-    'figures': (_add_figures, _figures)}
+    'figures': (_add_figures, _figures),
+    'doctor': (_add_doctor, _doctor)}
 
 # %% ../nbs/23_cli.ipynb #5737a9d7
 def _parser() -> argparse.ArgumentParser:

@@ -281,13 +281,14 @@ def _cpu() -> str:
     return next((l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')), platform.processor() or platform.machine())
 
 def environment(device: str = 'cpu',  # what the numbers were computed on: 'cpu' or the accelerator's name
-               ) -> dict:             # Python, package versions, processor, cores, device
+                precision: str = None,  # of the engine's convolutions, e.g. 'float32', 'bfloat16'; None: no engine
+               ) -> dict:             # Python, package versions, processor, cores, device, precision
     "What a run ran on."
     from gan_covid import __version__
     versions = {n: importlib.metadata.version(_DISTRIBUTIONS.get(n, n)) for n in _LIBRARIES if n in sys.modules}
     return {'gan_covid': __version__, 'python': platform.python_version(), 'system': f'{platform.system()} {platform.machine()}',
             'processor': _cpu(), 'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-            'device': device, 'versions': versions}
+            'device': device, 'versions': versions, **({'precision': precision} if precision else {})}
 
 # %% ../nbs/00_records.ipynb #a471cf1e
 class InUse(InputError):
@@ -494,11 +495,12 @@ class Run:
                files=(),               # small files in the run folder that belong to the record (sheets, arrays)
                weights: str = None,    # 'imagenet', 'random', 'file:<hash>': what pretrained weights stand behind it
                device: str = 'cpu',
+               precision: str = None,  # what the engine computed in, see `environment`
                seconds: float = None,  # time of the whole run, if it was resumed; else since the object was made
               ) -> dict:
         "Write `record.json`, last and in one piece, and remove the checkpoints."
         record = {'schema': 1, **self.where, 'key': self._key, 'parameters': self.parameters, 'data': self.data, 'seed': self.seed,
-                  'weights': weights, 'environment': environment(device), 'seconds': round(time.time() - self._start if seconds is None else seconds, 1),
+                  'weights': weights, 'environment': environment(device, precision), 'seconds': round(time.time() - self._start if seconds is None else seconds, 1),
                   'files': {Path(f).name: sha256_file(self.folder/Path(f).name) for f in files}, 'results': _plain(results)}
         write_json(self.folder/'record.json', record)
         shutil.rmtree(self.checkpoints, ignore_errors=True)

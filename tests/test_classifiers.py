@@ -135,16 +135,16 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     lines = []
     rest, whole = (train(p, training, VAL, seed=1, workdir=w, progress=lines.append) for w in (tmp_path, None))
-    assert 'going on after epoch 3' in lines[0] and rest.history == whole.history and rest.best_epoch == whole.best_epoch
+    assert 'going on after epoch 3' in lines[1] and rest.history == whole.history and rest.best_epoch == whole.best_epoch
     assert np.array_equal(features(rest.model, VAL[0]), features(whole.model, VAL[0])) and np.array_equal(predict(rest.model, VAL[0]), predict(whole.model, VAL[0]))
 
 def test_a_checkpoint_of_something_else_is_not_used(tmp_path):
     lines = []
     train(replace(TINY, epochs=1), TRAIN, VAL, seed=1, workdir=tmp_path, checkpoint_seconds=0, **quiet)
-    assert train(replace(TINY, epochs=1), TRAIN, VAL, seed=2, workdir=tmp_path, progress=lines.append).epochs == 1 and 'other parameters' in lines[0]
+    assert train(replace(TINY, epochs=1), TRAIN, VAL, seed=2, workdir=tmp_path, progress=lines.append).epochs == 1 and 'other parameters' in lines[1]
     (tmp_path/'classifier.npz').write_bytes(b'PK\x03\x04 torn')
     lines.clear()
-    assert train(replace(TINY, epochs=1), TRAIN, VAL, seed=2, workdir=tmp_path, progress=lines.append).epochs == 1 and 'not readable' in lines[0]
+    assert train(replace(TINY, epochs=1), TRAIN, VAL, seed=2, workdir=tmp_path, progress=lines.append).epochs == 1 and 'not readable' in lines[1]
     assert [p.name for p in tmp_path.iterdir()] == ['classifier.npz']
 
 def test_no_space_for_a_checkpoint(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ class HeldOut:
 def run(images, rest, a, mode, seed):
     "Log of one training, with the distance to held-out images at every snapshot."
     folder, judge, out = Path(a.work)/f'{a.size}-{a.width}-{a.images}-{mode}-{seed}', HeldOut(rest[:1000]), []
-    config = Config(kimg=a.kimg, batch=16, width=a.width, ada='ada' if mode == 'with' else 'none', augment=a.augment, ada_kimg=a.ada_kimg, bf16=True, seed=seed)
+    config = Config(kimg=a.kimg, batch=16, width=a.width, ada='ada' if mode == 'with' else 'none', augment=a.augment, ada_kimg=a.ada_kimg, seed=seed)
     r = train(images, config, folder, tick_kimg=1, snapshot_ticks=a.every, keep='all', validation=rest[-256:], distance_images=a.images, progress=lambda line: print(f'{mode} ADA, seed {seed}: {line}', flush=True))
     for row in r['log']:
         if 'distance' not in row: continue

@@ -170,9 +170,10 @@ class Networks:
     source: str              # where it comes from
     conditional: bool = False  # needs labels
     downsampling: tuple = ('strides',)  # what its discriminator can do (O7)
+    slow: str = ''           # why bfloat16 brings nothing to it, for precision='auto'
 
 def _ct_report(size): return Networks(lambda **k: ct_report_generator(size, **k), lambda **k: ct_report_discriminator(size, **k), size, 'ct_report T16' + ('' if size > 64 else ', made smaller'), downsampling=DOWNSAMPLING)
-def _cgan(size): return Networks(lambda **k: cgan_generator(size, **k), lambda **k: cgan_discriminator(size, **k), size, 'ct_report, section 3.3', conditional=True)
+def _cgan(size): return Networks(lambda **k: cgan_generator(size, **k), lambda **k: cgan_discriminator(size, **k), size, 'ct_report, section 3.3', conditional=True, slow='' if size > 32 else 'no quicker in bfloat16 at this size')
 
 NETWORKS = {'head_ct': Networks(head_ct_generator, head_ct_discriminator, 32, 'head_ct T20, T21'),
             **{f'ct_report_{s}': _ct_report(s) for s in sorted(_CT_BASES)}, **{f'cgan_{s}': _cgan(s) for s in _CGAN_SIZES}}
@@ -193,7 +194,7 @@ def find(name: str,          # a key of NETWORKS
 def build(name: str,          # a key of NETWORKS
           latent: int = 100,  # length of the latent vector
           classes: int = 0,   # 0: one GAN a class; k: conditional on k labels
-          policy: str = 'float32',  # or 'mixed_bfloat16'
+          policy: str = 'float32',  # or 'mixed_bfloat16'; 'auto': by the machine
           downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
          ) -> tuple:          # generator, discriminator
     "Build a pair of networks with fresh weights from the current seed; what `find` refuses is an `InputError`."

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WINDOWS', 'PHASES', 'LOSSES', 'lazy_adam', 'ema_beta', 'auto_settings', 'Config', 'send', 'Images', 'path_penalty',
            'seed_of', 'draws', 'CudaGraph', 'Trainer', 'draw', 'sheet', 'judge', 'Monitor', 'save_checkpoint',
-           'load_checkpoint', 'default_device', 'start_processes', 'train', 'weights_sha256']
+           'about_checkpoint', 'settle_bf16', 'load_checkpoint', 'default_device', 'start_processes', 'train',
+           'weights_sha256']
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d1899c9d
 import dataclasses, functools, json, math, numbers, os, time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np, torch, torch.distributed as dist, torch.nn.functional as F
 
+from ..engines import choose_bf16, first_line, torch_device_name
 from ..fidelity import RandomFeatures, frechet
 from ..records import InputError, alone, atomic_save, atomic_write, convert_fields, sha256_array
 from .ada import Controller, Pipeline, augment, pipeline
@@ -97,7 +99,7 @@ class Config:
     ada_kimg: float = None        # in which p could go from 0 to 1; None: 500, and 100 for a training that begins with another one's weights, as in the published code
     ceiling: float | None = .8           # of p; None: no limit, as in the published code (not in the papers)
     mirror: bool = False          # mirror images double the data set (not for chests: the heart is on the left)
-    bf16: bool = False            # bfloat16 convolutions, except in R1, path length and the smallest blocks
+    bf16: bool | str = 'auto'     # bfloat16 convolutions, except in R1, path length and the smallest blocks: True, False, or 'auto': where they are quicker
     seed: int = 0                 # of weights, draws and order
 
     def __post_init__(self):
@@ -108,13 +110,14 @@ class Config:
                                ('r1_every', whole(self.r1_every) and self.r1_every >= 0, '0 or a whole number of iterations'), ('pl_every', whole(self.pl_every) and self.pl_every > 0, 'a whole number of iterations from 1'),
                                ('pl_weight', self.pl_weight >= 0, 'a weight from 0'), ('gamma', self.gamma is None or self.gamma >= 0, 'None or a weight from 0'), ('lr', self.lr is None or 0 < self.lr < 1, 'None or a learning rate in (0, 1)'),
                                ('style_mixing', 0 <= self.style_mixing <= 1, 'a probability'), ('pl_decay', 0 < self.pl_decay <= 1, 'a share in (0, 1]'), ('pl_shrink', whole(self.pl_shrink) and self.pl_shrink > 0, 'a whole number from 1'),
-                               ('ema_kimg', self.ema_kimg is None or self.ema_kimg >= 0, 'None or thousands of images'), ('seed', whole(self.seed) and self.seed >= 0, 'a whole number from 0')):
+                               ('ema_kimg', self.ema_kimg is None or self.ema_kimg >= 0, 'None or thousands of images'), ('seed', whole(self.seed) and self.seed >= 0, 'a whole number from 0'),
+                               ('bf16', self.bf16 == 'auto' or isinstance(self.bf16, bool), 'auto, true or false')):
             _need(ok, name, getattr(self, name), what)
         pipeline(self.augment)
         Controller(self.ada, self.p, self.target, self.ada_kimg or 500., ceiling=self.ceiling)
 
-    def resolved(self, size, devices=1, transferred=False):
-        "The same without None, for images of `size` (height, width)."
+    def resolved(self, size, devices=1, transferred=False, device='cpu'):
+        "The same without None and 'auto', for images of `size` (height, width) on a kind of device."
         auto = auto_settings(size, devices, self.batch)
         share = auto['batch']//devices
         chunk = min(self.chunk or share, share)
@@ -122,7 +125,7 @@ class Config:
         group = self.mbstd_group or min(chunk, 4)
         _need(chunk % group == 0, 'mbstd_group', group, f'a number that divides the {chunk} images of a pass')
         pick = lambda name: auto[name] if getattr(self, name) is None else getattr(self, name)
-        return dataclasses.replace(self, batch=auto['batch'], chunk=chunk, mbstd_group=group, lr=pick('lr'), gamma=pick('gamma'), ema_kimg=pick('ema_kimg'),
+        return dataclasses.replace(self, batch=auto['batch'], chunk=chunk, mbstd_group=group, lr=pick('lr'), gamma=pick('gamma'), ema_kimg=pick('ema_kimg'), bf16=choose_bf16(self.bf16, device)[0],
                                    ada_kimg=self.ada_kimg or (100. if transferred else 500.), first=None if self.first is None else tuple(self.first))
 
 # %% ../../nbs/12_stylegan2_training.ipynb #c3ecc3c5
@@ -239,7 +242,7 @@ class Trainer:
     def __init__(self, data: Images, config: Config, device='cpu', dtype=torch.float32, transferred=False,
                  record=None):    # what records a pass: `CudaGraph`; False: nothing does. None: as the device wants
         self.data, self.device, (self.rank, self.devices) = data, torch.device(device), _world()
-        self.config = c = config.resolved(data.size, self.devices, transferred)
+        self.config = c = config.resolved(data.size, self.devices, transferred, self.device)
         if len(data) < c.batch: raise InputError(f'batch={c.batch}: there are only {len(data)} images; choose batch={1 << (len(data).bit_length() - 1)} or less')
         on_gpu = self.device.type == 'cuda'
         if on_gpu: data.keep_on(self.device)
@@ -520,6 +523,22 @@ def save_checkpoint(trainer: Trainer, path, log: list, times: list, fingerprint:
              'optimisers': [o.state_dict() for o in (trainer.opt_g, trainer.opt_d)], 'pl_mean': trainer.pl_mean}
     atomic_save(path, lambda part: torch.save(state, part))
 
+def about_checkpoint(path) -> dict:
+    "What a checkpoint says of itself, without its arrays; {} where there is none, or none that can be read (of which `load_checkpoint` speaks)."
+    try: return json.loads(torch.load(path, map_location='cpu', mmap=True, weights_only=True)['about'])
+    except Exception: return {}
+
+def settle_bf16(config: Config, checkpoint, device) -> tuple:  # Config with bf16 True or False, and why
+    "The precision of a training: that of its checkpoint if it goes on, else what `choose_bf16` says; the same in all processes."
+    found = choose_bf16(config.bf16, device)
+    kept = about_checkpoint(checkpoint).get('settings', {}).get('bf16') if config.bf16 == 'auto' else None
+    if kept is not None: found = kept, 'as in the checkpoint' + ('' if kept == found[0] else f'; a new training would take {"bfloat16" if found[0] else "float32"} here: {found[1]}')
+    if _world()[1] > 1:
+        held = [found]
+        dist.broadcast_object_list(held, 0)
+        found = held[0]
+    return dataclasses.replace(config, bf16=found[0]), found[1]
+
 def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, times, seconds
     "Put a saved state back. One of another configuration (other than its length) or of other images is an `InputError`."
     try:
@@ -590,6 +609,7 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
     _need(_count(distance_images) and distance_images > 1, 'distance_images', distance_images, 'a whole number of images from 2')
     folder, device = Path(folder), device or default_device()
     start_processes(device)
+    config, why = settle_bf16(config, folder/'checkpoint.pt', device)
     rank, devices = _world()
     data = Images(images, labels, classes, window, config.mirror)
     held_out = None if validation is None else Images(validation, validation_labels, data.classes, data.window, every=False)
@@ -597,6 +617,8 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
     c, checkpoint, log, times, first = trainer.config, folder/'checkpoint.pt', [], [], 0.
     monitor = Monitor(data, held_out, features, distance_images, c.seed) if rank == 0 else None
     say = progress if rank == 0 and progress else lambda line: None
+    precision = 'bfloat16' if c.bf16 else 'float32'
+    say(first_line('StyleGAN2-ADA', precision, why, torch_device_name(device), f'torch {torch.__version__}'))
     if rank == 0:
         for part in folder.glob('.*.part.*'): part.unlink(missing_ok=True)   # what a kill left half written
     if checkpoint.exists():
@@ -642,7 +664,7 @@ def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or flo
         log[-1] |= _snapshot(trainer, monitor, folder, sheet_images, about or {}, log, keep)
         save_checkpoint(trainer, checkpoint, log, times, fingerprint)
         _jsonl(folder/'log.jsonl', log)
-    return _results(trainer, log, times, folder) if rank == 0 else {}
+    return {**_results(trainer, log, times, folder), 'precision': precision, 'precision_why': why} if rank == 0 else {}
 
 def _good(checkpoint, kimg): return f'The last good state, of kimg {round(kimg, 3):g}, is in {checkpoint}'
 
