@@ -62,9 +62,9 @@ lowest = tests/test_stylegan2_ops.py tests/test_stylegan2_networks.py tests/test
 test-lowest: .venv-lowest/.done ## the tests that depend most on other packages, with the lowest versions that settings.ini allows (7 GB)
 	.venv-lowest/bin/python -m pytest $(lowest)
 
-bench: .venv/.done ## run benchmarks/*.py: speed against the plain way of doing the same
+bench: .venv/.done ## run benchmarks/bench_*.py: speed against the plain way of doing the same
 	@$(if $(SAVE),mkdir -p benchmarks/results)
-	@for b in benchmarks/*.py; do echo "== $$b"; \
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; \
 	    $(bin)/python "$$b" $(if $(SAVE),--json "benchmarks/results/$$(basename "$$b" .py).json") || exit 1; done
 
 # links in nbs/index.ipynb start with ../, as seen from nbs/; README.md stands one floor up

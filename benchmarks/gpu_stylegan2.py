@@ -29,9 +29,9 @@ def half_a_thousand(folder, device):
     return train(images(64, 32), config, folder, device=device, **quiet, progress=lambda line: print('   ', line, flush=True))
 
 def killed(folder, device):
-    "The same in a process of its own that is killed at its first checkpoint, then to the end."
+    "The same in a process of its own that is killed after its first tick, then to the end."
     p = subprocess.Popen([sys.executable, __file__, '--device', device, '--child', str(folder)], stdout=subprocess.DEVNULL)
-    while p.poll() is None and not (folder/'checkpoint.pt').exists(): time.sleep(.01)
+    while p.poll() is None and not (folder/'log.jsonl').exists(): time.sleep(.01)
     alive = p.poll() is None
     if alive: p.send_signal(signal.SIGKILL)
     p.wait()
@@ -82,7 +82,7 @@ def launches(t, kernels):
     events = seen.key_averages()
     count = lambda *names: round(sum(e.count for e in events if e.key in names)/CYCLE, 1)
     busy = [(e.self_device_time_total/1000/CYCLE, e.count/CYCLE, e.key) for e in events if e.self_device_time_total > 0 and e.self_cpu_time_total == 0]
-    if kernels and t.record:
+    if kernels and t.record and t.recorded:
         print(f'    GPU busy {sum(b[0] for b in busy):.1f} ms an iteration')
         for ms, n, key in sorted(busy, reverse=True)[:kernels]: print(f'    {ms:8.2f} ms {n:8.1f}  {key[:150]}')
     return {'launches': count('cudaLaunchKernel', 'cudaLaunchKernelExC', 'cuLaunchKernel', 'cuLaunchKernelEx'), 'graphs': count('cudaGraphLaunch'),
