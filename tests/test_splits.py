@@ -105,7 +105,7 @@ def test_splits_that_cannot_be_used(tmp_path):
 def answers(monkeypatch):
     "Classifiers that guess: what a record says of its images does not depend on how well they do."
     from gan_covid import classifiers
-    trained = SimpleNamespace(model=None, as_record=lambda: {'weights': 'random', 'seconds': 1.})
+    trained = SimpleNamespace(model=None, as_record=lambda: {'weights': 'random', 'precision': 'float32', 'seconds': 1.})
     monkeypatch.setattr(classifiers, 'train', lambda *a, **k: trained)
     rng = np.random.default_rng(0)
     monkeypatch.setattr(classifiers, 'predict', lambda model, x: rng.dirichlet([1, 1], len(x)))
