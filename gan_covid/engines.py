@@ -295,12 +295,11 @@ def first_line(what: str,   # 'DCGAN head_ct'
 
 # %% ../nbs/05_engines.ipynb #f9add0cf
 def _layers(model) -> list:
-    "All layers of a model and of those in it, and the models themselves; a Sequential has one more model inside."
-    inner = [*model.layers, *filter(None, [getattr(model, '_functional', None)])]
-    return [model, *(l for layer in inner for l in (_layers(layer) if hasattr(layer, 'layers') else [layer]))]
+    "All layers of a model and of those in it, and the models themselves."
+    return [model, *(l for layer in model.layers for l in (_layers(layer) if hasattr(layer, 'layers') else [layer]))]
 
 def in_quick_precision(model):
-    "A loaded Keras model as it was saved; or, where that is bfloat16 and slow here, the same with all layers in float32."
+    "A loaded Keras model (functional, as all here are) as it was saved; or, where that is bfloat16 and slow here, the same with all layers in float32."
     layers = _layers(model)
     if any(l.compute_dtype == 'bfloat16' for l in layers) and not keras_bfloat16()[0]:
         for l in layers: l.dtype_policy = 'float32'
