@@ -9,6 +9,7 @@ __all__ = ['FEWEST', 'COMMANDS', 'main']
 import argparse, os, sys
 
 from . import __version__
+from .engines import cores
 from .records import InputError, own_folder, read_yaml, system_trouble
 
 # %% ../nbs/23_cli.ipynb #8a9fee25
@@ -240,7 +241,7 @@ def _add_reproduce(commands):
     p.add_argument('--work', default='work')
     p.add_argument('--records', help='default: records, for images of your own WORK/records')
     p.add_argument('--figures', help='default: figures, for images of your own WORK/figures')
-    p.add_argument('--jobs', type=int, default=os.cpu_count() or 1)
+    p.add_argument('--jobs', type=int, default=cores(), help='at once; default: the cores that this process may use')
     p.add_argument('--slurm', action='store_true', help='one SLURM job a notebook (workflow/profiles/slurm)')
     p.add_argument('--dry-run', action='store_true', help='say what would run')
 

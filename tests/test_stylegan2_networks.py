@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 import torch.nn.functional as F
+import torch.utils._python_dispatch
 
 import stylegan2_reference as R
 from gan_covid.records import InputError
@@ -390,6 +391,21 @@ def compare_devices(*devices, dtype=F32, limit=5e-3):
         results.append([None if t is None else t.detach().cpu() for t in out])
         assert distance(G(z.to(d), c.to(d), noise='const', track=False).cpu(), image.detach().cpu()) < .05 and D(fixed, c.to(d)).dtype == dtype
     same(*results[::-1], limit)
+
+class NoDoubles(torch.utils._python_dispatch.TorchDispatchMode):
+    "Stands for a device that knows no float64 (MPS): what is made of it on 'meta' fails."
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        assert not (isinstance(out, torch.Tensor) and out.device.type == 'meta' and out.dtype == F64), f.name()
+        return out
+
+def test_labels_become_single_before_they_move():
+    like = torch.empty(1, device='meta')
+    with NoDoubles():
+        with pytest.raises(AssertionError): torch.zeros(2, dtype=F64).to('meta')
+        for c in np.eye(3)[[0, 1]], torch.eye(3, dtype=F64)[[0, 1]]:
+            found = N.labels(c, 2, 3, like)
+            assert found.device.type == 'meta' and found.dtype == F32
 
 # --- bad input ------------------------------------------------------------------------------------------------------------------
 

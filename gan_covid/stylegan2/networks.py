@@ -95,7 +95,9 @@ def labels(c,              # [n, k] (one-hot or a mixture), or class numbers [n]
     "Labels as [n, k]; None where the network has no classes."
     if not k: return None
     if c is None: raise InputError(f'c: this network is conditional on {k} classes; give labels [n, {k}] or class numbers [n]')
-    c = torch.as_tensor(c, device=like.device)
+    c = torch.as_tensor(c)
+    if c.is_floating_point(): c = c.to(like.dtype)   # before it moves: some devices know no float64
+    c = c.to(like.device)
     if c.ndim == 1 and not c.is_floating_point():
         if len(c) and not 0 <= int(c.min()) <= int(c.max()) < k: raise InputError(f'c: class numbers from 0 to {k - 1} are known, not {int(c.min())} … {int(c.max())}')
         c = F.one_hot(c.long(), k)
