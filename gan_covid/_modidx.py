@@ -412,6 +412,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'gan_covid.evaluation.paired_bootstrap': ( 'evaluation.html#paired_bootstrap',
                                                                                  'gan_covid/evaluation.py'),
                                       'gan_covid.evaluation.pool': ('evaluation.html#pool', 'gan_covid/evaluation.py'),
+                                      'gan_covid.evaluation.pooled_test': ('evaluation.html#pooled_test', 'gan_covid/evaluation.py'),
                                       'gan_covid.evaluation.positive_index': ('evaluation.html#positive_index', 'gan_covid/evaluation.py'),
                                       'gan_covid.evaluation.rates': ('evaluation.html#rates', 'gan_covid/evaluation.py'),
                                       'gan_covid.evaluation.resample': ('evaluation.html#resample', 'gan_covid/evaluation.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['POSITIVE', 'METRICS', 'MACRO', 'confusion', 'mcc', 'rates', 'macro', 'auc', 'positive_index', 'measure', 'outcome',
-           'table', 'wilson', 'clopper_pearson', 'resample', 'bootstrap', 'mean_interval', 'shared', 'test_share',
-           'summarise', 'mcnemar', 'corrected_t_test', 'paired_bootstrap', 'delong', 'pool', 'compare_arms', 'roc',
-           'mean_roc', 'correlation', 'difference_of_proportions']
+           'table', 'wilson', 'clopper_pearson', 'resample', 'bootstrap', 'mean_interval', 'shared', 'pooled_test',
+           'test_share', 'summarise', 'mcnemar', 'corrected_t_test', 'paired_bootstrap', 'delong', 'pool',
+           'compare_arms', 'roc', 'mean_roc', 'correlation', 'difference_of_proportions']
 
 # %% ../nbs/18_evaluation.ipynb #92d1c3c9
 from functools import cache
@@ -347,6 +347,11 @@ def _patients_known(outcomes) -> bool:
     "True if several images belong to one patient."
     image, patient = (np.concatenate([o[k] for o in outcomes]) for k in ('id', 'group'))
     return len(np.unique(patient)) < len(np.unique(image))
+
+def pooled_test(results) -> tuple:  # as `classify` writes them -> `test` of `compare_arms`, and its name
+    "How arms are compared image by image over all runs: McNemar's test, or whole patients drawn where one has several images."
+    if _patients_known([outcome(r) for r in results]): return 'bootstrap', 'Bootstrap of whole patients'
+    return 'mcnemar', 'McNemar\'s test on the images'
 
 def test_share(outcomes) -> float:
     "Test images / real training images, as Nadeau and Bengio's correction needs it; nan if the results do not say."
