@@ -406,6 +406,12 @@ def test_discard_removes_what_is_unrealistic():
 
 # --- bad input
 
+def test_more_neighbours_than_a_small_set_has():
+    "A set too small for k costs neighbours, not all scores after all training; the record says how many were taken."
+    x = blobs(12, 1)
+    found = score(x, x, PixelFeatures(8), k=12, repeats=5)
+    assert found['k'] == 11 and '11 neighbours instead of 12: the smaller set has 12 images' in found['notes']
+
 @pytest.mark.parametrize('bad, says', [
     (lambda x, f: score(x, x[:0], f), 'generated: no images'),
     (lambda x, f: score(x*3, x, f), 'real: values'),
@@ -416,7 +422,7 @@ def test_discard_removes_what_is_unrealistic():
     (lambda x, f: score(x, cloud(9, 1, 64)*np.nan, f), 'generated: pixels 8x8 gave NaN'),
     (lambda x, f: score(x[:3], x, f), 'halves need at least 4'),
     (lambda x, f: score(x, x, f, subset_size=99), 'subset_size: 99'),
-    (lambda x, f: score(x, x, f, k=12), 'k: 12'),
+    (lambda x, f: score(x, x, f, k=0), 'k=0'),
     (lambda x, f: manifold(cloud(5, 1), cloud(5, 2), 0), 'k: 0'),
     (lambda x, f: frechet(cloud(1, 1), cloud(5, 2)), 'at least 2'),
     (lambda x, f: mmd(cloud(1, 1), cloud(5, 2)), 'at least 2'),
