@@ -53,7 +53,8 @@ batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp
 
 # pytest goes last: its closing line is the verdict. nbs/runs and nbs/papers are papermill's: the batch runs them.
 test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then pytest
-	$(bin)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|runs$$|papers$$)'
+	# one thread each: two workers of two would wait for each other
+	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|runs$$|papers$$)'
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(batch)
 	$(bin)/python -m pytest
 
