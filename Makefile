@@ -51,9 +51,8 @@ figures: $(light)/.done ## draw all tables and figures again from records/, with
 # The papermill batch of the tests: the smallest whole run, into folders of its own ($$tmp, removed afterwards)
 batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp/work" --records "$$tmp/records" --figures "$$tmp/figures"
 
-# pytest goes last: its closing line is the verdict. nbs/runs and nbs/papers are papermill's: the batch runs them.
+# One thread a notebook: two workers of two threads would wait for each other. pytest goes last: its closing line is the verdict. nbs/runs and nbs/papers are papermill's: the batch runs them.
 test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then pytest
-	# one thread each: two workers of two would wait for each other
 	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|runs$$|papers$$)'
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(batch)
 	$(bin)/python -m pytest
