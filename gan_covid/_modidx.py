@@ -1395,6 +1395,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'gan_covid/stylegan2/training.py'),
                                               'gan_covid.stylegan2.training.load_checkpoint': ( 'stylegan2_training.html#load_checkpoint',
                                                                                                 'gan_covid/stylegan2/training.py'),
+                                              'gan_covid.stylegan2.training.numbered': ( 'stylegan2_training.html#numbered',
+                                                                                         'gan_covid/stylegan2/training.py'),
                                               'gan_covid.stylegan2.training.path_penalty': ( 'stylegan2_training.html#path_penalty',
                                                                                              'gan_covid/stylegan2/training.py'),
                                               'gan_covid.stylegan2.training.save_checkpoint': ( 'stylegan2_training.html#save_checkpoint',

@@ -239,6 +239,11 @@ def test_images_on_the_device_are_the_same():
         (a, c), (b, d) = (data.take([0, 30, 5, 47]) for data in (host, kept))
         assert torch.equal(a, b) and torch.equal(c, d)
 
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
+    "Tensors name their GPU with a number: images kept on 'cuda' would else be looked for on the host."
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 1)
+    assert T.numbered('cuda') == torch.device('cuda:1') and T.numbered('cuda:0').index == 0 and T.numbered('cpu') == torch.device('cpu')
+
 @pytest.mark.gpu
 def test_gpu_records_trains_resumes_and_repeats_itself(tmp_path):
     if not torch.cuda.is_available(): pytest.skip('no cuda here')
