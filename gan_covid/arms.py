@@ -8,7 +8,8 @@ __all__ = ['ARMS', 'LEAKY', 'Arm', 'named', 'ImageSet', 'TrainingSet', 'image_id
            'draw', 'subset', 'balanced', 'class_names', 'held_out', 'build']
 
 # %% ../nbs/16_arms.ipynb #18023bdd
-import copy, hashlib
+import copy
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,77 +24,126 @@ from .records import InputError, read_json
 @dataclass(frozen=True)
 class Arm:
     "One way to fill the training set of a classifier."
-    real: bool = True           # the real training images
-    generated: bool = False     # images from a GAN
-    classical: bool = False     # classical augmentation while training
-    balance: str = None         # None, 'oversample' (repeat images of small classes) or 'undersample' (leave out images of large ones)
-    source: str = 'own'         # whose generated images, where several sets are given
-    test: str = 'real'          # 'real', or 'generated': images from the GAN that are kept out of training (O9)
-    leak: str = 'forbid'        # 'allow': build it although the GAN saw validation or test images (published so), and count them
+
+    real: bool = True  # the real training images
+    generated: bool = False  # images from a GAN
+    classical: bool = False  # classical augmentation while training
+    balance: str = None  # None, 'oversample' (repeat images of small classes) or 'undersample' (leave out images of large ones)
+    source: str = 'own'  # whose generated images, where several sets are given
+    test: str = (
+        'real'  # 'real', or 'generated': images from the GAN that are kept out of training (O9)
+    )
+    leak: str = 'forbid'  # 'allow': build it although the GAN saw validation or test images (published so), and count them
 
     def __post_init__(self):
-        for name, known in {'balance': (None, 'oversample', 'undersample'), 'test': ('real', 'generated'), 'leak': ('forbid', 'allow')}.items():
-            if getattr(self, name) not in known: raise InputError(f'arm: {name}={getattr(self, name)!r} is unknown; choose one of {known}')
-        if not (self.real or self.generated): raise InputError('arm: neither real nor generated images to train on; set real=True or generated=True')
-        if self.test == 'generated' and not self.generated: raise InputError("arm: test='generated' needs generated=True")
+        for name, known in {
+            'balance': (None, 'oversample', 'undersample'),
+            'test': ('real', 'generated'),
+            'leak': ('forbid', 'allow'),
+        }.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f'arm: {name}={getattr(self, name)!r} is unknown; choose one of {known}'
+                )
+        if not (self.real or self.generated):
+            raise InputError(
+                'arm: neither real nor generated images to train on; set real=True or generated=True'
+            )
+        if self.test == 'generated' and not self.generated:
+            raise InputError("arm: test='generated' needs generated=True")
 
-ARMS = {'original': Arm(),
-        'generated': Arm(real=False, generated=True),
-        'original+generated': Arm(generated=True),
-        'original+classical': Arm(classical=True),
-        'original+generated+classical': Arm(generated=True, classical=True),
-        'original+balanced': Arm(balance='oversample'),     # simple class balancing (wmlq2022, X3)
-        'generated-on-generated': Arm(real=False, generated=True, test='generated')}   # trained and tested on generated images (O9)
+# %% ../nbs/16_arms.ipynb #40a2c6ee
+ARMS = {
+    'original': Arm(),
+    'generated': Arm(real=False, generated=True),
+    'original+generated': Arm(generated=True),
+    'original+classical': Arm(classical=True),
+    'original+generated+classical': Arm(generated=True, classical=True),
+    'original+balanced': Arm(balance='oversample'),  # simple class balancing (wmlq2022, X3)
+    'generated-on-generated': Arm(real=False, generated=True, test='generated'),
+}  # trained and tested on generated images (O9)
 
-LEAKY = ('published', 'loey')   # sets of generated images whose GAN saw test images, as published (T18), or may have (X2); their arms count leaks instead of refusing them
+LEAKY = (
+    'published',
+    'loey',
+)  # sets of generated images whose GAN saw test images, as published (T18), or may have (X2); their arms count leaks instead of refusing them
 
-def named(name: str) -> tuple:  # `Arm`; key of the set of generated images ('' for the own one); whether only the images that the selection kept
+
+def named(
+    name: str,
+) -> tuple:  # `Arm`; key of the set of generated images ('' for the own one); whether only the images that the selection kept
     "What a name such as 'original+generated+kept@published' says: an arm of `ARMS`, '+kept' for selected images (O12), '@' and whose images. An unknown arm is an `InputError`."
     kind, _, source = name.partition('@')
     kept, kind = kind.endswith('+kept'), kind.removesuffix('+kept')
-    if kind not in ARMS: raise InputError(f'arm {name!r} is unknown; choose one of {list(ARMS)}, with +kept for selected generated images and @SET for another set of them')
-    if (kept or source) and not ARMS[kind].generated: raise InputError(f'arm {name!r}: {kind} has no generated images, so +kept and @SET mean nothing')
-    return replace(ARMS[kind], source=source or 'own', leak='allow' if source in LEAKY else 'forbid'), source, kept
+    if kind not in ARMS:
+        raise InputError(
+            f'arm {name!r} is unknown; choose one of {list(ARMS)}, with +kept for selected generated images and @SET for another set of them'
+        )
+    if (kept or source) and not ARMS[kind].generated:
+        raise InputError(
+            f'arm {name!r}: {kind} has no generated images, so +kept and @SET mean nothing'
+        )
+    return (
+        replace(ARMS[kind], source=source or 'own', leak='allow' if source in LEAKY else 'forbid'),
+        source,
+        kept,
+    )
 
 # %% ../nbs/16_arms.ipynb #6c325ac4
 @dataclass
 class ImageSet:
     "Labelled images for a classifier."
-    x: np.ndarray                # uint8 (n,h,w,1)
-    y: np.ndarray                # int64 (n,): index into `classes`
-    classes: list                # class names; index = class number
-    origin: np.ndarray           # str (n,): 'real' or 'generated'
-    id: np.ndarray               # str (n,): file name of a real image, 'generated/<label>/<i>' of a generated one
-    sha256: np.ndarray           # str (n,): as in the table the image came from
-    group: np.ndarray = None     # object (n,): `patient_ids`, None where the patient is not known
 
-    def __len__(self): return len(self.y)
+    x: np.ndarray  # uint8 (n,h,w,1)
+    y: np.ndarray  # int64 (n,): index into `classes`
+    classes: list  # class names; index = class number
+    origin: np.ndarray  # str (n,): 'real' or 'generated'
+    id: (
+        np.ndarray
+    )  # str (n,): file name of a real image, 'generated/<label>/<i>' of a generated one
+    sha256: np.ndarray  # str (n,): as in the table the image came from
+    group: np.ndarray = None  # object (n,): `patient_ids`, None where the patient is not known
+
+    def __len__(self):
+        return len(self.y)
 
     def counts(self) -> dict:
         "{class: {origin: number of images}}"
-        return {c: {o: int(((self.y == k) & (self.origin == o)).sum()) for o in ('real', 'generated')} for k, c in enumerate(self.classes)}
+        return {
+            c: {o: int(((self.y == k) & (self.origin == o)).sum()) for o in ('real', 'generated')}
+            for k, c in enumerate(self.classes)
+        }
 
+# %% ../nbs/16_arms.ipynb #c5bb449f
 @dataclass
 class TrainingSet(ImageSet):
     "Labelled images, how to augment them, and what is known about leaks."
-    arm: str = ''                # name of the arm
-    pipeline: object = None      # None: no classical augmentation; 'protocol': the classifier protocol's pipeline; else a pipeline or its name
-    leaked: list = field(default_factory=list)  # ids of validation and test images that the GAN saw or that are also in training; None: not known
+
+    arm: str = ''  # name of the arm
+    pipeline: object = None  # None: no classical augmentation; 'protocol': the classifier protocol's pipeline; else a pipeline or its name
+    leaked: list = field(
+        default_factory=list
+    )  # ids of validation and test images that the GAN saw or that are also in training; None: not known
 
 # %% ../nbs/16_arms.ipynb #6b52122b
-def image_ids(table: pd.DataFrame,  # with sha256
-             ) -> np.ndarray:       # str (n,): sixteen digits; equal files are numbered
+def image_ids(
+    table: pd.DataFrame,  # with sha256
+) -> np.ndarray:  # str (n,): sixteen digits; equal files are numbered
     "Names for images that say nothing of the file's name."
     again = table.groupby('sha256').cumcount().map(lambda k: f'-{k + 1}' if k else '')
     return (table.sha256.astype(object).str[:16] + again).to_numpy(str)
 
-def patient_ids(table: pd.DataFrame,  # with sha256, and `patient` where it is known
-               ) -> np.ndarray:       # object (n,): sixteen digits, None where the patient is not known
+# %% ../nbs/16_arms.ipynb #79c4b5b4
+def patient_ids(
+    table: pd.DataFrame,  # with sha256, and `patient` where it is known
+) -> np.ndarray:  # object (n,): sixteen digits, None where the patient is not known
     "An id for the patient of every image that says nothing of the patient's name."
-    if 'patient' not in table or table.patient.isna().all(): return np.full(len(table), None, object)
+    if 'patient' not in table or table.patient.isna().all():
+        return np.full(len(table), None, object)
     ids = table.groupby('patient').sha256.transform('min').astype(object).str[:16]
     return ids.where(ids.notna(), None).to_numpy(object)
 
+# %% ../nbs/16_arms.ipynb #750ae0d9
 def without_names(prepared):  # `Prepared` -> the same, its images called by `image_ids`
     "The same images under names that say nothing; their files cannot be found through it any more."
     out = copy.copy(prepared)
@@ -101,48 +151,79 @@ def without_names(prepared):  # `Prepared` -> the same, its images called by `im
     return out
 
 # %% ../nbs/16_arms.ipynb #11b13c7c
-def resize(images: np.ndarray,  # (n,h,w,c), uint8 or float32
-           size,                # side, or (height, width)
-          ) -> np.ndarray:      # (n,height,width,c), same dtype; the input itself where it has that size already
+def resize(
+    images: np.ndarray,  # (n,h,w,c), uint8 or float32
+    size,  # side, or (height, width)
+) -> np.ndarray:  # (n,height,width,c), same dtype; the input itself where it has that size already
     "Resize images, bilinear, with averaging where they get smaller."
     h, w = (size, size) if np.isscalar(size) else size
-    if images.shape[1:3] == (h, w): return images
+    if images.shape[1:3] == (h, w):
+        return images
     small = images if images.dtype == np.uint8 else images.astype(np.float32, copy=False)
     out = np.empty((len(images), h, w, images.shape[3]), small.dtype)
     for i, c in np.ndindex(len(images), images.shape[3]):
-        out[i, ..., c] = Image.fromarray(np.ascontiguousarray(small[i, ..., c])).resize((w, h), Image.Resampling.BILINEAR)
+        out[i, ..., c] = Image.fromarray(np.ascontiguousarray(small[i, ..., c])).resize(
+            (w, h), Image.Resampling.BILINEAR
+        )
     return out
 
 # %% ../nbs/16_arms.ipynb #28e4d218
 def _trained_on(info):
     "Hashes of a GAN's training images (a list, or one list a class), or None where they were not recorded."
-    if isinstance(info, (str, Path)): info = read_json(Path(info)/'prepare.json' if Path(info).is_dir() else info)
+    if isinstance(info, (str, Path)):
+        info = read_json(Path(info) / 'prepare.json' if Path(info).is_dir() else info)
     info = getattr(info, 'info', info) or {}
     seen = info.get('trained_on')
-    if isinstance(seen, dict): seen = [h for hashes in seen.values() for h in hashes]
+    if isinstance(seen, dict):
+        seen = [h for hashes in seen.values() for h in hashes]
     return None if seen is None else set(seen)
 
-def leakage(generated_info,       # set of generated images, its prepare.json (dict or path) or its folder
-            table: pd.DataFrame,  # table of the real images, with splits
-            keys=None,            # one key per image of the table; equal keys, equal images (`pixel_keys`)
-           ) -> pd.DataFrame:     # one row per leaked image: label, split, image, sha256
+# %% ../nbs/16_arms.ipynb #0e670389
+def leakage(
+    generated_info,  # set of generated images, its prepare.json (dict or path) or its folder
+    table: pd.DataFrame,  # table of the real images, with splits
+    keys=None,  # one key per image of the table; equal keys, equal images (`pixel_keys`)
+) -> pd.DataFrame:  # one row per leaked image: label, split, image, sha256
     "Validation and test images that the GAN was trained on (T18: in `ct_report` all of them). No record of the GAN's training images is an `InputError`."
     seen = _trained_on(generated_info)
-    if seen is None: raise InputError("generated images: 'trained_on' is missing in prepare.json, so leaks cannot be ruled out. Generate them again with `gan-covid`, or use an arm with leak='allow'")
+    if seen is None:
+        raise InputError(
+            "generated images: 'trained_on' is missing in prepare.json, so leaks cannot be ruled out. Generate them again with `gan-covid`, or use an arm with leak='allow'"
+        )
     hit = table.sha256.isin(seen)
-    if keys is not None: hit |= pd.Series(keys, table.index).isin(np.asarray(keys)[hit.to_numpy(bool)])
+    if keys is not None:
+        hit |= pd.Series(keys, table.index).isin(np.asarray(keys)[hit.to_numpy(bool)])
     hit = table[table.split.isin(['val', 'test']) & hit]
-    return hit[['label', 'split', 'image', 'sha256']].sort_values(['split', 'label', 'image'], ignore_index=True)
+    return hit[['label', 'split', 'image', 'sha256']].sort_values(
+        ['split', 'label', 'image'], ignore_index=True
+    )
 
-def duplicates(table: pd.DataFrame,  # with splits
-               keys=None,            # one key per image; equal keys, equal images (`pixel_keys`)
-              ) -> pd.DataFrame:     # one row per training image: label, image, sha256, and `copy_of`, `copy_split`: the first copy outside training
+# %% ../nbs/16_arms.ipynb #d1e901da
+def duplicates(
+    table: pd.DataFrame,  # with splits
+    keys=None,  # one key per image; equal keys, equal images (`pixel_keys`)
+) -> pd.DataFrame:  # one row per training image: label, image, sha256, and `copy_of`, `copy_split`: the first copy outside training
     "Training images that are also in the validation or test part: the same file, or the same key."
-    t, found = table[['label', 'image', 'sha256']].assign(key=table.sha256 if keys is None else np.asarray(keys)), []
+    t, found = (
+        table[['label', 'image', 'sha256']].assign(
+            key=table.sha256 if keys is None else np.asarray(keys)
+        ),
+        [],
+    )
     held = t[table.split.isin(['val', 'test'])].assign(copy_of=table.image, copy_split=table.split)
-    for by in ('sha256', 'key'): found.append(t[table.split == 'train'].merge(held[[by, 'copy_of', 'copy_split']].drop_duplicates(by), on=by))
-    return pd.concat(found)[['label', 'image', 'sha256', 'copy_of', 'copy_split']].drop_duplicates('image').sort_values(['label', 'image'], ignore_index=True)
+    for by in ('sha256', 'key'):
+        found.append(
+            t[table.split == 'train'].merge(
+                held[[by, 'copy_of', 'copy_split']].drop_duplicates(by), on=by
+            )
+        )
+    return (
+        pd.concat(found)[['label', 'image', 'sha256', 'copy_of', 'copy_split']]
+        .drop_duplicates('image')
+        .sort_values(['label', 'image'], ignore_index=True)
+    )
 
+# %% ../nbs/16_arms.ipynb #a8c288e1
 def pixel_keys(images: np.ndarray) -> np.ndarray:
     "One hash per image, equal for equal pixels."
     return np.array([hashlib.sha256(np.ascontiguousarray(i)).hexdigest() for i in images])
@@ -150,51 +231,67 @@ def pixel_keys(images: np.ndarray) -> np.ndarray:
 # %% ../nbs/16_arms.ipynb #d79cf943
 _RANK = {'train': 0, 'val': 1, 'test': 2}
 
-def without_copies(table: pd.DataFrame,  # with splits
-                   keys=None,            # a key per image, equal for equal images; None: as in the files
-                  ) -> pd.DataFrame:     # a copy; a copy of an image of a later part has no split any more
+
+def without_copies(
+    table: pd.DataFrame,  # with splits
+    keys=None,  # a key per image, equal for equal images; None: as in the files
+) -> pd.DataFrame:  # a copy; a copy of an image of a later part has no split any more
     "Every image in one part only: the test part before the validation part before the training part."
     rank, out = table.split.map(_RANK).astype(float), table.copy()
-    if keys is None: keys = datasets.pixel_keys(table).fillna(table.sha256)
+    if keys is None:
+        keys = datasets.pixel_keys(table).fillna(table.sha256)
     for key in (table.sha256, pd.Series(np.asarray(keys), table.index)):
         twice = rank < rank.groupby(key).transform('max')
         out.loc[twice.to_numpy(bool), 'split'] = None
     return out
 
+# %% ../nbs/16_arms.ipynb #edc37236
 def train_on_the_rest(table: pd.DataFrame) -> pd.DataFrame:
     "Images without a part become training images, but for those of patients in the validation or test part."
     patients = table.patient[table.split.isin(['val', 'test'])].dropna()
-    return table.assign(split=table.split.where(table.split.notna() | table.patient.isin(patients), 'train'))
+    return table.assign(
+        split=table.split.where(table.split.notna() | table.patient.isin(patients), 'train')
+    )
 
-def complete_split(table: pd.DataFrame,  # `split` given, in part or not at all
-                   sizes: dict,          # {'train': number or share, 'val': …, 'test': …}
-                   seed: int = 0,
-                  ) -> pd.DataFrame:     # a copy; left out, without a split: `without_copies`
+# %% ../nbs/16_arms.ipynb #01442dbc
+def complete_split(
+    table: pd.DataFrame,  # `split` given, in part or not at all
+    sizes: dict,  # {'train': number or share, 'val': …, 'test': …}
+    seed: int = 0,
+) -> pd.DataFrame:  # a copy; left out, without a split: `without_copies`
     """Parts that are given stay; missing ones are drawn from the training images, by patient, in the
     proportion of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
     has = set(table.split.dropna())
-    if not has: return datasets.stratified_split(table, sizes, seed)
+    if not has:
+        return datasets.stratified_split(table, sizes, seed)
     out = without_copies(table if 'train' in has else train_on_the_rest(table))
     pool = out.split.isin(['train']).to_numpy(bool)
     if not pool.any():
-        raise InputError(f'split: {" and ".join(sorted(has))} given, but no image to train on. '
-                         'Put training images into a folder `train`')
+        raise InputError(
+            f'split: {" and ".join(sorted(has))} given, but no image to train on. '
+            'Put training images into a folder `train`'
+        )
     drawn = {s: k for s, k in sizes.items() if k and (s == 'train' or s not in has)}
-    if len(drawn) == 1: return out
-    shares = {s: k/sum(drawn.values()) for s, k in drawn.items()}
+    if len(drawn) == 1:
+        return out
+    shares = {s: k / sum(drawn.values()) for s, k in drawn.items()}
     out.loc[pool, 'split'] = datasets.stratified_split(out[pool], shares, seed).split
     return out
 
 # %% ../nbs/16_arms.ipynb #9e174bf4
-def _rng(seed: int, *names): return np.random.default_rng([seed, *'/'.join(names).encode()])
+def _rng(seed: int, *names):
+    return np.random.default_rng([seed, *'/'.join(names).encode()])
 
-def draw_whole(pool: np.ndarray,  # indices to draw from
-               n: int,            # at most so many images, but at least one group
-               rng,               # NumPy generator
-               groups=None,       # (images,) patients by index, None where unknown; None: all are alone
-              ) -> np.ndarray:    # indices, ascending
+# %% ../nbs/16_arms.ipynb #a35398fd
+def draw_whole(
+    pool: np.ndarray,  # indices to draw from
+    n: int,  # at most so many images, but at least one group
+    rng,  # NumPy generator
+    groups=None,  # (images,) patients by index, None where unknown; None: all are alone
+) -> np.ndarray:  # indices, ascending
     "Groups of the pool in random order, as many whole ones as fit into `n`."
-    if groups is None: return np.sort(rng.permutation(pool)[:n])
+    if groups is None:
+        return np.sort(rng.permutation(pool)[:n])
     known = pd.Series(np.asarray(groups, object)[pool], dtype=object)
     code = pd.factorize(known.where(known.notna(), pd.Series(pool, dtype=object)))[0]
     order = rng.permutation(code.max(initial=-1) + 1)
@@ -202,54 +299,81 @@ def draw_whole(pool: np.ndarray,  # indices to draw from
     fits[:1] = True
     return np.sort(pool[np.isin(code, order[fits])])
 
-def draw(pool: np.ndarray,  # indices to draw from
-         n: int,            # how many; not more than there are
-         seed: int, label: str,
-         groups=None,       # as for `draw_whole`
-        ) -> np.ndarray:
+# %% ../nbs/16_arms.ipynb #974fc245
+def draw(
+    pool: np.ndarray,  # indices to draw from
+    n: int,  # how many; not more than there are
+    seed: int,
+    label: str,
+    groups=None,  # as for `draw_whole`
+) -> np.ndarray:
     "`n` of the indices, in ascending order; a smaller draw with the same seed and label is part of a larger one."
     return draw_whole(pool, n, _rng(seed, 'draw', label), groups)
 
 # %% ../nbs/16_arms.ipynb #ea8c2f50
 def _rows(table, split=None, label=None):
     keep = np.ones(len(table), bool)
-    if split is not None: keep &= (table.split == split).fillna(False).to_numpy(bool)
-    if label is not None: keep &= (table.label == label).fillna(False).to_numpy(bool)
+    if split is not None:
+        keep &= (table.split == split).fillna(False).to_numpy(bool)
+    if label is not None:
+        keep &= (table.label == label).fillna(False).to_numpy(bool)
     return np.flatnonzero(keep)
 
-def subset(table: pd.DataFrame,  # with splits
-           share: float,         # of the training and of the validation images of each class, above 0 and at most 1
-           seed: int = 0) -> pd.DataFrame:  # a copy; images that are left out have no split
+# %% ../nbs/16_arms.ipynb #4437c939
+def subset(
+    table: pd.DataFrame,  # with splits
+    share: float,  # of the training and of the validation images of each class, above 0 and at most 1
+    seed: int = 0,
+) -> pd.DataFrame:  # a copy; images that are left out have no split
     """The table with a share of each class outside the test part, by patient where known, at least one image
     of each; a smaller one is part of a larger one."""
-    if not 0 < share <= 1: raise InputError(f'share={share!r}: give a number above 0, at most 1')
-    out, keep, groups = table.copy(), np.isin(np.arange(len(table)), _rows(table, 'test')), patient_ids(table)
+    if not 0 < share <= 1:
+        raise InputError(f'share={share!r}: give a number above 0, at most 1')
+    out, keep, groups = (
+        table.copy(),
+        np.isin(np.arange(len(table)), _rows(table, 'test')),
+        patient_ids(table),
+    )
     for c in table.label.unique():
         for s in ('train', 'val'):
             pool = _rows(table, s, c)
-            keep[draw(pool, max(1, round(share*len(pool))), seed, f'{s}/{c}', groups)] = True
+            keep[draw(pool, max(1, round(share * len(pool))), seed, f'{s}/{c}', groups)] = True
     out.loc[~keep, 'split'] = None
     return out
 
 # %% ../nbs/16_arms.ipynb #cc9e1cdd
 def _wanted(n_generated, have: dict, real: dict) -> dict:
     "How many generated images of each class: {class: n}."
-    if n_generated is None: return dict(have)
-    if n_generated == 'match': return dict(real)
-    if n_generated == 'balance': return {c: max(real.values()) - n for c, n in real.items()}
+    if n_generated is None:
+        return dict(have)
+    if n_generated == 'match':
+        return dict(real)
+    if n_generated == 'balance':
+        return {c: max(real.values()) - n for c, n in real.items()}
     if isinstance(n_generated, dict):
         unknown = sorted(set(n_generated) - set(real))
-        if unknown: raise InputError(f'n_generated: {unknown[0]!r} is not a class; the classes are {list(real)}')
+        if unknown:
+            raise InputError(
+                f'n_generated: {unknown[0]!r} is not a class; the classes are {list(real)}'
+            )
         wanted = {c: n_generated.get(c, 0) for c in real}
-    else: wanted = dict.fromkeys(real, n_generated)
-    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0 for n in wanted.values()):
-        raise InputError(f"n_generated={n_generated!r}: give None (all), a number per class, {{class: number}}, 'match' (as many as real ones) or 'balance' (up to the largest class)")
+    else:
+        wanted = dict.fromkeys(real, n_generated)
+    if not all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0
+        for n in wanted.values()
+    ):
+        raise InputError(
+            f"n_generated={n_generated!r}: give None (all), a number per class, {{class: number}}, 'match' (as many as real ones) or 'balance' (up to the largest class)"
+        )
     return {c: int(n) for c, n in wanted.items()}
 
 # %% ../nbs/16_arms.ipynb #7a5de01a
-def balanced(y: np.ndarray,  # class numbers
-             how: str,       # 'oversample' or 'undersample'
-             seed: int) -> np.ndarray:  # indices into y, ascending
+def balanced(
+    y: np.ndarray,  # class numbers
+    how: str,  # 'oversample' or 'undersample'
+    seed: int,
+) -> np.ndarray:  # indices into y, ascending
     "Indices that give every class of `y` the same number of images."
     groups = {int(k): np.flatnonzero(y == k) for k in np.unique(y)}
     n = (max if how == 'oversample' else min)(len(g) for g in groups.values())
@@ -263,106 +387,173 @@ def balanced(y: np.ndarray,  # class numbers
 def class_names(table: pd.DataFrame, classes=None) -> list:
     "Class names in the order of a classifier's outputs: as given, else sorted. A given order must name every class of the table once."
     found = sorted(table.label.dropna().astype(str).unique())
-    if classes is None: return found
-    if sorted(classes) != found: raise InputError(f'classes={list(classes)}: the table has {found}; name each once')
+    if classes is None:
+        return found
+    if sorted(classes) != found:
+        raise InputError(f'classes={list(classes)}: the table has {found}; name each once')
     return list(classes)
 
+# %% ../nbs/16_arms.ipynb #856a1616
 def _pick(prepared, rows, classes, origin, size):
     "Fields of an `ImageSet` for these rows of a prepared set."
     part, patients = prepared.table.iloc[rows], patient_ids(prepared.table)
     order = {c: k for k, c in enumerate(classes)}
     name = (lambda p: str(p)) if origin == 'generated' else (lambda p: Path(p).name)
-    return dict(x=resize(np.asarray(prepared.images[rows]), size), y=part.label.map(order).to_numpy(np.int64),
-                origin=np.full(len(rows), origin, dtype='<U9'), id=part.image.map(name).to_numpy(str),
-                sha256=part.sha256.to_numpy(str), group=patients[rows])
+    return dict(
+        x=resize(np.asarray(prepared.images[rows]), size),
+        y=part.label.map(order).to_numpy(np.int64),
+        origin=np.full(len(rows), origin, dtype='<U9'),
+        id=part.image.map(name).to_numpy(str),
+        sha256=part.sha256.to_numpy(str),
+        group=patients[rows],
+    )
 
-def _joined(parts): return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+# %% ../nbs/16_arms.ipynb #b2d8d7b6
+def _joined(parts):
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
+# %% ../nbs/16_arms.ipynb #674e2ec3
 def _arm(arm):
-    if isinstance(arm, Arm): return arm, next((n for n, a in ARMS.items() if a == arm), repr(arm))
-    if arm not in ARMS: raise InputError(f'arm {arm!r} is unknown; choose one of {list(ARMS)}')
+    if isinstance(arm, Arm):
+        return arm, next((n for n, a in ARMS.items() if a == arm), repr(arm))
+    if arm not in ARMS:
+        raise InputError(f'arm {arm!r} is unknown; choose one of {list(ARMS)}')
     return ARMS[arm], arm
 
+# %% ../nbs/16_arms.ipynb #27057b76
 def _generated(arm, name, generated):
     "The set of generated images that the arm names."
-    if isinstance(generated, dict): generated = generated.get(arm.source)
-    if generated is None: raise InputError(f'arm {name!r}: generated images ({arm.source}) not supplied; give a prepared folder of them as `generated`')
+    if isinstance(generated, dict):
+        generated = generated.get(arm.source)
+    if generated is None:
+        raise InputError(
+            f'arm {name!r}: generated images ({arm.source}) not supplied; give a prepared folder of them as `generated`'
+        )
     return generated
 
+# %% ../nbs/16_arms.ipynb #7ababb7a
 def _test_rows(generated, real, classes, seed) -> dict:
     "{class: rows of generated images kept for testing}: as many as real test images (O9)."
     out = {}
     for c in classes:
         n, pool = len(_rows(real.table, 'test', c)), _rows(generated.table, label=c)
-        if len(pool) <= n: raise InputError(f'generated images: {len(pool)} of class {c!r}, but {n} are needed for testing alone; generate more')
+        if len(pool) <= n:
+            raise InputError(
+                f'generated images: {len(pool)} of class {c!r}, but {n} are needed for testing alone; generate more'
+            )
         out[c] = draw(pool, n, seed, f'test/{c}')
     return out
 
-def held_out(arm,               # name or `Arm`; only its `test` matters
-             real,              # `Prepared`
-             split: str,        # 'val' or 'test'
-             generated=None,    # `Prepared`, or {source: Prepared}; for arms tested on generated images
-             classes=None,      # order of the classes; None: sorted
-             size=None,         # side or (height, width); None: that of the real images
-             seed: int = 0,     # the seed the arm was built with
-            ) -> ImageSet:
+# %% ../nbs/16_arms.ipynb #5e77986b
+def held_out(
+    arm,  # name or `Arm`; only its `test` matters
+    real,  # `Prepared`
+    split: str,  # 'val' or 'test'
+    generated=None,  # `Prepared`, or {source: Prepared}; for arms tested on generated images
+    classes=None,  # order of the classes; None: sorted
+    size=None,  # side or (height, width); None: that of the real images
+    seed: int = 0,  # the seed the arm was built with
+) -> ImageSet:
     "Validation or test images of an arm: the real ones of that split, in table order. Only `Arm(test='generated')` is tested on others. None there is an `InputError`."
     arm, name = _arm(arm)
-    if split not in ('val', 'test'): raise InputError(f"split={split!r}: choose 'val' or 'test'")
+    if split not in ('val', 'test'):
+        raise InputError(f"split={split!r}: choose 'val' or 'test'")
     classes, size = class_names(real.table, classes), size or real.images.shape[1:3]
     if split == 'test' and arm.test == 'generated':
         generated = _generated(arm, name, generated)
         rows = np.concatenate(list(_test_rows(generated, real, classes, seed).values()))
         return ImageSet(classes=classes, **_pick(generated, rows, classes, 'generated', size))
     rows = _rows(real.table, split)
-    if not len(rows): raise InputError(f'the table has no image with split={split!r}; split it first (datasets.stratified_split)')
+    if not len(rows):
+        raise InputError(
+            f'the table has no image with split={split!r}; split it first (datasets.stratified_split)'
+        )
     return ImageSet(classes=classes, **_pick(real, rows, classes, 'real', size))
 
-def _list(images, most=3): return ', '.join(Path(i).name for i in images[:most]) + (f' and {len(images) - most} more' if len(images) > most else '')
+# %% ../nbs/16_arms.ipynb #9db9797e
+def _list(images, most=3):
+    return ', '.join(Path(i).name for i in images[:most]) + (
+        f' and {len(images) - most} more' if len(images) > most else ''
+    )
 
-def build(arm,                     # name in `ARMS`, or an `Arm`
-          real,                    # `Prepared` with train, val and test
-          generated=None,          # `Prepared`, or {source: Prepared}
-          n_generated=None,        # per class: None (all), a number, {class: number}, 'match' (as many as real ones), 'balance' (up to the largest class)
-          seed: int = 0,
-          classes=None,            # order of the classes; None: sorted
-          size=None,               # side or (height, width); None: that of the real images
-          pipeline='protocol',     # augmentation of classical arms; 'protocol': that of the classifier's protocol
-          copies='raise',     # training images with a copy in val or test: 'raise', 'drop' them, or 'keep' them (as published) and count them
-         ) -> TrainingSet:
+# %% ../nbs/16_arms.ipynb #a40ef2a1
+def build(
+    arm,  # name in `ARMS`, or an `Arm`
+    real,  # `Prepared` with train, val and test
+    generated=None,  # `Prepared`, or {source: Prepared}
+    n_generated=None,  # per class: None (all), a number, {class: number}, 'match' (as many as real ones), 'balance' (up to the largest class)
+    seed: int = 0,
+    classes=None,  # order of the classes; None: sorted
+    size=None,  # side or (height, width); None: that of the real images
+    pipeline='protocol',  # augmentation of classical arms; 'protocol': that of the classifier's protocol
+    copies='raise',  # training images with a copy in val or test: 'raise', 'drop' them, or 'keep' them (as published) and count them
+) -> TrainingSet:
     "Fill an arm's training set: real images of split 'train' first, in table order, then the generated ones by class. Leaks, too few images and a single class are `InputError`s."
     arm, name = _arm(arm)
-    if copies not in ('raise', 'drop', 'keep'): raise InputError(f"copies={copies!r}: choose 'raise', 'drop' or 'keep'")
+    if copies not in ('raise', 'drop', 'keep'):
+        raise InputError(f"copies={copies!r}: choose 'raise', 'drop' or 'keep'")
     table = real.table
     classes, size = class_names(table, classes), size or real.images.shape[1:3]
     train = _rows(table, 'train')
-    if not len(train): raise InputError("the table has no image with split='train'; split it first (datasets.stratified_split)")
+    if not len(train):
+        raise InputError(
+            "the table has no image with split='train'; split it first (datasets.stratified_split)"
+        )
     leaked, parts, keys = [], [], pixel_keys(real.images)
     if arm.real:
         twins = duplicates(table, keys)
         if len(twins) and copies == 'raise':
-            raise InputError(f"in the training part and in the {twins.copy_split[0]} part: {_list(list(twins.image))}. Split so that copies stay together (datasets.stratified_split), or give copies='drop'")
-        if copies == 'drop': train = train[~table.sha256.iloc[train].isin(twins.sha256).to_numpy(bool)]
-        else: leaked += [Path(p).name for p in dict.fromkeys(twins.copy_of)]
+            raise InputError(
+                f"in the training part and in the {twins.copy_split[0]} part: {_list(list(twins.image))}. Split so that copies stay together (datasets.stratified_split), or give copies='drop'"
+            )
+        if copies == 'drop':
+            train = train[~table.sha256.iloc[train].isin(twins.sha256).to_numpy(bool)]
+        else:
+            leaked += [Path(p).name for p in dict.fromkeys(twins.copy_of)]
         parts.append(_pick(real, train, classes, 'real', size))
     if arm.generated:
         generated = _generated(arm, name, generated)
         stranger = sorted(set(generated.table.label) - set(classes))
-        if stranger: raise InputError(f'generated images: class {stranger[0]!r} is not among {classes}')
-        if arm.leak == 'allow' and _trained_on(generated) is None: leaked = None
+        if stranger:
+            raise InputError(f'generated images: class {stranger[0]!r} is not among {classes}')
+        if arm.leak == 'allow' and _trained_on(generated) is None:
+            leaked = None
         else:
             leak = leakage(generated, table, keys)
             if len(leak) and arm.leak == 'forbid':
-                raise InputError(f"leak: the GAN was trained on {len(leak)} validation or test images: {_list(list(leak.image))}. Train it on the training part only, or use an arm with leak='allow'")
+                raise InputError(
+                    f"leak: the GAN was trained on {len(leak)} validation or test images: {_list(list(leak.image))}. Train it on the training part only, or use an arm with leak='allow'"
+                )
             leaked += [n for n in map(lambda p: Path(p).name, leak.image) if n not in leaked]
         pools = {c: _rows(generated.table, label=c) for c in classes}
-        if arm.test == 'generated': pools = {c: np.setdiff1d(pools[c], rows) for c, rows in _test_rows(generated, real, classes, seed).items()}
-        wanted = _wanted(n_generated, {c: len(p) for c, p in pools.items()}, {c: int((table.label.iloc[train] == c).sum()) for c in classes})
+        if arm.test == 'generated':
+            pools = {
+                c: np.setdiff1d(pools[c], rows)
+                for c, rows in _test_rows(generated, real, classes, seed).items()
+            }
+        wanted = _wanted(
+            n_generated,
+            {c: len(p) for c, p in pools.items()},
+            {c: int((table.label.iloc[train] == c).sum()) for c in classes},
+        )
         for c, n in wanted.items():
-            if n > len(pools[c]): raise InputError(f'generated images: {n} of class {c!r} wanted, {len(pools[c])} there; generate more or lower n_generated')
+            if n > len(pools[c]):
+                raise InputError(
+                    f'generated images: {n} of class {c!r} wanted, {len(pools[c])} there; generate more or lower n_generated'
+                )
         rows = np.concatenate([draw(pools[c], wanted[c], seed, c) for c in classes])
         parts.append(_pick(generated, rows, classes, 'generated', size))
     all_ = _joined(parts)
-    if len(np.unique(all_['y'])) < 2: raise InputError(f"arm {name!r}: training images of {len(np.unique(all_['y']))} class only; a classifier needs two or more")
-    if arm.balance: all_ = {k: v[balanced(all_['y'], arm.balance, seed)] for k, v in all_.items()}
-    return TrainingSet(classes=classes, arm=name, pipeline=pipeline if arm.classical else None, leaked=leaked, **all_)
+    if len(np.unique(all_['y'])) < 2:
+        raise InputError(
+            f'arm {name!r}: training images of {len(np.unique(all_["y"]))} class only; a classifier needs two or more'
+        )
+    if arm.balance:
+        all_ = {k: v[balanced(all_['y'], arm.balance, seed)] for k, v in all_.items()}
+    return TrainingSet(
+        classes=classes,
+        arm=name,
+        pipeline=pipeline if arm.classical else None,
+        leaked=leaked,
+        **all_,
+    )

@@ -7,7 +7,13 @@ __all__ = ['SCALINGS', 'NETWORKS', 'PROTOCOLS', 'NOT_STATED', 'Network', 'Protoc
            'build_model', 'count_parameters', 'predict', 'features', 'graph', 'recompute_statistics', 'Result', 'train']
 
 # %% ../nbs/17_classifiers.ipynb #ac19892c
-import functools, json, math, os, random, time, warnings
+import functools
+import json
+import math
+import os
+import random
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,84 +22,181 @@ import numpy as np
 
 from .arms import resize
 from .augmentation import PIPELINES, Pipeline, apply, sample_parameters
-from .engines import PRECISIONS, choose_precision, device_info, first_line, load_keras, precision, seed_everything
-from .records import InputError, atomic_save, convert_fields, fingerprint, sha256_array, sha256_file
+from gan_covid.engines import (
+    PRECISIONS,
+    choose_precision,
+    device_info,
+    first_line,
+    load_keras,
+    precision,
+    seed_everything,
+)
+from gan_covid.records import (
+    InputError,
+    atomic_save,
+    convert_fields,
+    fingerprint,
+    sha256_array,
+    sha256_file,
+)
 
 # %% ../nbs/17_classifiers.ipynb #1ee72798
-SCALINGS = {'0..1': (1., 0.),                                            # as the images come
-            '-1..1': (2., -1.),
-            '0..255': (255., 0.),
-            'imagenet-caffe': (255., [-103.939, -116.779, -123.68])}     # BGR means of ImageNet; the three channels are equal, so their order matters only here
+SCALINGS = {
+    '0..1': (1.0, 0.0),  # as the images come
+    '-1..1': (2.0, -1.0),
+    '0..255': (255.0, 0.0),
+    'imagenet-caffe': (255.0, [-103.939, -116.779, -123.68]),
+}  # BGR means of ImageNet; the three channels are equal, so their order matters only here
+
 
 @dataclass(frozen=True)
 class Network:
     "What there is to know about a network before it is built."
-    application: str        # name in keras.applications; '' for the report's CNN
-    base_parameters: int    # of the base, all of them; SOURCES §3
-    scaling: str            # what its ImageNet weights expect
-    smallest: int           # side of the smallest image it takes
-    file: str = ''          # Keras' file of ImageNet weights, without top
-    md5: str = ''           # of that file, as Keras checks it
-    dense: tuple = ()       # fully connected layers before the last, unless the protocol says otherwise
-    slow: str = ''          # why bfloat16 brings nothing to it, for precision='auto'
+
+    application: str  # name in keras.applications; '' for the report's CNN
+    base_parameters: int  # of the base, all of them; SOURCES §3
+    scaling: str  # what its ImageNet weights expect
+    smallest: int  # side of the smallest image it takes
+    file: str = ''  # Keras' file of ImageNet weights, without top
+    md5: str = ''  # of that file, as Keras checks it
+    dense: tuple = ()  # fully connected layers before the last, unless the protocol says otherwise
+    slow: str = ''  # why bfloat16 brings nothing to it, for precision='auto'
+
 
 _URL = 'https://storage.googleapis.com/tensorflow/keras-applications'
-NETWORKS = {'resnet50': Network('ResNet50', 23_587_712, 'imagenet-caffe', 32, f'{_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5', '4d473c1dd8becc155b73f8504c6f6626'),
-            'vgg16': Network('VGG16', 14_714_688, 'imagenet-caffe', 32, f'{_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5', '6d6bbae143d832006294945121d1f1fc'),
-            'inceptionv3': Network('InceptionV3', 21_802_784, '-1..1', 75, f'{_URL}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5', 'bcbd6486424b2319ff4ef7d526e38f63'),
-            'efficientnetb0': Network('EfficientNetB0', 4_049_571, '0..255', 32, 'https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5', '50bc09e76180e00e4465e1a485ddc09d',
-                                      slow='depthwise convolutions are slower in bfloat16'),
-            'ct_cnn': Network('', 140_128, '0..1', 32, dense=(256, 128), slow='too few channels to be quicker in bfloat16')}
+NETWORKS = {
+    'resnet50': Network(
+        'ResNet50',
+        23_587_712,
+        'imagenet-caffe',
+        32,
+        f'{_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5',
+        '4d473c1dd8becc155b73f8504c6f6626',
+    ),
+    'vgg16': Network(
+        'VGG16',
+        14_714_688,
+        'imagenet-caffe',
+        32,
+        f'{_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5',
+        '6d6bbae143d832006294945121d1f1fc',
+    ),
+    'inceptionv3': Network(
+        'InceptionV3',
+        21_802_784,
+        '-1..1',
+        75,
+        f'{_URL}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5',
+        'bcbd6486424b2319ff4ef7d526e38f63',
+    ),
+    'efficientnetb0': Network(
+        'EfficientNetB0',
+        4_049_571,
+        '0..255',
+        32,
+        'https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5',
+        '50bc09e76180e00e4465e1a485ddc09d',
+        slow='depthwise convolutions are slower in bfloat16',
+    ),
+    'ct_cnn': Network(
+        '', 140_128, '0..1', 32, dense=(256, 128), slow='too few channels to be quicker in bfloat16'
+    ),
+}
 
 # %% ../nbs/17_classifiers.ipynb #5ce42934
-_CHOICES = {'network': tuple(NETWORKS), 'optimizer': ('rmsprop', 'sgd', 'adam'), 'monitor': ('val_loss', 'val_accuracy', 'loss', 'accuracy'),
-            'weights': ('auto', 'imagenet', 'random'), 'input_scaling': ('auto', *SCALINGS), 'precision': PRECISIONS, 'freeze': ('auto', True, False),
-            'bn_statistics': ('auto', 'running', 'recomputed')}
+_CHOICES = {
+    'network': tuple(NETWORKS),
+    'optimizer': ('rmsprop', 'sgd', 'adam'),
+    'monitor': ('val_loss', 'val_accuracy', 'loss', 'accuracy'),
+    'weights': ('auto', 'imagenet', 'random'),
+    'input_scaling': ('auto', *SCALINGS),
+    'precision': PRECISIONS,
+    'freeze': ('auto', True, False),
+    'bn_statistics': ('auto', 'running', 'recomputed'),
+}
+
 
 @dataclass(frozen=True)
 class Protocol:
     "How a classifier is built and trained. A value that cannot be is an `InputError`."
-    network: str = 'resnet50'           # one of NETWORKS
-    size: int = 128                     # side of the square images it sees
-    optimizer: str = 'rmsprop'          # 'rmsprop', 'sgd' or 'adam', otherwise as Keras sets them
+
+    network: str = 'resnet50'  # one of NETWORKS
+    size: int = 128  # side of the square images it sees
+    optimizer: str = 'rmsprop'  # 'rmsprop', 'sgd' or 'adam', otherwise as Keras sets them
     learning_rate: float = 1e-3
     batch: int = 32
-    epochs: int = 50                    # at most
-    patience: int | None = 5                   # stop after so many epochs without improvement; None: never
-    monitor: str = 'val_loss'           # what has to improve: 'val_loss', 'val_accuracy', 'loss' or 'accuracy'
-    restore_best: bool = True           # end with the weights of the best epoch
-    stop_accuracy: float = None         # stop when training accuracy is above this
-    dropout: float = .4
-    dense: object = 'auto'              # sizes of fully connected layers with ReLU before the last, e.g. (256, 128); dropout is behind the first of them, or behind pooling if there are none. 'auto': the report's for its CNN, none for the others
-    label_smoothing: float = 0.
-    weights: str = 'auto'               # 'imagenet'; 'random'; 'auto': ImageNet weights if they can be had, else random
-    weights_file: str = None            # a file with weights of the base, instead: .h5, .weights.h5 or .keras
-    freeze: object = 'auto'             # train the head alone; 'auto': if the base is pretrained
-    input_scaling: str = 'auto'         # one of SCALINGS; 'auto': what the network's ImageNet weights expect
-    bn_statistics: str = 'auto'         # batch normalisation in use: 'running' averages; 'recomputed' over training images after each epoch; 'auto': recomputed where the base is trained from random weights
-    bn_momentum: float = None           # of the running averages; None: Keras' own (.99)
-    pipeline: object = None             # classical augmentation of classical arms: a name in PIPELINES, a `Pipeline` or a dict of its fields
-    precision: str = 'auto'             # 'float32', 'mixed_bfloat16' (layers compute in bfloat16, weights stay float32), or 'auto': the quicker one on this machine
+    epochs: int = 50  # at most
+    patience: int | None = 5  # stop after so many epochs without improvement; None: never
+    monitor: str = (
+        'val_loss'  # what has to improve: 'val_loss', 'val_accuracy', 'loss' or 'accuracy'
+    )
+    restore_best: bool = True  # end with the weights of the best epoch
+    stop_accuracy: float = None  # stop when training accuracy is above this
+    dropout: float = 0.4
+    dense: object = 'auto'  # sizes of fully connected layers with ReLU before the last, e.g. (256, 128); dropout is behind the first of them, or behind pooling if there are none. 'auto': the report's for its CNN, none for the others
+    label_smoothing: float = 0.0
+    weights: str = (
+        'auto'  # 'imagenet'; 'random'; 'auto': ImageNet weights if they can be had, else random
+    )
+    weights_file: str = None  # a file with weights of the base, instead: .h5, .weights.h5 or .keras
+    freeze: object = 'auto'  # train the head alone; 'auto': if the base is pretrained
+    input_scaling: str = (
+        'auto'  # one of SCALINGS; 'auto': what the network's ImageNet weights expect
+    )
+    bn_statistics: str = 'auto'  # batch normalisation in use: 'running' averages; 'recomputed' over training images after each epoch; 'auto': recomputed where the base is trained from random weights
+    bn_momentum: float = None  # of the running averages; None: Keras' own (.99)
+    pipeline: object = None  # classical augmentation of classical arms: a name in PIPELINES, a `Pipeline` or a dict of its fields
+    precision: str = 'auto'  # 'float32', 'mixed_bfloat16' (layers compute in bfloat16, weights stay float32), or 'auto': the quicker one on this machine
 
     def __post_init__(self):
         convert_fields(self)
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known: raise InputError(f'{name}={getattr(self, name)!r} is unknown; choose one of {list(known)}')
-        whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool)
-        number = lambda v: (whole(v) or isinstance(v, (float, np.floating))) and math.isfinite(v)
-        rules = {'size': (lambda v: whole(v) and v >= NETWORKS[self.network].smallest, f'a side of at least {NETWORKS[self.network].smallest} pixels for {self.network}'),
-                 'batch': (lambda v: whole(v) and v > 0, 'a whole number above 0'), 'epochs': (lambda v: whole(v) and v > 0, 'a whole number above 0'),
-                 'patience': (lambda v: v is None or whole(v) and v > 0, 'a whole number above 0, or None'),
-                 'learning_rate': (lambda v: number(v) and v > 0, 'a number above 0'),
-                 'stop_accuracy': (lambda v: v is None or number(v) and 0 < v < 1, 'a number between 0 and 1, or None'),
-                 'dropout': (lambda v: number(v) and 0 <= v < 1, 'a number from 0 to below 1'), 'label_smoothing': (lambda v: number(v) and 0 <= v < 1, 'a number from 0 to below 1'),
-                 'bn_momentum': (lambda v: v is None or number(v) and 0 <= v < 1, 'a number from 0 to below 1, or None')}
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f'{name}={getattr(self, name)!r} is unknown; choose one of {list(known)}'
+                )
+
+        def whole(v):
+            return isinstance(v, (int, np.integer)) and not isinstance(v, bool)
+
+        def number(v):
+            return (whole(v) or isinstance(v, (float, np.floating))) and math.isfinite(v)
+
+        rules = {
+            'size': (
+                lambda v: whole(v) and v >= NETWORKS[self.network].smallest,
+                f'a side of at least {NETWORKS[self.network].smallest} pixels for {self.network}',
+            ),
+            'batch': (lambda v: whole(v) and v > 0, 'a whole number above 0'),
+            'epochs': (lambda v: whole(v) and v > 0, 'a whole number above 0'),
+            'patience': (
+                lambda v: v is None or whole(v) and v > 0,
+                'a whole number above 0, or None',
+            ),
+            'learning_rate': (lambda v: number(v) and v > 0, 'a number above 0'),
+            'stop_accuracy': (
+                lambda v: v is None or number(v) and 0 < v < 1,
+                'a number between 0 and 1, or None',
+            ),
+            'dropout': (lambda v: number(v) and 0 <= v < 1, 'a number from 0 to below 1'),
+            'label_smoothing': (lambda v: number(v) and 0 <= v < 1, 'a number from 0 to below 1'),
+            'bn_momentum': (
+                lambda v: v is None or number(v) and 0 <= v < 1,
+                'a number from 0 to below 1, or None',
+            ),
+        }
         for name, (ok, what) in rules.items():
-            if not ok(getattr(self, name)): raise InputError(f'{name}={getattr(self, name)!r}: give {what}')
+            if not ok(getattr(self, name)):
+                raise InputError(f'{name}={getattr(self, name)!r}: give {what}')
         object.__setattr__(self, 'pipeline', as_pipeline(self.pipeline))
-        if isinstance(self.dense, list): object.__setattr__(self, 'dense', tuple(self.dense))   # as a record or a profile has it
-        if self.dense != 'auto' and not (isinstance(self.dense, tuple) and all(whole(v) and v > 0 for v in self.dense)):
-            raise InputError(f"dense={self.dense!r}: give a list of whole numbers above 0, empty for none, or 'auto'")
+        if isinstance(self.dense, list):
+            object.__setattr__(self, 'dense', tuple(self.dense))  # as a record or a profile has it
+        if self.dense != 'auto' and not (
+            isinstance(self.dense, tuple) and all(whole(v) and v > 0 for v in self.dense)
+        ):
+            raise InputError(
+                f"dense={self.dense!r}: give a list of whole numbers above 0, empty for none, or 'auto'"
+            )
 
     def settled(self) -> tuple:  # Protocol with a precision that is not 'auto', and why that
         "The same for this machine."
@@ -104,118 +207,265 @@ class Protocol:
         "Plain values, for records."
         return asdict(self)
 
+# %% ../nbs/17_classifiers.ipynb #8399ed17
 def as_pipeline(pipeline) -> Pipeline:
     "A `Pipeline` from its name in `PIPELINES`, a dict of its fields, or itself; None stays None."
-    if pipeline is None or isinstance(pipeline, Pipeline): return pipeline
+    if pipeline is None or isinstance(pipeline, Pipeline):
+        return pipeline
     if isinstance(pipeline, dict):
         unknown = sorted(set(pipeline) - {f.name for f in fields(Pipeline)})
-        if unknown: raise InputError(f'pipeline: {unknown[0]!r} is unknown; choose from {[f.name for f in fields(Pipeline)]}')
+        if unknown:
+            raise InputError(
+                f'pipeline: {unknown[0]!r} is unknown; choose from {[f.name for f in fields(Pipeline)]}'
+            )
         return Pipeline(**pipeline)
-    if pipeline not in PIPELINES: raise InputError(f'pipeline={pipeline!r} is unknown; choose one of {list(PIPELINES)}')
+    if pipeline not in PIPELINES:
+        raise InputError(f'pipeline={pipeline!r} is unknown; choose one of {list(PIPELINES)}')
     return PIPELINES[pipeline]
 
 # %% ../nbs/17_classifiers.ipynb #e1db72f8
 PROTOCOLS = {  # as the sources state them; everything else is a default, see NOT_STATED
-    'head_ct': Protocol('resnet50', 128, 'rmsprop', 1e-3, batch=32, patience=5, dropout=.4, pipeline='head_ct_x5'),                                      # T22, X1, X5
-    'ct_report-ct_cnn': Protocol('ct_cnn', 128, 'sgd', 1e-3, batch=32, epochs=300, patience=None, stop_accuracy=.95, dropout=.25, pipeline='ct_report'),  # T13, T17
-    'ct_report-vgg16': Protocol('vgg16', 128, 'sgd', 5e-3, batch=32, epochs=150, patience=None, dropout=.25, dense=(256, 128), pipeline='ct_report'),     # T15, T17
-    'ct_report-resnet50': Protocol('resnet50', 128, 'sgd', 5e-3, batch=32, epochs=50, patience=None, dropout=.25, dense=(256, 128), input_scaling='0..255', pipeline='ct_report'),  # T15, T17
-    'wmlq2022-inceptionv3': Protocol('inceptionv3', 256, 'adam', 1e-3, batch=32, epochs=6, patience=None, monitor='val_accuracy', dropout=.2, pipeline='wmlq2022'),        # T3, T4
-    'wmlq2022-efficientnetb0': Protocol('efficientnetb0', 256, 'adam', 1e-3, batch=32, epochs=6, patience=None, monitor='val_accuracy', dropout=.2, pipeline='wmlq2022')}  # T3, T4
+    'head_ct': Protocol(
+        'resnet50', 128, 'rmsprop', 1e-3, batch=32, patience=5, dropout=0.4, pipeline='head_ct_x5'
+    ),  # T22, X1, X5
+    'ct_report-ct_cnn': Protocol(
+        'ct_cnn',
+        128,
+        'sgd',
+        1e-3,
+        batch=32,
+        epochs=300,
+        patience=None,
+        stop_accuracy=0.95,
+        dropout=0.25,
+        pipeline='ct_report',
+    ),  # T13, T17
+    'ct_report-vgg16': Protocol(
+        'vgg16',
+        128,
+        'sgd',
+        5e-3,
+        batch=32,
+        epochs=150,
+        patience=None,
+        dropout=0.25,
+        dense=(256, 128),
+        pipeline='ct_report',
+    ),  # T15, T17
+    'ct_report-resnet50': Protocol(
+        'resnet50',
+        128,
+        'sgd',
+        5e-3,
+        batch=32,
+        epochs=50,
+        patience=None,
+        dropout=0.25,
+        dense=(256, 128),
+        input_scaling='0..255',
+        pipeline='ct_report',
+    ),  # T15, T17
+    'wmlq2022-inceptionv3': Protocol(
+        'inceptionv3',
+        256,
+        'adam',
+        1e-3,
+        batch=32,
+        epochs=6,
+        patience=None,
+        monitor='val_accuracy',
+        dropout=0.2,
+        pipeline='wmlq2022',
+    ),  # T3, T4
+    'wmlq2022-efficientnetb0': Protocol(
+        'efficientnetb0',
+        256,
+        'adam',
+        1e-3,
+        batch=32,
+        epochs=6,
+        patience=None,
+        monitor='val_accuracy',
+        dropout=0.2,
+        pipeline='wmlq2022',
+    ),
+}  # T3, T4
 
 _SCRATCH = 'only where the base is trained from random weights: running averages lag behind the few batches of an epoch, and validation stays at chance while training is at 90 %; see "Batch normalisation with few images"'
-_BASE = 'whether the base was frozen is not said; frozen where it is pretrained, as in the head_ct repository\'s notebook (X5)'
+_BASE = "whether the base was frozen is not said; frozen where it is pretrained, as in the head_ct repository's notebook (X5)"
 _DENSE = '"fully connected layers at the end of the network" with "dropout in between" are said of VGG-16, without sizes: those of the report\'s CNN'
 NOT_STATED = {  # protocol -> field -> why this default
-    'head_ct': {'size': 'the repository\'s notebook has 128 (X5); the GAN images are 32', 'epochs': 'the notebook trains 5 epochs, but of 320 batches each (X5): 1600 steps, while 5 epochs of 144 images are 25. So: until nothing improves, and 50 is a ceiling', 'patience': '"early stopping after 5 epochs" is read as 5 epochs without progress', 'monitor': 'Keras\' default for early stopping',
-                'restore_best': 'otherwise early stopping keeps weights known to be worse', 'input_scaling': 'what ImageNet weights expect', 'pipeline': 'that of the repository\'s notebook (X5); X1 names none', 'bn_statistics': _SCRATCH},
-    'ct_report-ct_cnn': {'size': 'see dcgan: the report\'s GAN draws 128', 'epochs': 'a ceiling; the report stops at 95 % training accuracy', 'input_scaling': '"not normalised" would be 0..255; [0, 1] is stable at its learning rate', 'bn_statistics': _SCRATCH},
-    'ct_report-vgg16': {'size': 'as the CNN', 'dense': _DENSE, 'freeze': _BASE, 'input_scaling': '"normalised": read as Keras\' own preprocessing'},
-    'ct_report-resnet50': {'size': 'as the CNN', 'dense': _DENSE + ', as for VGG-16', 'freeze': _BASE, 'input_scaling': '"the others not normalised": read as 0..255', 'bn_statistics': _SCRATCH},
-    'wmlq2022-inceptionv3': {'optimizer': 'not said; Adam', 'learning_rate': 'not said; Keras\' default', 'dropout': 'the head is not said; Keras\' transfer-learning guide has .2', 'freeze': _BASE, 'input_scaling': 'slides: 0–1; read as what is fed to the preprocessing', 'bn_statistics': _SCRATCH}}
+    'head_ct': {
+        'size': "the repository's notebook has 128 (X5); the GAN images are 32",
+        'epochs': 'the notebook trains 5 epochs, but of 320 batches each (X5): 1600 steps, while 5 epochs of 144 images are 25. So: until nothing improves, and 50 is a ceiling',
+        'patience': '"early stopping after 5 epochs" is read as 5 epochs without progress',
+        'monitor': "Keras' default for early stopping",
+        'restore_best': 'otherwise early stopping keeps weights known to be worse',
+        'input_scaling': 'what ImageNet weights expect',
+        'pipeline': "that of the repository's notebook (X5); X1 names none",
+        'bn_statistics': _SCRATCH,
+    },
+    'ct_report-ct_cnn': {
+        'size': "see dcgan: the report's GAN draws 128",
+        'epochs': 'a ceiling; the report stops at 95 % training accuracy',
+        'input_scaling': '"not normalised" would be 0..255; [0, 1] is stable at its learning rate',
+        'bn_statistics': _SCRATCH,
+    },
+    'ct_report-vgg16': {
+        'size': 'as the CNN',
+        'dense': _DENSE,
+        'freeze': _BASE,
+        'input_scaling': '"normalised": read as Keras\' own preprocessing',
+    },
+    'ct_report-resnet50': {
+        'size': 'as the CNN',
+        'dense': _DENSE + ', as for VGG-16',
+        'freeze': _BASE,
+        'input_scaling': '"the others not normalised": read as 0..255',
+        'bn_statistics': _SCRATCH,
+    },
+    'wmlq2022-inceptionv3': {
+        'optimizer': 'not said; Adam',
+        'learning_rate': "not said; Keras' default",
+        'dropout': "the head is not said; Keras' transfer-learning guide has .2",
+        'freeze': _BASE,
+        'input_scaling': 'slides: 0–1; read as what is fed to the preprocessing',
+        'bn_statistics': _SCRATCH,
+    },
+}
 NOT_STATED['wmlq2022-efficientnetb0'] = NOT_STATED['wmlq2022-inceptionv3']
+
 
 def protocol(name: str, **changes) -> Protocol:
     "A source's protocol with some fields changed, e.g. `protocol('head_ct', size=64)`. Unknown names are an `InputError`."
-    if name not in PROTOCOLS: raise InputError(f'protocol {name!r} is unknown; choose one of {list(PROTOCOLS)}')
+    if name not in PROTOCOLS:
+        raise InputError(f'protocol {name!r} is unknown; choose one of {list(PROTOCOLS)}')
     known = [f.name for f in fields(Protocol)]
     unknown = sorted(set(changes) - set(known))
-    if unknown: raise InputError(f'protocol: field {unknown[0]!r} is unknown; choose from {known}')
+    if unknown:
+        raise InputError(f'protocol: field {unknown[0]!r} is unknown; choose from {known}')
     return replace(PROTOCOLS[name], **changes)
 
 # %% ../nbs/17_classifiers.ipynb #cc53a84c
-def imagenet_file(network: str,        # one of NETWORKS
-                  timeout: float = 10, # seconds without an answer
-                 ) -> Path:            # the file in Keras' cache
+def imagenet_file(
+    network: str,  # one of NETWORKS
+    timeout: float = 10,  # seconds without an answer
+) -> Path:  # the file in Keras' cache
     "ImageNet weights of a network's base, downloaded once and checked. `InputError` if they cannot be had."
     import pooch
+
     n = NETWORKS[network]
-    if not n.file: raise InputError(f"weights='imagenet': there are none for {network}; give weights='random'")
-    folder, name = Path(os.environ.get('KERAS_HOME') or Path.home()/'.keras')/'models', n.file.rsplit('/', 1)[1]
-    try: return Path(pooch.retrieve(n.file, f'md5:{n.md5}', fname=name, path=folder, downloader=pooch.HTTPDownloader(timeout=timeout, progressbar=True)))
-    except Exception as e:  # requests, urllib3, socket, checksum, file system: to the user all the same
-        raise InputError(f"ImageNet weights of {network} cannot be had ({type(e).__name__} at {n.file}). Put the file at {folder/name}, name one with weights_file, or give weights='random'") from e
+    if not n.file:
+        raise InputError(f"weights='imagenet': there are none for {network}; give weights='random'")
+    folder, name = (
+        Path(os.environ.get('KERAS_HOME') or Path.home() / '.keras') / 'models',
+        n.file.rsplit('/', 1)[1],
+    )
+    try:
+        return Path(
+            pooch.retrieve(
+                n.file,
+                f'md5:{n.md5}',
+                fname=name,
+                path=folder,
+                downloader=pooch.HTTPDownloader(timeout=timeout, progressbar=True),
+            )
+        )
+    except (
+        Exception
+    ) as e:  # requests, urllib3, socket, checksum, file system: to the user all the same
+        raise InputError(
+            f"ImageNet weights of {network} cannot be had ({type(e).__name__} at {n.file}). Put the file at {folder / name}, name one with weights_file, or give weights='random'"
+        ) from e
 
 # %% ../nbs/17_classifiers.ipynb #eebd8f95
 def _ct_cnn_base(keras, size):
     "The report's five blocks (T17): conv 3×3, batch normalisation, ReLU, max-pooling 2; 32-32-64-64-128 filters."
     L, x = keras.layers, (i := keras.Input((size, size, 1)))
     for filters in (32, 32, 64, 64, 128):
-        x = L.MaxPooling2D(2)(L.ReLU()(L.BatchNormalization()(L.Conv2D(filters, 3, padding='same')(x))))
+        x = L.MaxPooling2D(2)(
+            L.ReLU()(L.BatchNormalization()(L.Conv2D(filters, 3, padding='same')(x)))
+        )
     return keras.Model(i, x)
 
+# %% ../nbs/17_classifiers.ipynb #9689b8ca
 def _load_file(base, network, path):
     "Read weights of the base from a file; anything that does not fit is an `InputError`."
     path = Path(path)
-    if not path.is_file(): raise InputError(f'weights_file {path}: not found')
-    if path.suffix not in ('.h5', '.hdf5', '.keras'): raise InputError(f'weights_file {path}: give a .h5, .weights.h5 or .keras file')
+    if not path.is_file():
+        raise InputError(f'weights_file {path}: not found')
+    if path.suffix not in ('.h5', '.hdf5', '.keras'):
+        raise InputError(f'weights_file {path}: give a .h5, .weights.h5 or .keras file')
     try:
         with warnings.catch_warnings():
             # Keras leaves layers as they are and warns where a file lacks them
             warnings.filterwarnings('error', '.*(freshly-initialized|no matching group).*')
             base.load_weights(path)
     except Exception as e:
-        raise InputError(f"weights_file {path}: does not hold the weights of {network} without top ({' '.join(str(e).split())[:200]})") from e
-    if not all(np.isfinite(np.asarray(load_keras().ops.convert_to_numpy(w))).all() for w in base.weights): raise InputError(f'weights_file {path}: holds numbers that are not finite')
+        raise InputError(
+            f'weights_file {path}: does not hold the weights of {network} without top ({" ".join(str(e).split())[:200]})'
+        ) from e
+    if not all(
+        np.isfinite(np.asarray(load_keras().ops.convert_to_numpy(w))).all() for w in base.weights
+    ):
+        raise InputError(f'weights_file {path}: holds numbers that are not finite')
     if network == 'efficientnetb0':
         # Keras' file has ImageNet's standard deviation where the variance belongs, and keras.applications corrects it only for weights='imagenet'
-        norm, deviation = next(l for l in base.layers if l.__class__.__name__ == 'Normalization'), np.array([.229, .224, .225])
-        if np.allclose(load_keras().ops.convert_to_numpy(norm.adapt_variance).ravel(), deviation, atol=1e-3):
-            norm.adapt_variance.assign(load_keras().ops.convert_to_numpy(norm.adapt_variance)**2)
+        norm, deviation = (
+            next(l for l in base.layers if l.__class__.__name__ == 'Normalization'),
+            np.array([0.229, 0.224, 0.225]),
+        )
+        if np.allclose(
+            load_keras().ops.convert_to_numpy(norm.adapt_variance).ravel(), deviation, atol=1e-3
+        ):
+            norm.adapt_variance.assign(load_keras().ops.convert_to_numpy(norm.adapt_variance) ** 2)
             norm.finalize_state()
     return f'file:{sha256_file(path)[:8]}'
 
-_without = set()   # networks whose ImageNet weights this process has asked for in vain: all repeats of an arm begin alike, and the message comes once
+# %% ../nbs/17_classifiers.ipynb #3d9ec8d9
+_without = set()  # networks whose ImageNet weights this process has asked for in vain: all repeats of an arm begin alike, and the message comes once
+
 
 def _base(p: Protocol, progress):
     "The network's base and where its weights come from."
     keras, n = load_keras(), NETWORKS[p.network]
-    if not n.application: make = lambda weights: _ct_cnn_base(keras, p.size)
-    else: make = lambda weights: getattr(keras.applications, n.application)(include_top=False, weights=weights, input_shape=(p.size, p.size, 3))
+    if not n.application:
+        make = lambda weights: _ct_cnn_base(keras, p.size)
+    else:
+        make = lambda weights: getattr(keras.applications, n.application)(
+            include_top=False, weights=weights, input_shape=(p.size, p.size, 3)
+        )
     if p.weights_file:
         base = make(None)
         return base, _load_file(base, p.network, p.weights_file)
     if p.weights == 'imagenet' or p.weights == 'auto' and n.file and p.network not in _without:
-        try: return (imagenet_file(p.network), make('imagenet'))[1], 'imagenet'
+        try:
+            return (imagenet_file(p.network), make('imagenet'))[1], 'imagenet'
         except InputError as e:
-            if p.weights == 'imagenet': raise
+            if p.weights == 'imagenet':
+                raise
             _without.add(p.network)
             progress(f'{e}. Going on with random weights')
     return make(None), 'random'
 
+# %% ../nbs/17_classifiers.ipynb #3bec5670
 @functools.cache
-def _deterministic(): seed_everything(0)
+def _deterministic():
+    seed_everything(0)
 
+# %% ../nbs/17_classifiers.ipynb #2b62cf0a
 def _seed(seed):
     "Seed what Keras builds. Initialisers and dropout draw seeds of their own from Python's generator; TensorFlow's global one is left alone, because setting it throws away what is compiled."
     _deterministic()
     random.seed(seed)
 
-def build_model(p: Protocol,
-                n_classes: int,
-                seed: int = 0,       # initial weights and dropout
-                progress=print,      # called with a line when ImageNet weights cannot be had
-               ):                    # keras.Model: (n,size,size,1) in [0,1] -> (n,n_classes), with .source ('imagenet', 'random', 'file:…') and .frozen
+# %% ../nbs/17_classifiers.ipynb #536e92b3
+def build_model(
+    p: Protocol,
+    n_classes: int,
+    seed: int = 0,  # initial weights and dropout
+    progress=print,  # called with a line when ImageNet weights cannot be had
+):  # keras.Model: (n,size,size,1) in [0,1] -> (n,n_classes), with .source ('imagenet', 'random', 'file:…') and .frozen
     "A network with its input scaling inside: scaling, base, pooling, fully connected layers with one dropout, softmax."
     keras = load_keras()
     _seed(seed)
@@ -225,245 +475,433 @@ def build_model(p: Protocol,
         frozen = source != 'random' if p.freeze == 'auto' else p.freeze
         base.trainable = not frozen
         scale, offset = SCALINGS[n.scaling if p.input_scaling == 'auto' else p.input_scaling]
-        if not n.application and isinstance(offset, list): raise InputError(f'input_scaling={p.input_scaling!r}: {p.network} has one input channel; choose another')
+        if not n.application and isinstance(offset, list):
+            raise InputError(
+                f'input_scaling={p.input_scaling!r}: {p.network} has one input channel; choose another'
+            )
         x = i = keras.Input((p.size, p.size, 1), name='image')
-        if n.application: x = L.Concatenate(name='gray_to_rgb', dtype='float32')([x, x, x])   # 8 bits would be rounded twice in bfloat16
+        if n.application:
+            x = L.Concatenate(name='gray_to_rgb', dtype='float32')(
+                [x, x, x]
+            )  # 8 bits would be rounded twice in bfloat16
         x = L.Rescaling(scale, offset, name='input_scaling', dtype='float32')(x)
-        x = base(x, training=False) if frozen else base(x)  # a frozen base also runs without stochastic depth
+        x = (
+            base(x, training=False) if frozen else base(x)
+        )  # a frozen base also runs without stochastic depth
         x = (L.GlobalAveragePooling2D if n.application else L.Flatten)(name='pooled')(x)
         dense = [L.Dense(units, 'relu') for units in (n.dense if p.dense == 'auto' else p.dense)]
-        for layer in (*dense[:1], L.Dropout(p.dropout, seed=seed), *dense[1:]): x = layer(x)
+        for layer in (*dense[:1], L.Dropout(p.dropout, seed=seed), *dense[1:]):
+            x = layer(x)
         out = L.Dense(n_classes, 'softmax', dtype='float32', name='probabilities')(x)
-    model = keras.Model(i, out, name=p.network)   # outside: a model of the policy would round its input
+    model = keras.Model(
+        i, out, name=p.network
+    )  # outside: a model of the policy would round its input
     if p.bn_momentum is not None:
-        for layer in _normalisations(model): layer.momentum = p.bn_momentum
+        for layer in _normalisations(model):
+            layer.momentum = p.bn_momentum
     model.source, model.frozen = source, bool(frozen)
     return model
 
+# %% ../nbs/17_classifiers.ipynb #d0d7a397
 def _layers(model):
     "The layers of a model and of the models in it."
-    return [l for layer in model.layers for l in (_layers(layer) if hasattr(layer, 'layers') else [layer])]
+    return [
+        l
+        for layer in model.layers
+        for l in (_layers(layer) if hasattr(layer, 'layers') else [layer])
+    ]
 
-def _normalisations(model): return [l for l in _layers(model) if isinstance(l, load_keras().layers.BatchNormalization)]
+# %% ../nbs/17_classifiers.ipynb #6cd672a4
+def _normalisations(model):
+    return [l for l in _layers(model) if isinstance(l, load_keras().layers.BatchNormalization)]
 
+# %% ../nbs/17_classifiers.ipynb #d84c2e60
 def count_parameters(model) -> dict:
     "{'trainable', 'non_trainable'}: numbers of parameters, without the state of random generators."
-    count = lambda ws: int(sum(math.prod(w.shape) for w in ws))
-    return {'trainable': count(model.trainable_weights), 'non_trainable': count(model.non_trainable_weights)}
+
+    def count(ws):
+        return int(sum(math.prod(w.shape) for w in ws))
+
+    return {
+        'trainable': count(model.trainable_weights),
+        'non_trainable': count(model.non_trainable_weights),
+    }
 
 # %% ../nbs/17_classifiers.ipynb #5bd4dfe6
 def _optimizer(p: Protocol):
-    return getattr(load_keras().optimizers, {'rmsprop': 'RMSprop', 'sgd': 'SGD', 'adam': 'Adam'}[p.optimizer])(p.learning_rate)
+    return getattr(
+        load_keras().optimizers, {'rmsprop': 'RMSprop', 'sgd': 'SGD', 'adam': 'Adam'}[p.optimizer]
+    )(p.learning_rate)
 
-def _loss(p: Protocol): return load_keras().losses.CategoricalCrossentropy(label_smoothing=p.label_smoothing)
+# %% ../nbs/17_classifiers.ipynb #006f1b8f
+def _loss(p: Protocol):
+    return load_keras().losses.CategoricalCrossentropy(label_smoothing=p.label_smoothing)
 
+# %% ../nbs/17_classifiers.ipynb #787138c7
 def _compiled_forward(model):
     "Inference with any batch size: float32 array in, float32 array out. Kept with the model."
     if '_gan_covid_forward' not in model.__dict__:
         keras = load_keras()
         if keras.backend.backend() == 'tensorflow':
             import tensorflow as tf
-            f = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32), input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
-            forward = lambda x: f(x).numpy()
+
+            f = tf.function(
+                lambda x: tf.cast(model(x, training=False), tf.float32),
+                input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)],
+            )
+
+            def forward(x):
+                return f(x).numpy()
         else:
             import torch
+
             def forward(x):
-                with torch.no_grad(): return keras.ops.convert_to_numpy(keras.ops.cast(model(keras.ops.convert_to_tensor(x), training=False), 'float32'))
+                with torch.no_grad():
+                    return keras.ops.convert_to_numpy(
+                        keras.ops.cast(
+                            model(keras.ops.convert_to_tensor(x), training=False), 'float32'
+                        )
+                    )
+
         model.__dict__['_gan_covid_forward'] = forward  # past Keras' attribute tracking
     return model.__dict__['_gan_covid_forward']
 
+# %% ../nbs/17_classifiers.ipynb #f2843412
 def _compiled_step(model, optimizer, loss):
     "A training step with any batch size: (x float32, one-hot y) -> (loss, number of right answers), as tensors."
     keras = load_keras()
     optimizer.build(model.trainable_variables)
     if keras.backend.backend() == 'tensorflow':
         import tensorflow as tf
-        @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32), tf.TensorSpec([None, model.output_shape[-1]], tf.float32)])
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
+                tf.TensorSpec([None, model.output_shape[-1]], tf.float32),
+            ]
+        )
         def step(x, y):
             with tf.GradientTape() as tape:
                 probabilities = model(x, training=True)
                 value = loss(y, probabilities)
-            optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+            optimizer.apply(
+                tape.gradient(value, model.trainable_variables), model.trainable_variables
+            )
             return value, tf.math.count_nonzero(tf.argmax(y, 1) == tf.argmax(probabilities, 1))
+
         return step
     import torch
+
     def step(x, y):
         x, y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
         model.zero_grad()
         probabilities = model(x, training=True)
         value = loss(y, probabilities)
         value.backward()
-        with torch.no_grad(): optimizer.apply([v.value.grad for v in model.trainable_variables], model.trainable_variables)
+        with torch.no_grad():
+            optimizer.apply(
+                [v.value.grad for v in model.trainable_variables], model.trainable_variables
+            )
         return value.detach(), (y.argmax(1) == probabilities.argmax(1)).sum()
+
     return step
 
 # %% ../nbs/17_classifiers.ipynb #ce9a0e08
 def _check_images(x, name):
     x = np.asarray(x)
-    if x.ndim != 4 or x.shape[-1] != 1: raise InputError(f'{name}: shape {x.shape}; give images as (n, height, width, 1)')
-    if not len(x): raise InputError(f'{name}: no images')
+    if x.ndim != 4 or x.shape[-1] != 1:
+        raise InputError(f'{name}: shape {x.shape}; give images as (n, height, width, 1)')
+    if not len(x):
+        raise InputError(f'{name}: no images')
     if x.dtype != np.uint8:
         # min and max are nan if any value is
         low, high = x.min(), x.max()
-        if not (low >= 0 and high <= 1): raise InputError(f'{name}: values from {low} to {high}; give uint8, or floats in [0, 1] without NaN')
+        if not (low >= 0 and high <= 1):
+            raise InputError(
+                f'{name}: values from {low} to {high}; give uint8, or floats in [0, 1] without NaN'
+            )
     return x
 
-def _unit(x): return x.astype(np.float32)/np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32, copy=False)
+# %% ../nbs/17_classifiers.ipynb #6c4b498a
+def _unit(x):
+    return (
+        x.astype(np.float32) / np.float32(255)
+        if x.dtype == np.uint8
+        else x.astype(np.float32, copy=False)
+    )
 
+# %% ../nbs/17_classifiers.ipynb #7baf9e67
 def _run(model, x, batch=64):
     forward = _compiled_forward(model)
-    return np.concatenate([forward(_unit(x[k:k + batch])) for k in range(0, len(x), batch)])
+    return np.concatenate([forward(_unit(x[k : k + batch])) for k in range(0, len(x), batch)])
 
-def predict(model,              # from `build_model` or `train(...).model`
-            x: np.ndarray,      # uint8, or float in [0,1]: (n,h,w,1); resized if need be
-            batch: int = 64,
-           ) -> np.ndarray:     # float32 (n,k), rows sum to 1
+# %% ../nbs/17_classifiers.ipynb #99cf989e
+def predict(
+    model,  # from `build_model` or `train(...).model`
+    x: np.ndarray,  # uint8, or float in [0,1]: (n,h,w,1); resized if need be
+    batch: int = 64,
+) -> np.ndarray:  # float32 (n,k), rows sum to 1
     "Class probabilities."
     return _run(model, resize(_check_images(x, 'x'), model.input_shape[1:3]), batch)
 
-def features(model, x: np.ndarray,  # as for `predict`
-             batch: int = 64,
-            ) -> np.ndarray:        # float32 (n,d)
+# %% ../nbs/17_classifiers.ipynb #df355230
+def features(
+    model,
+    x: np.ndarray,  # as for `predict`
+    batch: int = 64,
+) -> np.ndarray:  # float32 (n,d)
     "What the last layer sees: the penultimate activations, e.g. 2048 pooled channels of ResNet50. For distances between sets of images (`fidelity`)."
-    if '_gan_covid_features' not in model.__dict__: model.__dict__['_gan_covid_features'] = load_keras().Model(model.input, model.layers[-1].input)
+    if '_gan_covid_features' not in model.__dict__:
+        model.__dict__['_gan_covid_features'] = load_keras().Model(
+            model.input, model.layers[-1].input
+        )
     return predict(model.__dict__['_gan_covid_features'], x, batch)
 
 # %% ../nbs/17_classifiers.ipynb #a7c3fc93
-def graph(model) -> list:  # dicts: name, type, shape (without the batch), parameters, non_trainable (of these: running statistics), inputs (names), detail; inputs come first
+def graph(
+    model,
+) -> list:  # dicts: name, type, shape (without the batch), parameters, non_trainable (of these: running statistics), inputs (names), detail; inputs come first
     "The layers of a classifier's base and the edges between them, for drawing (F12 to F15)."
     base = next((l for l in model.layers if len(getattr(l, 'layers', ())) > 1), model)
+
     def feeding(x):
-        if isinstance(x, dict) and 'keras_history' in x: return [x['keras_history'][0]]
-        return [n for v in (x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()) for n in feeding(v)]
+        if isinstance(x, dict) and 'keras_history' in x:
+            return [x['keras_history'][0]]
+        return [
+            n
+            for v in (
+                x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()
+            )
+            for n in feeding(v)
+        ]
+
     inputs = {l['config']['name']: feeding(l['inbound_nodes']) for l in base.get_config()['layers']}
+
     def detail(l):
         side = getattr(l, 'kernel_size', None) or getattr(l, 'pool_size', None)
-        return '' if side is None else '×'.join(map(str, side)) + (f', stride {l.strides[0]}' if l.strides[0] > 1 else '')
-    fixed = lambda l: 2*l.output.shape[-1] if type(l).__name__ == 'BatchNormalization' else int(l.count_params()) if type(l).__name__ == 'Normalization' else 0
-    return [{'name': l.name, 'type': type(l).__name__, 'shape': list(l.output.shape[1:]), 'parameters': int(l.count_params()), 'non_trainable': int(fixed(l)), 'inputs': inputs[l.name], 'detail': detail(l)} for l in base.layers]
+        return (
+            ''
+            if side is None
+            else '×'.join(map(str, side)) + (f', stride {l.strides[0]}' if l.strides[0] > 1 else '')
+        )
+
+    def fixed(l):
+        return (
+            2 * l.output.shape[-1]
+            if type(l).__name__ == 'BatchNormalization'
+            else int(l.count_params())
+            if type(l).__name__ == 'Normalization'
+            else 0
+        )
+
+    return [
+        {
+            'name': l.name,
+            'type': type(l).__name__,
+            'shape': list(l.output.shape[1:]),
+            'parameters': int(l.count_params()),
+            'non_trainable': int(fixed(l)),
+            'inputs': inputs[l.name],
+            'detail': detail(l),
+        }
+        for l in base.layers
+    ]
 
 # %% ../nbs/17_classifiers.ipynb #395baafe
 def recompute_statistics(model, batches):  # iterable of float32 images (b,h,w,1)
     "Set the running mean and variance of every batch normalisation to the average over these batches, under the present weights."
     keras = load_keras()
     layers = [l for l in _normalisations(model) if l.trainable]
-    if not layers: return
+    if not layers:
+        return
     moving = [(v, 1 - l.momentum) for l in layers for v in (l.moving_mean, l.moving_variance)]
     if '_gan_covid_normalise' not in model.__dict__:
         body = keras.Model(model.input, model.get_layer('pooled').output)
         if keras.backend.backend() == 'tensorflow':
             import tensorflow as tf
-            run = tf.function(lambda x: body(x, training=True), input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
+
+            run = tf.function(
+                lambda x: body(x, training=True),
+                input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)],
+            )
         else:
             import torch
+
             def run(x):
-                with torch.no_grad(): body(keras.ops.convert_to_tensor(x), training=True)
+                with torch.no_grad():
+                    body(keras.ops.convert_to_tensor(x), training=True)
+
         model.__dict__['_gan_covid_normalise'] = run
-    total, n = [0.]*len(moving), 0
+    total, n = [0.0] * len(moving), 0
     for images in batches:
-        for v, _ in moving: v.assign(np.zeros(v.shape, np.float32))  # from zero, one step of the average is (1 - momentum) times the batch's value
+        for v, _ in moving:
+            v.assign(
+                np.zeros(v.shape, np.float32)
+            )  # from zero, one step of the average is (1 - momentum) times the batch's value
         model.__dict__['_gan_covid_normalise'](images)
-        total, n = [t + len(images)*keras.ops.convert_to_numpy(v).astype(np.float64)/step for t, (v, step) in zip(total, moving)], n + len(images)
-    for t, (v, _) in zip(total, moving): v.assign((t/n).astype(np.float32))
+        total, n = (
+            [
+                t + len(images) * keras.ops.convert_to_numpy(v).astype(np.float64) / step
+                for t, (v, step) in zip(total, moving)
+            ],
+            n + len(images),
+        )
+    for t, (v, _) in zip(total, moving):
+        v.assign((t / n).astype(np.float32))
 
 # %% ../nbs/17_classifiers.ipynb #fdcbd837
 @dataclass
 class Result:
     "A trained classifier and how it came about."
-    model: object            # keras.Model
-    history: dict            # loss, accuracy, val_loss, val_accuracy: one value an epoch
-    best_epoch: int          # counted from 1
-    epochs: int              # trained
-    seconds: float           # of training, over all attempts
-    weights: str             # it began with: 'imagenet', 'random' or 'file:<first 8 digits of its SHA-256>'
-    frozen: bool             # only the head was trained
-    parameters: dict         # {'trainable', 'non_trainable'}
-    classes: list            # order of the model's outputs
-    precision: str           # 'float32' or 'mixed_bfloat16'
-    precision_why: str       # as asked, what the processor has, or what was measured
+
+    model: object  # keras.Model
+    history: dict  # loss, accuracy, val_loss, val_accuracy: one value an epoch
+    best_epoch: int  # counted from 1
+    epochs: int  # trained
+    seconds: float  # of training, over all attempts
+    weights: str  # it began with: 'imagenet', 'random' or 'file:<first 8 digits of its SHA-256>'
+    frozen: bool  # only the head was trained
+    parameters: dict  # {'trainable', 'non_trainable'}
+    classes: list  # order of the model's outputs
+    precision: str  # 'float32' or 'mixed_bfloat16'
+    precision_why: str  # as asked, what the processor has, or what was measured
 
     def as_record(self) -> dict:
         "Everything but the model, for records."
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'model'}
 
+# %% ../nbs/17_classifiers.ipynb #08c56584
 def _set(images, name, classes=None):
     "(x, y, classes) of an `ImageSet` or of a pair (x, y), checked."
     x, y = (images.x, images.y) if hasattr(images, 'x') else images
     x, y = _check_images(x, name), np.asarray(y)
     found = getattr(images, 'classes', None)
-    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer): raise InputError(f'{name}: {len(x)} images, but labels of shape {y.shape} and type {y.dtype}; give one class number an image')
-    if classes is not None and found is not None and list(found) != list(classes): raise InputError(f'{name}: classes {list(found)}, but training has {list(classes)}; use one order')
-    classes = list(classes if classes is not None else found if found is not None else range(int(y.max()) + 1))
-    if y.min() < 0 or y.max() >= len(classes): raise InputError(f'{name}: class numbers from {y.min()} to {y.max()}, but there are {len(classes)} classes')
+    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
+        raise InputError(
+            f'{name}: {len(x)} images, but labels of shape {y.shape} and type {y.dtype}; give one class number an image'
+        )
+    if classes is not None and found is not None and list(found) != list(classes):
+        raise InputError(
+            f'{name}: classes {list(found)}, but training has {list(classes)}; use one order'
+        )
+    classes = list(
+        classes if classes is not None else found if found is not None else range(int(y.max()) + 1)
+    )
+    if y.min() < 0 or y.max() >= len(classes):
+        raise InputError(
+            f'{name}: class numbers from {y.min()} to {y.max()}, but there are {len(classes)} classes'
+        )
     return x, y, classes
 
+# %% ../nbs/17_classifiers.ipynb #2862c85a
 def _batches(x, y, p, seed, epoch, pipeline, most=None):
     "The batches of an epoch as float32, shuffled and augmented; the next one is made in a thread while the engine computes."
     order = np.random.default_rng([seed, epoch]).permutation(len(x))[:most]
     params = sample_parameters(pipeline, len(x), [seed, epoch], x.shape[1:3]) if pipeline else None
+
     def make(k):
-        rows = order[k:k + p.batch]
+        rows = order[k : k + p.batch]
         images = _unit(x[rows])
-        if params: images = apply(images, {name: v[rows] for name, v in params.items()}, pipeline.fill_mode, pipeline.cval)
+        if params:
+            images = apply(
+                images,
+                {name: v[rows] for name, v in params.items()},
+                pipeline.fill_mode,
+                pipeline.cval,
+            )
         return images, y[rows]
+
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(make, 0)
         for k in range(p.batch, len(order) + p.batch, p.batch):
             batch = coming.result()
-            if k < len(order): coming = pool.submit(make, k)
+            if k < len(order):
+                coming = pool.submit(make, k)
             yield batch
 
+# %% ../nbs/17_classifiers.ipynb #12f9ea14
 def _scores(model, x, onehot, smoothing):
     "Loss and accuracy as Keras counts them."
     q = _run(model, x)
-    wanted = onehot*(1 - smoothing) + smoothing/onehot.shape[1]
-    return float(-(wanted*np.log(np.clip(q, 1e-7, 1 - 1e-7))).sum(1).mean()), float((q.argmax(1) == onehot.argmax(1)).mean())
+    wanted = onehot * (1 - smoothing) + smoothing / onehot.shape[1]
+    return float(-(wanted * np.log(np.clip(q, 1e-7, 1 - 1e-7))).sum(1).mean()), float(
+        (q.argmax(1) == onehot.argmax(1)).mean()
+    )
 
+# %% ../nbs/17_classifiers.ipynb #95f23fc6
 def _progress_of(history, p):
     "(best epoch, finished?) after the epochs in `history`."
-    values = np.array(history[p.monitor])*(1 if p.monitor.endswith('loss') else -1)
-    best = int(np.argmin(values)) if len(values) else -1      # the first, if several are equally good
-    done = len(values) >= p.epochs or p.patience is not None and len(values) - 1 - best >= p.patience \
-        or p.stop_accuracy is not None and len(values) and history['accuracy'][-1] > p.stop_accuracy
+    values = np.array(history[p.monitor]) * (1 if p.monitor.endswith('loss') else -1)
+    best = int(np.argmin(values)) if len(values) else -1  # the first, if several are equally good
+    done = (
+        len(values) >= p.epochs
+        or p.patience is not None
+        and len(values) - 1 - best >= p.patience
+        or p.stop_accuracy is not None
+        and len(values)
+        and history['accuracy'][-1] > p.stop_accuracy
+    )
     return best + 1, bool(done)
 
 # %% ../nbs/17_classifiers.ipynb #abbc3777
 class _Checkpoint:
     "State of a training in one file, written whole or not at all."
+
     def __init__(self, workdir, key, progress):
-        self.path, self.key = Path(workdir)/'classifier.npz', key
+        self.path, self.key = Path(workdir) / 'classifier.npz', key
         self.found = None
-        if not self.path.exists(): return
+        if not self.path.exists():
+            return
         try:
-            with np.load(self.path) as f: state = {k: f[k] for k in f}
+            with np.load(self.path) as f:
+                state = {k: f[k] for k in f}
             note = json.loads(str(state.pop('note')))
-        except Exception as e: progress(f'{self.path}: not readable ({type(e).__name__}), training starts anew'); return
-        if note['key'] != key: progress(f'{self.path}: of a training with other parameters or data, training starts anew'); return
+        except Exception as e:
+            progress(f'{self.path}: not readable ({type(e).__name__}), training starts anew')
+            return
+        if note['key'] != key:
+            progress(
+                f'{self.path}: of a training with other parameters or data, training starts anew'
+            )
+            return
         self.found = note, state
 
     def save(self, note, **groups):
         arrays = {f'{g}{i:04d}': a for g, group in groups.items() for i, a in enumerate(group)}
+
         def writer(path):
-            with open(path, 'wb') as f: np.savez(f, note=json.dumps({**note, 'key': self.key}), **arrays)
+            with open(path, 'wb') as f:
+                np.savez(f, note=json.dumps({**note, 'key': self.key}), **arrays)
+
         atomic_save(self.path, writer)
 
-    def group(self, name): return [v for k, v in sorted(self.found[1].items()) if k.startswith(name)]
+    def group(self, name):
+        return [v for k, v in sorted(self.found[1].items()) if k.startswith(name)]
 
-def _get(variables): return [np.array(load_keras().ops.convert_to_numpy(v)) for v in variables]
+# %% ../nbs/17_classifiers.ipynb #92cde518
+def _get(variables):
+    return [np.array(load_keras().ops.convert_to_numpy(v)) for v in variables]
 
+# %% ../nbs/17_classifiers.ipynb #9c43ed2b
 def _assign(variables, values):
-    for v, value in zip(variables, values, strict=True): v.assign(value)
+    for v, value in zip(variables, values, strict=True):
+        v.assign(value)
 
+# %% ../nbs/17_classifiers.ipynb #b43589ae
 def _derived(model):
     "Layers that compute something from their variables once and keep it beside them, as `Normalization` does with mean and variance."
     return [l for l in _layers(model) if hasattr(l, 'finalize_state')]
 
+# %% ../nbs/17_classifiers.ipynb #d09f227c
 def _set_weights(model, values):
     "Give a model the values of all its variables, and let its layers derive from them what they keep beside them."
     _assign(model.variables, values)
-    for layer in _derived(model): layer.finalize_state()
+    for layer in _derived(model):
+        layer.finalize_state()
 
-_programs = {}   # of the last structure that was trained: (network, optimizer, step)
+# %% ../nbs/17_classifiers.ipynb #f1786b45
+_programs = {}  # of the last structure that was trained: (network, optimizer, step)
+
 
 def _program(p, model):
     "A network with `model`'s weights, its optimiser and the compiled step. Repeats take over what the first one compiled: for ResNet50 that costs as much as several epochs of 144 images."
@@ -476,45 +914,83 @@ def _program(p, model):
         _programs[structure] = net, optimizer, _compiled_step(net, optimizer, _loss(p))
     net, optimizer, step = _programs[structure]
     _set_weights(net, _get(model.variables))
-    for v in optimizer.variables: v.assign(keras.ops.zeros_like(v))
+    for v in optimizer.variables:
+        v.assign(keras.ops.zeros_like(v))
     optimizer.learning_rate = p.learning_rate
     return net, optimizer, step
 
+# %% ../nbs/17_classifiers.ipynb #2f65ec7c
 def _settle(p, checkpoint) -> tuple:
     "The precision of a training: that of its checkpoint if it goes on, else the quicker one here; and why."
     here, why = p.settled()
-    kept = checkpoint.found[0].get('precision') if checkpoint and checkpoint.found and p.precision == 'auto' else None
-    if not kept: return here, why
-    other = '' if kept == here.precision else f'; a new training would take {here.precision} here: {why}'
+    kept = (
+        checkpoint.found[0].get('precision')
+        if checkpoint and checkpoint.found and p.precision == 'auto'
+        else None
+    )
+    if not kept:
+        return here, why
+    other = (
+        ''
+        if kept == here.precision
+        else f'; a new training would take {here.precision} here: {why}'
+    )
     return replace(p, precision=kept), 'as in the checkpoint' + other
 
-def train(p: Protocol,
-          training,                        # `arms.TrainingSet`, or a pair (x, y)
-          val,                             # `arms.ImageSet`, or a pair (x, y)
-          seed: int = 0,                   # weights, dropout, order, augmentation
-          workdir=None,                    # folder of the checkpoint; a killed training goes on from it to the same result
-          progress=print,                  # called with one line an epoch
-          checkpoint_seconds: float = 20,  # write the checkpoint at the end of an epoch when so much time has passed since the last; 0: every epoch
-         ) -> Result:
+# %% ../nbs/17_classifiers.ipynb #dd7345cc
+def train(
+    p: Protocol,
+    training,  # `arms.TrainingSet`, or a pair (x, y)
+    val,  # `arms.ImageSet`, or a pair (x, y)
+    seed: int = 0,  # weights, dropout, order, augmentation
+    workdir=None,  # folder of the checkpoint; a killed training goes on from it to the same result
+    progress=print,  # called with one line an epoch
+    checkpoint_seconds: float = 20,  # write the checkpoint at the end of an epoch when so much time has passed since the last; 0: every epoch
+) -> Result:
     "Train a classifier by a protocol. One class only, no validation images, images outside [0,1], a loss that is not finite: `InputError`."
     keras, say = load_keras(), progress or (lambda line: None)
     pipeline = getattr(training, 'pipeline', None)
     if pipeline == 'protocol':
-        if p.pipeline is None: raise InputError('pipeline: the arm asks for classical augmentation and the protocol has none; set Protocol.pipeline')
+        if p.pipeline is None:
+            raise InputError(
+                'pipeline: the arm asks for classical augmentation and the protocol has none; set Protocol.pipeline'
+            )
         pipeline = p.pipeline
-    pipeline = as_pipeline(pipeline) or None                # a pipeline that does nothing is none
+    pipeline = as_pipeline(pipeline) or None  # a pipeline that does nothing is none
     x, y, classes = _set(training, 'training images')
-    if len(np.unique(y)) < 2: raise InputError('training images: one class only; a classifier needs two or more')
+    if len(np.unique(y)) < 2:
+        raise InputError('training images: one class only; a classifier needs two or more')
     vx, vy, _ = _set(val, 'validation images', classes)
     x, vx = resize(x, p.size), resize(vx, p.size)
-    held = []   # what there is to say before the first line
+    held = []  # what there is to say before the first line
     model = build_model(p, len(classes), seed, held.append)
-    key = fingerprint([p.as_dict(), model.source, str(pipeline), seed, keras.backend.backend(), [sha256_array(a) for a in (x, y, vx, vy)]])
-    checkpoint = _Checkpoint(workdir, key, held.append) if workdir else None   # its key holds the wish, 'auto', so that another machine finds it
+    key = fingerprint(
+        [
+            p.as_dict(),
+            model.source,
+            str(pipeline),
+            seed,
+            keras.backend.backend(),
+            [sha256_array(a) for a in (x, y, vx, vy)],
+        ]
+    )
+    checkpoint = (
+        _Checkpoint(workdir, key, held.append) if workdir else None
+    )  # its key holds the wish, 'auto', so that another machine finds it
     (p, why), built, engine = _settle(p, checkpoint), p.settled()[0].precision, device_info()
-    say(first_line(f'{p.network} at {p.size} pixels', p.precision, why, engine['device'], f"Keras {engine['keras']} with {engine['backend']}"))
-    for line in held: say(line)
-    if p.precision != built: model = build_model(p, len(classes), seed, say)
+    say(
+        first_line(
+            f'{p.network} at {p.size} pixels',
+            p.precision,
+            why,
+            engine['device'],
+            f'Keras {engine["keras"]} with {engine["backend"]}',
+        )
+    )
+    for line in held:
+        say(line)
+    if p.precision != built:
+        model = build_model(p, len(classes), seed, say)
     onehot = np.eye(len(classes), dtype=np.float32)
     y, vy = onehot[y], onehot[vy]
     head_only = model.frozen and not pipeline
@@ -523,32 +999,83 @@ def train(p: Protocol,
         body = keras.Model(model.input, pooled.output)
         x, vx = _run(body, x), _run(body, vx)
         h = i = keras.Input(x.shape[1:])
-        for layer in model.layers[model.layers.index(pooled) + 1:]: h = layer(h)
-        trained, optimizer = keras.Model(i, h), _optimizer(p)   # shares its layers with `model`
+        for layer in model.layers[model.layers.index(pooled) + 1 :]:
+            h = layer(h)
+        trained, optimizer = keras.Model(i, h), _optimizer(p)  # shares its layers with `model`
         step = _compiled_step(trained, optimizer, _loss(p))
-    else: trained, optimizer, step = _program(p, model)
-    history, best, before = {k: [] for k in ('loss', 'accuracy', 'val_loss', 'val_accuracy')}, [], 0.
+    else:
+        trained, optimizer, step = _program(p, model)
+    history, best, before = (
+        {k: [] for k in ('loss', 'accuracy', 'val_loss', 'val_accuracy')},
+        [],
+        0.0,
+    )
     if checkpoint and checkpoint.found:
         history, before = checkpoint.found[0]['history'], checkpoint.found[0]['seconds']
         _set_weights(trained, checkpoint.group('w'))
         _assign(optimizer.variables, checkpoint.group('o'))
         best = checkpoint.group('b')
-        say(f"{checkpoint.path}: going on after epoch {len(history['loss'])}")
-    recompute = p.bn_statistics == 'recomputed' or p.bn_statistics == 'auto' and model.source == 'random' and not model.frozen
+        say(f'{checkpoint.path}: going on after epoch {len(history["loss"])}')
+    recompute = (
+        p.bn_statistics == 'recomputed'
+        or p.bn_statistics == 'auto'
+        and model.source == 'random'
+        and not model.frozen
+    )
     start = saved = time.monotonic()
     while not _progress_of(history, p)[1]:
         epoch, begun = len(history['loss']), time.monotonic()
         steps = [(*step(bx, by), len(bx)) for bx, by in _batches(x, y, p, seed, epoch, pipeline)]
-        if recompute: recompute_statistics(trained, (bx for bx, _ in _batches(x, y, p, seed, epoch, pipeline, most=1024)))
-        now = (sum(float(l)*n for l, _, n in steps)/len(x), sum(int(r) for _, r, _ in steps)/len(x), *_scores(trained, vx, vy, p.label_smoothing))
-        if not np.isfinite(now).all(): raise InputError(f'learning_rate={p.learning_rate}: the loss is not finite in epoch {epoch + 1} (training {now[0]}, validation {now[2]}); lower it')
-        for values, value in zip(history.values(), now): values.append(value)
+        if recompute:
+            recompute_statistics(
+                trained, (bx for bx, _ in _batches(x, y, p, seed, epoch, pipeline, most=1024))
+            )
+        now = (
+            sum(float(l) * n for l, _, n in steps) / len(x),
+            sum(int(r) for _, r, _ in steps) / len(x),
+            *_scores(trained, vx, vy, p.label_smoothing),
+        )
+        if not np.isfinite(now).all():
+            raise InputError(
+                f'learning_rate={p.learning_rate}: the loss is not finite in epoch {epoch + 1} (training {now[0]}, validation {now[2]}); lower it'
+            )
+        for values, value in zip(history.values(), now):
+            values.append(value)
         best_epoch = _progress_of(history, p)[0]
-        if best_epoch == epoch + 1 and p.restore_best: best = _get(trained.variables)
-        say(f'epoch {epoch + 1}/{p.epochs}: ' + ', '.join(f'{k} {v[-1]:.4f}' for k, v in history.items()) + f' ({time.monotonic() - begun:.1f} s)' + (' *' if best_epoch == epoch + 1 else ''))
+        if best_epoch == epoch + 1 and p.restore_best:
+            best = _get(trained.variables)
+        say(
+            f'epoch {epoch + 1}/{p.epochs}: '
+            + ', '.join(f'{k} {v[-1]:.4f}' for k, v in history.items())
+            + f' ({time.monotonic() - begun:.1f} s)'
+            + (' *' if best_epoch == epoch + 1 else '')
+        )
         if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
-            checkpoint.save({'precision': p.precision, 'history': history, 'seconds': before + time.monotonic() - start}, w=_get(trained.variables), o=_get(optimizer.variables), b=best)
+            checkpoint.save(
+                {
+                    'precision': p.precision,
+                    'history': history,
+                    'seconds': before + time.monotonic() - start,
+                },
+                w=_get(trained.variables),
+                o=_get(optimizer.variables),
+                b=best,
+            )
             saved = time.monotonic()
-    if p.restore_best: _set_weights(trained, best)
-    if not head_only: _set_weights(model, _get(trained.variables))
-    return Result(model, history, _progress_of(history, p)[0], len(history['loss']), round(before + time.monotonic() - start, 2), model.source, model.frozen, count_parameters(model), classes, p.precision, why)
+    if p.restore_best:
+        _set_weights(trained, best)
+    if not head_only:
+        _set_weights(model, _get(trained.variables))
+    return Result(
+        model,
+        history,
+        _progress_of(history, p)[0],
+        len(history['loss']),
+        round(before + time.monotonic() - start, 2),
+        model.source,
+        model.frozen,
+        count_parameters(model),
+        classes,
+        p.precision,
+        why,
+    )

@@ -6,7 +6,9 @@
 __all__ = ['FEWEST', 'COMMANDS', 'main']
 
 # %% ../nbs/23_cli.ipynb #f26f4984
-import argparse, os, sys
+import argparse
+import os
+import sys
 
 from . import __version__
 from .engines import cores
@@ -14,11 +16,16 @@ from .records import InputError, own_folder, read_yaml, system_trouble
 
 # %% ../nbs/23_cli.ipynb #8a9fee25
 def _add_doctor(commands):
-    p = commands.add_parser('doctor', help='what is installed, what each engine computes on, and whether bfloat16 is quick here')
+    p = commands.add_parser(
+        'doctor',
+        help='what is installed, what each engine computes on, and whether bfloat16 is quick here',
+    )
     p.add_argument('--work', default='work', help='folder of the runs, for the room on its disk')
 
+# %% ../nbs/23_cli.ipynb #48c66dcd
 def _doctor(a):
     from gan_covid.engines import doctor
+
     lines, fine = doctor(a.work)
     print('\n'.join(lines))
     return 0 if fine else 1
@@ -26,17 +33,32 @@ def _doctor(a):
 # %% ../nbs/23_cli.ipynb #06f6604c
 def _values(items) -> dict:
     "NAME=VALUE -> {name: text}. What type it is, the function that takes it knows (`records.convert`); quotes round all of it are not part of it."
-    if odd := [i for i in items if '=' not in i]: raise InputError(f'-p {odd[0]}: write NAME=VALUE')
-    def bare(text): return len(text) > 1 and text[0] == text[-1] and text[0] in '"\''
-    return {name: read_yaml(value, f'-p {name}') if bare(value) else value for name, _, value in (i.partition('=') for i in items)}
+    if odd := [i for i in items if '=' not in i]:
+        raise InputError(f'-p {odd[0]}: write NAME=VALUE')
+
+    def bare(text):
+        return len(text) > 1 and text[0] == text[-1] and text[0] in '"\''
+
+    return {
+        name: read_yaml(value, f'-p {name}') if bare(value) else value
+        for name, _, value in (i.partition('=') for i in items)
+    }
 
 # %% ../nbs/23_cli.ipynb #268af74d
 def _object(text: str) -> dict:
     "A JSON object, for --json."
     import json
-    try: found = json.loads(text)
-    except ValueError as e: raise InputError(f'--json: not readable as JSON ({e}). Write e.g. {{"epochs": 3, "label": "normal"}}') from None
-    if not isinstance(found, dict): raise InputError(f'--json: {text} is no object. Write e.g. {{"epochs": 3, "label": "normal"}}')
+
+    try:
+        found = json.loads(text)
+    except ValueError as e:
+        raise InputError(
+            f'--json: not readable as JSON ({e}). Write e.g. {{"epochs": 3, "label": "normal"}}'
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(
+            f'--json: {text} is no object. Write e.g. {{"epochs": 3, "label": "normal"}}'
+        )
     return found
 
 # %% ../nbs/23_cli.ipynb #d497d380
@@ -44,15 +66,24 @@ def _add_data(commands):
     p = commands.add_parser('data', help='list, fetch or verify the data sets')
     what = p.add_subparsers(dest='what', required=True)
     what.add_parser('list', help='the data sets, where they come from and their terms')
-    for name, words in (('fetch', 'download a data set into a folder'), ('verify', 'compare a copy with the published numbers')):
+    for name, words in (
+        ('fetch', 'download a data set into a folder'),
+        ('verify', 'compare a copy with the published numbers'),
+    ):
         p = what.add_parser(name, help=words)
         p.add_argument('name', help='radiography, covid_ct or head_ct')
-        p.add_argument('path', help='folder of the data set', **({'nargs': '?', 'default': 'data'} if name == 'fetch' else {}))
+        p.add_argument(
+            'path',
+            help='folder of the data set',
+            **({'nargs': '?', 'default': 'data'} if name == 'fetch' else {}),
+        )
 
 # %% ../nbs/23_cli.ipynb #5edd7f58
 def _data(a):
     from gan_covid import datasets
-    if a.what == 'list': return datasets.data_list()
+
+    if a.what == 'list':
+        return datasets.data_list()
     return {'fetch': datasets.data_fetch, 'verify': datasets.data_verify}[a.what](a.name, a.path)
 
 # %% ../nbs/23_cli.ipynb #ab8f633e
@@ -67,6 +98,7 @@ def _add_phantoms(commands):
 # %% ../nbs/23_cli.ipynb #3cd860c6
 def _phantoms(a):
     from gan_covid import phantoms
+
     print(phantoms.write(a.name, a.path, a.n, seed=a.seed, **({'size': a.size} if a.size else {})))
 
 # %% ../nbs/23_cli.ipynb #11425cb5
@@ -74,53 +106,97 @@ def _add_run(commands):
     p = commands.add_parser('run', help='run one notebook with checked parameters')
     p.add_argument('notebook')
     p.add_argument('output', help='the executed copy')
-    p.add_argument('-p', action='append', default=[], metavar='NAME=VALUE', dest='values', help='a parameter, as the first cell of the notebook declares it')
+    p.add_argument(
+        '-p',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        dest='values',
+        help='a parameter, as the first cell of the notebook declares it',
+    )
     p.add_argument('--json', default='{}', help='parameters as a JSON object')
 
 # %% ../nbs/23_cli.ipynb #278fefe9
 def _run(a):
     from gan_covid.reproduce import run_notebook
+
     run_notebook(a.notebook, a.output, {**_object(a.json), **_values(a.values)}, cwd=os.getcwd())
 
 # %% ../nbs/23_cli.ipynb #23f7cbae
 def _add_train(commands):
-    p = commands.add_parser('train', help='train a GAN on a folder of images; under torchrun on several devices')
+    p = commands.add_parser(
+        'train', help='train a GAN on a folder of images; under torchrun on several devices'
+    )
     p.add_argument('what', choices=['stylegan2'])
     p.add_argument('images', help='folder: sub-folders are classes; or images prepared by a run')
-    p.add_argument('out', help='networks, log, sample sheets; the same command goes on from what is there')
-    p.add_argument('--size', type=int, nargs='+', metavar='PIXELS', help='resize to this (height, width); else all must be alike')
+    p.add_argument(
+        'out', help='networks, log, sample sheets; the same command goes on from what is there'
+    )
+    p.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='resize to this (height, width); else all must be alike',
+    )
     p.add_argument('--channels', type=int, default=1, help='1: gray, 3: colour')
-    p.add_argument('--labels', default='folders', help='folders, none, or a CSV file with columns image and label')
-    p.add_argument('--window', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='values that become black and white')
+    p.add_argument(
+        '--labels',
+        default='folders',
+        help='folders, none, or a CSV file with columns image and label',
+    )
+    p.add_argument(
+        '--window',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='values that become black and white',
+    )
     p.add_argument('--kimg', type=float, default=1000, help='length, thousands of images')
-    p.add_argument('--augment', default='bgc', help='ADA pipeline: bgc, chest_xray, chest_ct, head_ct, none, …')
+    p.add_argument(
+        '--augment', default='bgc', help='ADA pipeline: bgc, chest_xray, chest_ct, head_ct, none, …'
+    )
     p.add_argument('--init', help='network file to begin with')
-    p.add_argument('--snapshot-ticks', type=int, default=10, help='thousands of images between snapshots')
+    p.add_argument(
+        '--snapshot-ticks', type=int, default=10, help='thousands of images between snapshots'
+    )
     p.add_argument('--keep', default='best', choices=['best', 'all'])
     p.add_argument('--device', help='cpu, cuda, mps')
-    p.add_argument('-p', action='append', default=[], metavar='NAME=VALUE', dest='values',
-                   help='any other setting of stylegan2.training.Config, e.g. width=small, gamma=1, bf16=true, seed=1')
+    p.add_argument(
+        '-p',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        dest='values',
+        help='any other setting of stylegan2.training.Config, e.g. width=small, gamma=1, bf16=true, seed=1',
+    )
 
 # %% ../nbs/23_cli.ipynb #a9fec67b
 def _config(a):
     "The training's settings, from the options and from -p."
     import dataclasses
+
     from gan_covid.stylegan2 import training
+
     given, known = _values(a.values), [f.name for f in dataclasses.fields(training.Config)]
-    if odd := [k for k in given if k not in known]: raise InputError(f'-p {odd[0]}: no such setting; there are {", ".join(known)}')
+    if odd := [k for k in given if k not in known]:
+        raise InputError(f'-p {odd[0]}: no such setting; there are {", ".join(known)}')
     return training.Config(**{'kimg': a.kimg, 'augment': a.augment, **given})
 
 # %% ../nbs/23_cli.ipynb #37b38da3
 def _training_images(a):
     "(images, table, class names, window) of a prepared folder, or of a folder of images."
     from pathlib import Path
+
     from gan_covid.stylegan2 import files
-    if (Path(a.images)/'prepare.json').exists():
+
+    if (Path(a.images) / 'prepare.json').exists():
         from gan_covid.preprocessing import Prepared
+
         prepared = Prepared.open(a.images)
         classes = list(dict.fromkeys(prepared.table.label)) if a.labels != 'none' else []
         return prepared.images, prepared.table, classes, (0, 255)
-    size = None if a.size is None else tuple(a.size*2)[:2]
+    size = None if a.size is None else tuple(a.size * 2)[:2]
     labels = None if a.labels == 'none' else a.labels
     return files.load_images(a.images, size, a.channels, a.window, labels)
 
@@ -128,43 +204,65 @@ def _training_images(a):
 def _by_split(images, table):
     "Rows to train on, and rows to look at only, by the split that came with the images; the rest is printed."
     import numpy as np
+
     from gan_covid.arms import pixel_keys, train_on_the_rest, without_copies
-    if not table.split.notna().any(): return np.arange(len(table)), np.arange(0)
+
+    if not table.split.notna().any():
+        return np.arange(len(table)), np.arange(0)
     whole = table.assign(split=train_on_the_rest(table).split)
     split = without_copies(whole, pixel_keys(images)).split
     train, held_out, test = (np.flatnonzero(split.isin([s])) for s in ('train', 'val', 'test'))
-    print(f'by their split, {len(train)} images to train on, {len(held_out)} for validation', flush=True)
-    print(f'left out: {len(test)} test images, and {int(split.isna().sum())} that are copies of images '
-          'of another part, or in no part and of a patient of another', flush=True)
-    if not len(train): raise InputError('split: no image to train on. Put some into a folder `train`')
+    print(
+        f'by their split, {len(train)} images to train on, {len(held_out)} for validation',
+        flush=True,
+    )
+    print(
+        f'left out: {len(test)} test images, and {int(split.isna().sum())} that are copies of images '
+        'of another part, or in no part and of a patient of another',
+        flush=True,
+    )
+    if not len(train):
+        raise InputError('split: no image to train on. Put some into a folder `train`')
     outside = set(table.patient.iloc[[*held_out, *test]].dropna())
     across = outside & set(table.patient.iloc[train].dropna())
     if across:
-        print(f'ATTENTION: {len(across)} patients stand inside and outside the training part', flush=True)
+        print(
+            f'ATTENTION: {len(across)} patients stand inside and outside the training part',
+            flush=True,
+        )
     return train, held_out
 
 # %% ../nbs/23_cli.ipynb #57f9e1d0
-FEWEST = 8   # validation images, from which on D's answers to them say something
+FEWEST = 8  # validation images, from which on D's answers to them say something
+
 
 def _training_set(images, table, known):  # known: names of the classes
     "Arguments of `train`, with validation images where there are enough; and the label, if it is only one."
     train, held_out = _by_split(images, table)
     classes = [c for c in known if (table.label.iloc[train] == c).any()]
-    if classes: held_out = held_out[table.label.iloc[held_out].isin(classes).to_numpy(bool)]
+    if classes:
+        held_out = held_out[table.label.iloc[held_out].isin(classes).to_numpy(bool)]
     if 0 < len(held_out) < FEWEST:
         print(f'{len(held_out)} validation images are too few: not used', flush=True)
     label = {'label': classes.pop()} if len(classes) == 1 else {}
 
-    def of(rows): return images if len(rows) == len(images) else images[rows]
-    def labels(rows): return table.label.iloc[rows].map(classes.index).to_numpy('int64') if classes else None
+    def of(rows):
+        return images if len(rows) == len(images) else images[rows]
+
+    def labels(rows):
+        return table.label.iloc[rows].map(classes.index).to_numpy('int64') if classes else None
+
     out = {'images': of(train), 'labels': labels(train), 'classes': classes}
-    if len(held_out) >= FEWEST: out |= {'validation': of(held_out), 'validation_labels': labels(held_out)}
+    if len(held_out) >= FEWEST:
+        out |= {'validation': of(held_out), 'validation_labels': labels(held_out)}
     return out, label
 
 # %% ../nbs/23_cli.ipynb #ee68020a
 def _train(a):
     from pathlib import Path
+
     from gan_covid.stylegan2 import training
+
     config = _config(a)
     images, table, known, window = _training_images(a)
     given, label = _training_set(images, table, known)
@@ -172,10 +270,22 @@ def _train(a):
     classes = ', '.join(given['classes'])
     print(f'{n} images of {size}' + (f', classes {classes}' if classes else ''), flush=True)
     about = {'title': Path(a.images).name, 'images': n, **label}
-    r = training.train(config=config, folder=own_folder(a.out), window=window, device=a.device, init=a.init,
-                       snapshot_ticks=a.snapshot_ticks, keep=a.keep, about=about, **given)
-    if r: print(f'{Path(a.out)/r["last"]["file"]}  (distance {r["last"]["distance"]:.3g}; '
-                f'least {r["best"]["distance"]:.3g} at {r["best"]["kimg"]:g} thousand images)')
+    r = training.train(
+        config=config,
+        folder=own_folder(a.out),
+        window=window,
+        device=a.device,
+        init=a.init,
+        snapshot_ticks=a.snapshot_ticks,
+        keep=a.keep,
+        about=about,
+        **given,
+    )
+    if r:
+        print(
+            f'{Path(a.out) / r["last"]["file"]}  (distance {r["last"]["distance"]:.3g}; '
+            f'least {r["best"]["distance"]:.3g} at {r["best"]["kimg"]:g} thousand images)'
+        )
 
 # %% ../nbs/23_cli.ipynb #59acfcc5
 def _seeds(text) -> list:
@@ -183,12 +293,16 @@ def _seeds(text) -> list:
     try:
         ends = [[int(v) for v in part.split('-')] for part in text.split(',')]
         return [s for e in ends for s in range(e[0], e[-1] + 1)]
-    except ValueError: raise InputError(f'--seeds {text}: write whole numbers, e.g. 0-99 or 1,5,8-10') from None
+    except ValueError:
+        raise InputError(f'--seeds {text}: write whole numbers, e.g. 0-99 or 1,5,8-10') from None
 
 # %% ../nbs/23_cli.ipynb #53792f60
 def _network(a):
     from gan_covid.stylegan2 import files, sampling, training
-    networks, about = files.load_any(a.network, ('G_ema',), device=a.device or training.default_device())
+
+    networks, about = files.load_any(
+        a.network, ('G_ema',), device=a.device or training.default_device()
+    )
     return sampling.in_quick_precision(networks['G_ema']), about
 
 # %% ../nbs/23_cli.ipynb #ffacd261
@@ -198,7 +312,7 @@ def _add_generate(commands):
     p.add_argument('out')
     p.add_argument('--seeds', default='0-63', help='e.g. 0-99 or 1,5,8-10')
     p.add_argument('--label', help='class, of a conditional network')
-    p.add_argument('--psi', type=float, default=1., help='truncation: 1 none, 0 the average image')
+    p.add_argument('--psi', type=float, default=1.0, help='truncation: 1 none, 0 the average image')
     p.add_argument('--cutoff', type=int, help='truncate the first so many layers')
     p.add_argument('--noise', default='const', choices=['const', 'none', 'random'])
     p.add_argument('--batch', type=int, default=8)
@@ -208,13 +322,18 @@ def _add_generate(commands):
 def _generate(a):
     seeds = _seeds(a.seeds)
     from gan_covid.stylegan2 import sampling
+
     network, about = _network(a)
-    table = sampling.generate_images(network, about, a.out, seeds, a.label, a.psi, a.cutoff, a.noise, a.batch)
+    table = sampling.generate_images(
+        network, about, a.out, seeds, a.label, a.psi, a.cutoff, a.noise, a.batch
+    )
     print(f'{len(table)} images in {a.out}')
 
 # %% ../nbs/23_cli.ipynb #0911e018
 def _add_project(commands):
-    p = commands.add_parser('project', help='find an image in the latent space of a trained StyleGAN2')
+    p = commands.add_parser(
+        'project', help='find an image in the latent space of a trained StyleGAN2'
+    )
     p.add_argument('network')
     p.add_argument('image')
     p.add_argument('out')
@@ -227,34 +346,50 @@ def _add_project(commands):
 # %% ../nbs/23_cli.ipynb #17cec8e8
 def _project(a):
     from gan_covid.stylegan2 import files, sampling
+
     network, about = _network(a)
-    image = files.load_images(a.image, tuple(network.size), network.channels, about.get('window'), None, progress=False)[0][0]
+    image = files.load_images(
+        a.image, tuple(network.size), network.channels, about.get('window'), None, progress=False
+    )[0][0]
     found = sampling.project_image(network, about, image, a.out, a.label, a.steps, a.seed, a.space)
     print(f'{a.out}: distance {found["start"]:.3g} at the average, {found["distance"]:.3g} now')
 
 # %% ../nbs/23_cli.ipynb #98ac0281
 def _add_reproduce(commands):
     p = commands.add_parser('reproduce', help='run everything that tables and figures need')
-    p.add_argument('--profile', default='smoke', help='smoke, small, paper, or a YAML file of your own')
+    p.add_argument(
+        '--profile', default='smoke', help='smoke, small, paper, or a YAML file of your own'
+    )
     p.add_argument('--paper', action='append', help='one source only; may be given several times')
     p.add_argument('--data', help='folder of the real data sets')
     p.add_argument('--work', default='work')
     p.add_argument('--records', help='default: records, for images of your own WORK/records')
     p.add_argument('--figures', help='default: figures, for images of your own WORK/figures')
-    p.add_argument('--jobs', type=int, default=cores(), help='at once; default: the cores that this process may use')
-    p.add_argument('--slurm', action='store_true', help='one SLURM job a notebook (workflow/profiles/slurm)')
+    p.add_argument(
+        '--jobs',
+        type=int,
+        default=cores(),
+        help='at once; default: the cores that this process may use',
+    )
+    p.add_argument(
+        '--slurm', action='store_true', help='one SLURM job a notebook (workflow/profiles/slurm)'
+    )
     p.add_argument('--dry-run', action='store_true', help='say what would run')
 
 # %% ../nbs/23_cli.ipynb #f04010a2
 def _reproduce(a):
     from gan_covid.reproduce import ROOT, reproduce
-    extra = ['--workflow-profile', str(ROOT/'workflow'/'profiles'/'slurm')] if a.slurm else []
-    if a.dry_run: extra.append('--dry-run')
+
+    extra = ['--workflow-profile', str(ROOT / 'workflow' / 'profiles' / 'slurm')] if a.slurm else []
+    if a.dry_run:
+        extra.append('--dry-run')
     return reproduce(a.profile, a.paper, a.data, a.work, a.records, a.figures, a.jobs, extra)
 
 # %% ../nbs/23_cli.ipynb #62627a7a
 def _add_figures(commands):
-    p = commands.add_parser('figures', help='redraw tables and figures from records, without any engine')
+    p = commands.add_parser(
+        'figures', help='redraw tables and figures from records, without any engine'
+    )
     p.add_argument('--profile', default=None, help='one profile; else all that have records')
     p.add_argument('--paper', action='append', help='one source only; may be given several times')
     p.add_argument('--records', default='records')
@@ -264,6 +399,7 @@ def _add_figures(commands):
 # %% ../nbs/23_cli.ipynb #63aa8b6a
 def _figures(a):
     from gan_covid.reproduce import draw_figures
+
     return draw_figures(a.profile, a.paper, a.records, a.figures, a.work)
 
 # %% ../nbs/23_cli.ipynb #dd4f2693
@@ -276,29 +412,36 @@ COMMANDS = {
     'project': (_add_project, _project),
     'reproduce': (_add_reproduce, _reproduce),
     'figures': (_add_figures, _figures),
-    'doctor': (_add_doctor, _doctor)}
+    'doctor': (_add_doctor, _doctor),
+}
 
 # %% ../nbs/23_cli.ipynb #5737a9d7
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser('gan-covid', description='Does GAN-based augmentation help when medical images are few?')
+    parser = argparse.ArgumentParser(
+        'gan-covid', description='Does GAN-based augmentation help when medical images are few?'
+    )
     parser.add_argument('--version', action='version', version=__version__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='command')
-    for add, _ in COMMANDS.values(): add(commands)
+    for add, _ in COMMANDS.values():
+        add(commands)
     return parser
 
 # %% ../nbs/23_cli.ipynb #1b9de55e
 def main(argv=None) -> int:
     "Entry point of `gan-covid`; returns the exit code: 0, 1 if a check or a run failed, 2 for bad input or an error of the system."
     a = _parser().parse_args(argv)
-    try: return COMMANDS[a.command][1](a) or 0
+    try:
+        return COMMANDS[a.command][1](a) or 0
     except KeyboardInterrupt:
         print('gan-covid: stopped; the same command goes on from here', file=sys.stderr)
         return 130
     except Exception as e:
         line = str(e) if isinstance(e, InputError) else system_trouble(e)
-        if line is None: raise
+        if line is None:
+            raise
         print(f'gan-covid: {line}', file=sys.stderr)
         return 2
 
 # %% ../nbs/23_cli.ipynb #28cb8e86
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())   # python -m gan_covid.cli
+if __name__ == '__main__' and '__file__' in globals():
+    sys.exit(main())  # python -m gan_covid.cli

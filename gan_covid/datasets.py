@@ -10,7 +10,21 @@ __all__ = ['COLUMNS', 'DATASETS', 'as_table', 'DataSet', 'list_datasets', 'cache
            'data_verify']
 
 # %% ../nbs/01_datasets.ipynb #ba031897
-import csv, errno, functools, hashlib, http.client, io, os, re, shutil, stat, sys, time, urllib.error, urllib.request, warnings, zipfile
+import errno
+import functools
+import hashlib
+import http.client
+import io
+import os
+import re
+import shutil
+import stat
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,247 +35,480 @@ from PIL import Image
 from tqdm import tqdm
 
 from .folders import _SPLIT_NAMES, _list, _pictures, _sheet, _slug, natural, scan_folder
-from .reading import FORMATS, SUFFIXES, _bytes, image_size, read_image, read_mask
+from .reading import SUFFIXES, _bytes, image_size, read_image, read_mask
 from .records import InputError, atomic_write, sha256_file
 
 # %% ../nbs/01_datasets.ipynb #90d298b0
 COLUMNS = ['image', 'mask', 'label', 'split', 'patient', 'source', 'width', 'height', 'sha256']
-_TEXT = pd.StringDtype(na_value=np.nan)  # text that may be missing; comparing with a missing value gives False
+_TEXT = pd.StringDtype(
+    na_value=np.nan
+)  # text that may be missing; comparing with a missing value gives False
 
-def as_table(rows,            # DataFrame, or a list of dicts
-            ) -> pd.DataFrame:  # exactly `COLUMNS`, text or integer
+
+def as_table(
+    rows,  # DataFrame, or a list of dicts
+) -> pd.DataFrame:  # exactly `COLUMNS`, text or integer
     "Bring rows to the one table schema: the columns in order, the missing ones NA, the types fixed (also after a round trip through CSV)."
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    for c in COLUMNS: table[c] = table[c].astype('int64' if c in ('width', 'height') else _TEXT)
+    for c in COLUMNS:
+        table[c] = table[c].astype('int64' if c in ('width', 'height') else _TEXT)
     return table
 
 # %% ../nbs/01_datasets.ipynb #c474e11b
 @dataclass(frozen=True)
 class DataSet:
     "What is known about a public data set."
+
     name: str
     title: str
-    counts: dict        # class: published number of images; the order is the class order everywhere
-    url: str            # where users get it
-    kaggle: str         # handle for kagglehub, or ''
-    folder: str         # the folder that `fetch` makes
-    gigabytes: float    # free disk space needed for the download and what is unpacked from it (our estimate)
+    counts: dict  # class: published number of images; the order is the class order everywhere
+    url: str  # where users get it
+    kaggle: str  # handle for kagglehub, or ''
+    folder: str  # the folder that `fetch` makes
+    gigabytes: (
+        float  # free disk space needed for the download and what is unpacked from it (our estimate)
+    )
     terms: str
     citation: tuple
-    layout: str         # what a download looks like
+    layout: str  # what a download looks like
     splits: dict = field(default_factory=dict)  # class: published (train, val, test)
-    used: dict = field(default_factory=dict)    # what a source says it used, by table id: class: images
+    used: dict = field(
+        default_factory=dict
+    )  # what a source says it used, by table id: class: images
 
     @property
     def classes(self) -> list:
         "Class names in order."
         return list(self.counts)
 
-DATASETS = {d.name: d for d in (
-    DataSet('radiography', 'COVID-19 Radiography Database', {'COVID': 3616, 'Lung_Opacity': 6012, 'Normal': 10192, 'Viral Pneumonia': 1345},
-            'https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database', 'tawsifurrahman/covid19-radiography-database',
-            'COVID-19_Radiography', 3, 'cite the two papers; no licence text; part of the COVID images come from BIMCV, which forbids passing them on',
-            ('Chowdhury et al., Can AI help in screening viral and COVID-19 pneumonia?, IEEE Access 8:132665, 2020',
-             'Rahman et al., Exploring the effect of image enhancement techniques on COVID-19 detection using chest X-ray images, arXiv:2012.02238, 2020'),
+# %% ../nbs/01_datasets.ipynb #61f749a8
+DATASETS = {
+    d.name: d
+    for d in (
+        DataSet(
+            'radiography',
+            'COVID-19 Radiography Database',
+            {'COVID': 3616, 'Lung_Opacity': 6012, 'Normal': 10192, 'Viral Pneumonia': 1345},
+            'https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database',
+            'tawsifurrahman/covid19-radiography-database',
+            'COVID-19_Radiography',
+            3,
+            'cite the two papers; no licence text; part of the COVID images come from BIMCV, which forbids passing them on',
+            (
+                'Chowdhury et al., Can AI help in screening viral and COVID-19 pneumonia?, IEEE Access 8:132665, 2020',
+                'Rahman et al., Exploring the effect of image enhancement techniques on COVID-19 detection using chest X-ray images, arXiv:2012.02238, 2020',
+            ),
             'COVID-19_Radiography_Dataset/<Class>/{images,masks}/<Class>-<n>.png and <Class>.metadata.xlsx',
-            used={'T1': {'COVID': 3616, 'Lung_Opacity': 6012, 'Normal': 10192, 'Viral Pneumonia': 1345}}),
-    DataSet('covid_ct', 'COVID-CT', {'COVID': 349, 'NonCOVID': 397},
-            'https://github.com/UCSD-AI4H/COVID-CT', '', 'COVID-CT', .5, '"All copyrights of the data belong to the authors and publishers of these papers"',
-            ('Yang et al., COVID-CT-Dataset: a CT scan dataset about COVID-19, arXiv:2003.13865, 2020',),
+            used={
+                'T1': {
+                    'COVID': 3616,
+                    'Lung_Opacity': 6012,
+                    'Normal': 10192,
+                    'Viral Pneumonia': 1345,
+                }
+            },
+        ),
+        DataSet(
+            'covid_ct',
+            'COVID-CT',
+            {'COVID': 349, 'NonCOVID': 397},
+            'https://github.com/UCSD-AI4H/COVID-CT',
+            '',
+            'COVID-CT',
+            0.5,
+            '"All copyrights of the data belong to the authors and publishers of these papers"',
+            (
+                'Yang et al., COVID-CT-Dataset: a CT scan dataset about COVID-19, arXiv:2003.13865, 2020',
+            ),
             'Images-processed/{CT_COVID,CT_NonCOVID}.zip (or unpacked), Data-split/{COVID,NonCOVID}/{train,val,test}CT_*.txt, *CT-MetaInfo.csv',
-            {'COVID': (191, 60, 98), 'NonCOVID': (234, 58, 105)}, {'T18': {'COVID': 345, 'NonCOVID': 397}}),
-    DataSet('head_ct', 'Head CT - hemorrhage', {'normal': 100, 'hemorrhage': 100},
-            'https://www.kaggle.com/datasets/felipekitamura/head-ct-hemorrhage', 'felipekitamura/head-ct-hemorrhage',
-            'head-ct-hemorrhage', .2, 'not stated; collected from the web', ('Kitamura, Head CT - hemorrhage, Kaggle, 2018',),
+            {'COVID': (191, 60, 98), 'NonCOVID': (234, 58, 105)},
+            {'T18': {'COVID': 345, 'NonCOVID': 397}},
+        ),
+        DataSet(
+            'head_ct',
+            'Head CT - hemorrhage',
+            {'normal': 100, 'hemorrhage': 100},
+            'https://www.kaggle.com/datasets/felipekitamura/head-ct-hemorrhage',
+            'felipekitamura/head-ct-hemorrhage',
+            'head-ct-hemorrhage',
+            0.2,
+            'not stated; collected from the web',
+            ('Kitamura, Head CT - hemorrhage, Kaggle, 2018',),
             'head_ct/head_ct/000.png…199.png and labels.csv with the columns id and hemorrhage',
-            used={'T19': {'normal': 100, 'hemorrhage': 100}}))}
+            used={'T19': {'normal': 100, 'hemorrhage': 100}},
+        ),
+    )
+}
+
 
 def _dataset(name: str) -> DataSet:
-    if name not in DATASETS: raise InputError(f"data set '{name}' is unknown. There are: {', '.join(DATASETS)}")
+    if name not in DATASETS:
+        raise InputError(f"data set '{name}' is unknown. There are: {', '.join(DATASETS)}")
     return DATASETS[name]
 
+# %% ../nbs/01_datasets.ipynb #9ee27b1b
 def list_datasets() -> pd.DataFrame:
     "One row per data set: name, title, images, classes, where it is, terms."
-    return pd.DataFrame([dict(name=d.name, title=d.title, images=sum(d.counts.values()), where=d.url, terms=d.terms,
-                              classes=', '.join(f'{c} {n}' for c, n in d.counts.items())) for d in DATASETS.values()])
+    return pd.DataFrame(
+        [
+            dict(
+                name=d.name,
+                title=d.title,
+                images=sum(d.counts.values()),
+                where=d.url,
+                terms=d.terms,
+                classes=', '.join(f'{c} {n}' for c, n in d.counts.items()),
+            )
+            for d in DATASETS.values()
+        ]
+    )
 
 # %% ../nbs/01_datasets.ipynb #e8043dd4
 def cache_folder() -> Path:
     "Where unpacked zips are kept: `$GAN_COVID_CACHE`, or the user's cache folder."
-    if 'GAN_COVID_CACHE' in os.environ: return Path(os.environ['GAN_COVID_CACHE'])
+    if 'GAN_COVID_CACHE' in os.environ:
+        return Path(os.environ['GAN_COVID_CACHE'])
     import pooch
+
     return Path(pooch.os_cache('gan_covid'))
 
+# %% ../nbs/01_datasets.ipynb #1bd7a9a6
 def _unsafe(member: zipfile.ZipInfo) -> bool:
     name = member.filename.replace('\\', '/')
-    return name.startswith('/') or '..' in name.split('/') or bool(re.match(r'[A-Za-z]:', name)) or stat.S_ISLNK(member.external_attr >> 16)
+    return (
+        name.startswith('/')
+        or '..' in name.split('/')
+        or bool(re.match(r'[A-Za-z]:', name))
+        or stat.S_ISLNK(member.external_attr >> 16)
+    )
 
-def unzip(path,          # the zip
-          folder=None,   # where to; None: a folder in the cache, named after the zip's content
-         ) -> Path:      # the folder with what was in it
+# %% ../nbs/01_datasets.ipynb #d72c5248
+def unzip(
+    path,  # the zip
+    folder=None,  # where to; None: a folder in the cache, named after the zip's content
+) -> Path:  # the folder with what was in it
     "Unpack a zip safely, in one piece, once. A broken zip, or one with members that would land elsewhere, is an `InputError`."
     path = Path(path)
-    target = Path(folder) if folder else cache_folder()/f'{path.stem}-{sha256_file(path)[:16]}'
-    if target.exists(): return target
+    target = Path(folder) if folder else cache_folder() / f'{path.stem}-{sha256_file(path)[:16]}'
+    if target.exists():
+        return target
     part = target.with_name(target.name + f'.{os.getpid()}.part')
     try:
         with zipfile.ZipFile(path) as z:
             members = [m for m in z.infolist() if not m.filename.startswith('__MACOSX')]
             for m in members:
-                if _unsafe(m): raise InputError(f"{path}: the member '{m.filename}' would be written outside the folder. Do not use this zip; download it again")
+                if _unsafe(m):
+                    raise InputError(
+                        f"{path}: the member '{m.filename}' would be written outside the folder. Do not use this zip; download it again"
+                    )
             part.mkdir(parents=True)
             if sum(m.file_size for m in members) > shutil.disk_usage(part).free:
-                raise InputError(f'{path}: no space left on the disk to unpack it into {target.parent}. Make room, or set GAN_COVID_CACHE to another folder')
-            for m in tqdm(members, desc=f'unpack {path.name}', disable=len(members) < 1000, file=sys.stderr): z.extract(m, part)
-        try: part.rename(target)
+                raise InputError(
+                    f'{path}: no space left on the disk to unpack it into {target.parent}. Make room, or set GAN_COVID_CACHE to another folder'
+                )
+            for m in tqdm(
+                members, desc=f'unpack {path.name}', disable=len(members) < 1000, file=sys.stderr
+            ):
+                z.extract(m, part)
+        try:
+            part.rename(target)
         except OSError:  # somebody else unpacked the same zip meanwhile
-            if not target.exists(): raise
+            if not target.exists():
+                raise
     except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, OSError) as e:
         raise InputError(f'{path}: the zip cannot be unpacked ({e}). Download it again') from None
-    finally: shutil.rmtree(part, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return target
 
 # %% ../nbs/01_datasets.ipynb #5d6f27d8
 @dataclass
 class _Scan:
     "What a walk through a data set found."
-    rows: list = field(default_factory=list)      # dicts with some of COLUMNS
-    rejected: list = field(default_factory=list)  # dicts file, why
-    notes: list = field(default_factory=list)     # what the user should know
-    missing: list = field(default_factory=list)   # names that should be there
-    folders: list = field(default_factory=list)   # where nothing but known files should be
-    known: set = field(default_factory=set)       # files that belong to the set besides images and masks
 
+    rows: list = field(default_factory=list)  # dicts with some of COLUMNS
+    rejected: list = field(default_factory=list)  # dicts file, why
+    notes: list = field(default_factory=list)  # what the user should know
+    missing: list = field(default_factory=list)  # names that should be there
+    folders: list = field(default_factory=list)  # where nothing but known files should be
+    known: set = field(default_factory=set)  # files that belong to the set besides images and masks
+
+# %% ../nbs/01_datasets.ipynb #66bf7643
 def _number(name) -> int:
     "The last whole number in a name, -1 if there is none: 'COVID-19 (7).png' → 7."
     return int((re.findall(r'\d+', str(name)) or ['-1'])[-1])
 
 # %% ../nbs/01_datasets.ipynb #c9ee70eb
-_RADIOGRAPHY = {'covid': 'COVID', 'covid19': 'COVID', 'lungopacity': 'Lung_Opacity', 'normal': 'Normal', 'viralpneumonia': 'Viral Pneumonia'}
+_RADIOGRAPHY = {
+    'covid': 'COVID',
+    'covid19': 'COVID',
+    'lungopacity': 'Lung_Opacity',
+    'normal': 'Normal',
+    'viralpneumonia': 'Viral Pneumonia',
+}
+
 
 def _classes_radiography(root) -> list:
     "Folders with images of a class: (label, class folder, image folder, mask folder or None)."
     out = []
     for d in _list(root, 'dirs'):
-        if (label := _RADIOGRAPHY.get(_slug(d.name))) is None: continue
+        if (label := _RADIOGRAPHY.get(_slug(d.name))) is None:
+            continue
         sub = {s.name.lower(): s for s in _list(d, 'dirs')}
         images = sub.get('images', d)
-        if _pictures(images): out.append((label, d, images, sub.get('masks')))
+        if _pictures(images):
+            out.append((label, d, images, sub.get('masks')))
     return out
 
-def _is_radiography(root) -> bool: return bool(_classes_radiography(root))
+# %% ../nbs/01_datasets.ipynb #ae3357f9
+def _is_radiography(root) -> bool:
+    return bool(_classes_radiography(root))
 
+# %% ../nbs/01_datasets.ipynb #c3d8582a
 def _scan_radiography(root) -> _Scan:
     s = _Scan(folders=[root])
-    sheets = {_RADIOGRAPHY.get(_slug(p.name.lower().split('.meta')[0])): p for p in _list(root, 'files') if '.metadata.' in p.name.lower()}
-    s.known |= {p for p in _list(root, 'files') if '.metadata.' in p.name.lower() or re.match(r'(readme|manifest)', p.name.lower())}
+    sheets = {
+        _RADIOGRAPHY.get(_slug(p.name.lower().split('.meta')[0])): p
+        for p in _list(root, 'files')
+        if '.metadata.' in p.name.lower()
+    }
+    s.known |= {
+        p
+        for p in _list(root, 'files')
+        if '.metadata.' in p.name.lower() or re.match(r'(readme|manifest)', p.name.lower())
+    }
     for label, folder, images, masks in _classes_radiography(root):
         url = {}
         if label in sheets:
-            try: url = {_number(r['file name']): r['url'] for r in _sheet(sheets[label]).dropna(subset=['file name']).to_dict('records')}
-            except (InputError, KeyError) as e: s.notes.append(f'{sheets[label]}: metadata not used ({e})')
+            try:
+                url = {
+                    _number(r['file name']): r['url']
+                    for r in _sheet(sheets[label]).dropna(subset=['file name']).to_dict('records')
+                }
+            except (InputError, KeyError) as e:
+                s.notes.append(f'{sheets[label]}: metadata not used ({e})')
         files = _pictures(images)
         for p in files:
             source = str(url.get(_number(p.name), '')).strip()
-            mask = masks/p.name if masks else None
-            s.rows.append(dict(image=p, label=label, mask=mask if mask and mask.exists() else None, source=source or 'COVID-19 Radiography Database'))
-            if mask and not mask.exists(): s.missing.append(f'{mask.relative_to(root)}')
-        if masks is None: s.missing.append(f'{folder.name}/masks')
+            mask = masks / p.name if masks else None
+            s.rows.append(
+                dict(
+                    image=p,
+                    label=label,
+                    mask=mask if mask and mask.exists() else None,
+                    source=source or 'COVID-19 Radiography Database',
+                )
+            )
+            if mask and not mask.exists():
+                s.missing.append(f'{mask.relative_to(root)}')
+        if masks is None:
+            s.missing.append(f'{folder.name}/masks')
         there = {_number(p.name) for p in files}
-        s.missing += [f'{images.relative_to(root)}/{label}-{i}.png' for i in range(1, DATASETS['radiography'].counts[label] + 1) if i not in there]
+        s.missing += [
+            f'{images.relative_to(root)}/{label}-{i}.png'
+            for i in range(1, DATASETS['radiography'].counts[label] + 1)
+            if i not in there
+        ]
         s.folders += [folder, images] + ([masks] if masks else [])
     return s
 
 # %% ../nbs/01_datasets.ipynb #9f7f615e
 def _is_covid_ct(root) -> bool:
-    return any((b/f'CT_{c}{end}').exists() for b in (root, root/'Images-processed') for c in DATASETS['covid_ct'].classes for end in ('', '.zip'))
+    return any(
+        (b / f'CT_{c}{end}').exists()
+        for b in (root, root / 'Images-processed')
+        for c in DATASETS['covid_ct'].classes
+        for end in ('', '.zip')
+    )
 
+# %% ../nbs/01_datasets.ipynb #f861bdc7
 def _lists_covid_ct(bases, label: str) -> dict:
     "The official lists of a class: split: (path, names)."
     out = {}
     for split in ('train', 'val', 'test'):
         for b in bases:
-            p = b/f'{split}CT_{label}.txt'
+            p = b / f'{split}CT_{label}.txt'
             if p.is_file() and split not in out:
-                out[split] = p, [n.strip() for n in p.read_text(encoding='utf-8', errors='replace').splitlines() if n.strip()]
+                out[split] = (
+                    p,
+                    [
+                        n.strip()
+                        for n in p.read_text(encoding='utf-8', errors='replace').splitlines()
+                        if n.strip()
+                    ],
+                )
     return out
 
-def _loose(name) -> str: return str(name).strip().lower().replace('%', '_')
+# %% ../nbs/01_datasets.ipynb #3fc22495
+def _loose(name) -> str:
+    return str(name).strip().lower().replace('%', '_')
 
+# %% ../nbs/01_datasets.ipynb #597cecd7
 def _split_covid_ct(files: dict, lists: dict, notes: list, missing: list) -> dict:
     "Which file is in which split, by the lists; `files`: loose name → path. Adds to `notes` and `missing`."
     split, twice = {}, []
-    for part in ('train', 'val', 'test'):  # of a name in two lists the later counts: a test image must reach no training
+    for part in (
+        'train',
+        'val',
+        'test',
+    ):  # of a name in two lists the later counts: a test image must reach no training
         path, names = lists.get(part, (None, []))
         for n in names:
-            if _loose(n) not in files: missing.append(n); continue
+            if _loose(n) not in files:
+                missing.append(n)
+                continue
             old = split.get(_loose(n))
-            if old == part: twice.append((part, path, n))
-            elif old: notes.append(f"{path}: '{n}' is also in the {old} list; taken as {part}")
+            if old == part:
+                twice.append((part, path, n))
+            elif old:
+                notes.append(f"{path}: '{n}' is also in the {old} list; taken as {part}")
             split[_loose(n)] = part
     free = [n for n in files if n not in split] if lists else []
     if twice and len({t[0] for t in twice}) == 1 and len(twice) == len(free):
         part, path, _ = twice[0]
         split |= {n: part for n in free}
-        notes.append(f"{path}: names {', '.join(repr(t[2]) for t in twice)} twice; {', '.join(repr(files[n].name) for n in free)}, in no list, was taken in its place")
+        notes.append(
+            f'{path}: names {", ".join(repr(t[2]) for t in twice)} twice; {", ".join(repr(files[n].name) for n in free)}, in no list, was taken in its place'
+        )
     else:
         notes += [f"{path}: names '{n}' twice" for _, path, n in twice]
-        if free: notes.append(f'{len(free)} images are in no list, e.g. {files[free[0]].name}: they have no split')
+        if free:
+            notes.append(
+                f'{len(free)} images are in no list, e.g. {files[free[0]].name}: they have no split'
+            )
     return split
 
 # %% ../nbs/01_datasets.ipynb #86a987c9
 def _patients_covid_ct(bases, label: str, notes: list) -> dict:
     "Loose name → (patient, DOI) from the meta files; spaces around ids are no difference between patients."
     stem = 'COVID-CT-MetaInfo' if label == 'COVID' else 'NonCOVID-CT-MetaInfo'
-    path = next((p for b in bases for end in ('.csv', '.xlsx') if (p := b/(stem + end)).is_file()), None)
-    if path is None: notes.append(f'{stem}.csv is not there: the patients of {label} are not known'); return {}
+    path = next(
+        (p for b in bases for end in ('.csv', '.xlsx') if (p := b / (stem + end)).is_file()), None
+    )
+    if path is None:
+        notes.append(f'{stem}.csv is not there: the patients of {label} are not known')
+        return {}
     t = _sheet(path)
-    name, patient = (next((c for c in t if re.fullmatch(pattern, c)), None) for pattern in (r'(file|image)( name)?', r'patient( id)?'))
-    if not (name and patient): notes.append(f'{path}: no columns for file name and patient among {list(t)}: the patients of {label} are not known'); return {}
-    doi = t['doi'] if 'doi' in t else [None]*len(t)
-    return {_loose(n): (' '.join(str(p).split()) if isinstance(p, str) else None, d) for n, p, d in zip(t[name], t[patient], doi)}
+    name, patient = (
+        next((c for c in t if re.fullmatch(pattern, c)), None)
+        for pattern in (r'(file|image)( name)?', r'patient( id)?')
+    )
+    if not (name and patient):
+        notes.append(
+            f'{path}: no columns for file name and patient among {list(t)}: the patients of {label} are not known'
+        )
+        return {}
+    doi = t['doi'] if 'doi' in t else [None] * len(t)
+    return {
+        _loose(n): (' '.join(str(p).split()) if isinstance(p, str) else None, d)
+        for n, p, d in zip(t[name], t[patient], doi)
+    }
 
+# %% ../nbs/01_datasets.ipynb #b80eb0c0
 def _scan_covid_ct(root) -> _Scan:
     s = _Scan()
     bases = [root] if root.name != 'Images-processed' else [root, root.parent]
     for label in DATASETS['covid_ct'].classes:
-        found = next((p for end in ('', '.zip') for b in (root, root/'Images-processed') if (p := b/f'CT_{label}{end}').exists()), None)
-        if found is None: continue
+        found = next(
+            (
+                p
+                for end in ('', '.zip')
+                for b in (root, root / 'Images-processed')
+                if (p := b / f'CT_{label}{end}').exists()
+            ),
+            None,
+        )
+        if found is None:
+            continue
         folder = unzip(found) if found.suffix == '.zip' else found
         paths = _pictures(folder, deep=True)
         files = {_loose(p.name): p for p in paths}
-        lists = _lists_covid_ct([d for b in bases for d in (b/'Data-split'/label, b/'Data-split', b/label, b)], label)
-        if len(lists) < 3: s.notes.append(f'Data-split/{label}/{{train,val,test}}CT_{label}.txt are not all there: images of {label} may have no official split')
-        split, people = _split_covid_ct(files, lists, s.notes, s.missing), _patients_covid_ct(bases, label, s.notes)
+        lists = _lists_covid_ct(
+            [d for b in bases for d in (b / 'Data-split' / label, b / 'Data-split', b / label, b)],
+            label,
+        )
+        if len(lists) < 3:
+            s.notes.append(
+                f'Data-split/{label}/{{train,val,test}}CT_{label}.txt are not all there: images of {label} may have no official split'
+            )
+        split, people = (
+            _split_covid_ct(files, lists, s.notes, s.missing),
+            _patients_covid_ct(bases, label, s.notes),
+        )
         for p in paths:
             patient, doi = people.get(_loose(p.name), (None, None))
-            source = doi if isinstance(doi, str) and doi.strip() else re.sub(r'_?patient.*', '', patient) if label != 'COVID' and patient else 'COVID-CT'
-            s.rows.append(dict(image=p, label=label, split=split.get(_loose(p.name)), patient=patient, source=source.strip()))
+            source = (
+                doi
+                if isinstance(doi, str) and doi.strip()
+                else re.sub(r'_?patient.*', '', patient)
+                if label != 'COVID' and patient
+                else 'COVID-CT'
+            )
+            s.rows.append(
+                dict(
+                    image=p,
+                    label=label,
+                    split=split.get(_loose(p.name)),
+                    patient=patient,
+                    source=source.strip(),
+                )
+            )
         s.folders += sorted({folder, *(p.parent for p in paths)})
     return s
 
 # %% ../nbs/01_datasets.ipynb #defc5d8f
-def _images_head_ct(root) -> Path: return next((d for d in (root/'head_ct'/'head_ct', root/'head_ct', root) if d.is_dir() and _pictures(d)), None)
-def _is_head_ct(root) -> bool: return (root/'labels.csv').is_file() and _images_head_ct(root) is not None
+def _images_head_ct(root) -> Path:
+    return next(
+        (
+            d
+            for d in (root / 'head_ct' / 'head_ct', root / 'head_ct', root)
+            if d.is_dir() and _pictures(d)
+        ),
+        None,
+    )
 
+# %% ../nbs/01_datasets.ipynb #adc79b65
+def _is_head_ct(root) -> bool:
+    return (root / 'labels.csv').is_file() and _images_head_ct(root) is not None
+
+# %% ../nbs/01_datasets.ipynb #69711f51
 def _scan_head_ct(root) -> _Scan:
-    s, path, folder = _Scan(known={root/'labels.csv'}), root/'labels.csv', _images_head_ct(root)
+    s, path, folder = _Scan(known={root / 'labels.csv'}), root / 'labels.csv', _images_head_ct(root)
     t = _sheet(path)
     for c in ('id', 'hemorrhage'):
-        if c not in t: raise InputError(f"{path}: no column '{c}' among {list(t)}. Take the file as it was downloaded")
+        if c not in t:
+            raise InputError(
+                f"{path}: no column '{c}' among {list(t)}. Take the file as it was downloaded"
+            )
     labels, files = {}, {}
     for p in _pictures(folder):
-        if p.stem.isdecimal(): files[int(p.stem)] = p
-        else: s.rejected.append(dict(file=str(p), why='its name is no number, so it has no label'))
+        if p.stem.isdecimal():
+            files[int(p.stem)] = p
+        else:
+            s.rejected.append(dict(file=str(p), why='its name is no number, so it has no label'))
     for i, h in zip(t['id'].str.strip(), t['hemorrhage'].str.strip()):
         number = re.fullmatch(r'(\d+)(\.0|\.png)?', str(i))
-        if number is None or h not in ('0', '1', '0.0', '1.0'): s.rejected.append(dict(file=str(path), why=f'row with id {i!r}, hemorrhage {h!r}: not a number and 0 or 1')); continue
+        if number is None or h not in ('0', '1', '0.0', '1.0'):
+            s.rejected.append(
+                dict(
+                    file=str(path),
+                    why=f'row with id {i!r}, hemorrhage {h!r}: not a number and 0 or 1',
+                )
+            )
+            continue
         labels.setdefault(int(number[1]), set()).add(DATASETS['head_ct'].classes[h[0] == '1'])
     for i in sorted(labels.keys() | files.keys()):
-        if i not in labels: s.rejected.append(dict(file=str(files[i]), why='no label in labels.csv'))
-        elif i not in files: s.rejected.append(dict(file=str(path), why=f'id {i} has no image {i:03d}.png')); s.missing.append(f'{i:03d}.png')
-        elif len(labels[i]) > 1: s.rejected.append(dict(file=str(files[i]), why='labels.csv gives it both labels'))
-        else: s.rows.append(dict(image=files[i], label=labels[i].pop(), source='Head CT - hemorrhage'))
+        if i not in labels:
+            s.rejected.append(dict(file=str(files[i]), why='no label in labels.csv'))
+        elif i not in files:
+            s.rejected.append(dict(file=str(path), why=f'id {i} has no image {i:03d}.png'))
+            s.missing.append(f'{i:03d}.png')
+        elif len(labels[i]) > 1:
+            s.rejected.append(dict(file=str(files[i]), why='labels.csv gives it both labels'))
+        else:
+            s.rows.append(
+                dict(image=files[i], label=labels[i].pop(), source='Head CT - hemorrhage')
+            )
     s.missing += [f'{i:03d}.png' for i in range(200) if i not in files and i not in labels]
     s.folders = [folder]
     return s
@@ -270,103 +517,191 @@ def _scan_head_ct(root) -> _Scan:
 _IS = {'radiography': _is_radiography, 'covid_ct': _is_covid_ct, 'head_ct': _is_head_ct}
 _SCAN = {'radiography': _scan_radiography, 'covid_ct': _scan_covid_ct, 'head_ct': _scan_head_ct}
 
-def locate(name: str,    # 'radiography', 'covid_ct' or 'head_ct'
-           path,         # the data set's folder, a folder up to three levels above it, or a zip with it
-          ) -> Path:
+
+def locate(
+    name: str,  # 'radiography', 'covid_ct' or 'head_ct'
+    path,  # the data set's folder, a folder up to three levels above it, or a zip with it
+) -> Path:
     "The folder in which the data set begins; `InputError` if there is none below `path`, or more than one at the same depth."
     d, path = _dataset(name), Path(path).expanduser().absolute()
-    if path.is_file() and path.suffix.lower() == '.zip': return locate(name, unzip(path))
-    if not path.is_dir(): raise InputError(f'{path}: no such folder. `gan-covid data fetch {name} {path}` downloads {d.title} into it')
+    if path.is_file() and path.suffix.lower() == '.zip':
+        return locate(name, unzip(path))
+    if not path.is_dir():
+        raise InputError(
+            f'{path}: no such folder. `gan-covid data fetch {name} {path}` downloads {d.title} into it'
+        )
     level, zips, closed = [path], _zips(path), []
     for depth in range(4):
         found, below = [], []
         for f in level:
             try:
-                if _IS[name](f): found.append(f)
+                if _IS[name](f):
+                    found.append(f)
                 below += _list(f, 'dirs')
             except InputError:
-                if not depth: raise
+                if not depth:
+                    raise
                 closed.append(str(f))
-        if len(found) > 1: raise InputError(f"{path}: holds {d.title} more than once ({', '.join(map(str, found))}). Give the path of the one you mean")
-        if found: return found[0]
+        if len(found) > 1:
+            raise InputError(
+                f'{path}: holds {d.title} more than once ({", ".join(map(str, found))}). Give the path of the one you mean'
+            )
+        if found:
+            return found[0]
         level = below
     for z in zips:
-        try: here = _holds(name, z)
-        except InputError as e: here = closed.append(str(e))
-        if here: return locate(name, unzip(z))
-    raise InputError(f'{path}: {d.title} is not there. Expected: {d.layout}. `gan-covid data fetch {name} {path}` downloads it'
-                     + (f". Could not be read: {', '.join(closed)}" if closed else ''))
+        try:
+            here = _holds(name, z)
+        except InputError as e:
+            here = closed.append(str(e))
+        if here:
+            return locate(name, unzip(z))
+    raise InputError(
+        f'{path}: {d.title} is not there. Expected: {d.layout}. `gan-covid data fetch {name} {path}` downloads it'
+        + (f'. Could not be read: {", ".join(closed)}' if closed else '')
+    )
 
+# %% ../nbs/01_datasets.ipynb #2686f6b7
 def _holds(name: str, path) -> bool:
     "Whether a zip holds the data set, by the names of its members; a broken zip is an `InputError`."
     try:
-        with zipfile.ZipFile(path) as z: names = z.namelist()
-    except (zipfile.BadZipFile, OSError) as e: raise InputError(f'{path}: the zip cannot be read ({e}). Download it again, or remove it') from None
+        with zipfile.ZipFile(path) as z:
+            names = z.namelist()
+    except (zipfile.BadZipFile, OSError) as e:
+        raise InputError(
+            f'{path}: the zip cannot be read ({e}). Download it again, or remove it'
+        ) from None
     folders = {_slug(p) for n in names for p in n.split('/')[:-1]}
-    if name == 'radiography': return len(folders & set(_RADIOGRAPHY)) > 1 and not {'ctcovid', 'datasplit'} & folders
-    if name == 'covid_ct': return any(re.search(r'CT_(Non)?COVID(/|\.zip$)', n) for n in names)
-    return any(n.split('/')[-1] == 'labels.csv' for n in names) and any(n.endswith('000.png') for n in names)
+    if name == 'radiography':
+        return len(folders & set(_RADIOGRAPHY)) > 1 and not {'ctcovid', 'datasplit'} & folders
+    if name == 'covid_ct':
+        return any(re.search(r'CT_(Non)?COVID(/|\.zip$)', n) for n in names)
+    return any(n.split('/')[-1] == 'labels.csv' for n in names) and any(
+        n.endswith('000.png') for n in names
+    )
 
-def _zips(folder) -> list: return [p for p in _list(folder, 'files') if p.suffix.lower() == '.zip' and not p.name.startswith('CT_')]
+# %% ../nbs/01_datasets.ipynb #9e4c18ac
+def _zips(folder) -> list:
+    return [
+        p
+        for p in _list(folder, 'files')
+        if p.suffix.lower() == '.zip' and not p.name.startswith('CT_')
+    ]
 
 # %% ../nbs/01_datasets.ipynb #1b47e2a3
-def _threads(workers) -> int: return workers or min(16, 2*(os.cpu_count() or 1))
+def _threads(workers) -> int:
+    return workers or min(16, 2 * (os.cpu_count() or 1))
 
+# %% ../nbs/01_datasets.ipynb #b192cdd5
 def _look(path, min_side: int) -> tuple:
     "(width, height, sha256) of a picture; `InputError` if it is broken or too small."
     data = _bytes(path)
     width, height = image_size(path, data)
-    if min(width, height) < min_side: raise InputError(f'{path}: only {width}×{height} pixels, less than {min_side}')
+    if min(width, height) < min_side:
+        raise InputError(f'{path}: only {width}×{height} pixels, less than {min_side}')
     return width, height, hashlib.sha256(data).hexdigest()
 
+# %% ../nbs/01_datasets.ipynb #6b8cdc05
 def _map(f, items, desc: str, workers=None) -> list:
     "`f` over items in threads, in order, an `InputError` taking the place of its result; progress from 2000 items on."
-    def safe(x):
-        try: return f(x)
-        except InputError as e: return e
-    with ThreadPoolExecutor(_threads(workers)) as pool:
-        return list(tqdm(pool.map(safe, items), total=len(items), desc=desc, disable=len(items) < 2000, file=sys.stderr, mininterval=1))
 
+    def safe(x):
+        try:
+            return f(x)
+        except InputError as e:
+            return e
+
+    with ThreadPoolExecutor(_threads(workers)) as pool:
+        return list(
+            tqdm(
+                pool.map(safe, items),
+                total=len(items),
+                desc=desc,
+                disable=len(items) < 2000,
+                file=sys.stderr,
+                mininterval=1,
+            )
+        )
+
+# %% ../nbs/01_datasets.ipynb #6d7513ed
 def _not_used(rejected: list) -> str:
     "A sentence on what was left out and why: how many, the most important reason first, at most four reasons."
     groups = {}
-    for r in rejected: groups.setdefault(r['why'], []).append(r['file'])
-    order = sorted(groups, key=lambda why: why == 'no image' or why.startswith('a table'))   # the least important last
+    for r in rejected:
+        groups.setdefault(r['why'], []).append(r['file'])
+    order = sorted(
+        groups, key=lambda why: why == 'no image' or why.startswith('a table')
+    )  # the least important last
     (first, *others), n = order, len(rejected)
     more = [f'{len(groups[why])} more ({why}), e.g. {groups[why][0]}' for why in others[:3]]
-    rest = [f'and {sum(len(groups[why]) for why in others[3:])} for other reasons']*(len(others) > 3)
-    save = "; pd.DataFrame(table.attrs['rejected']).to_csv('rejected.csv') writes the list"*(n > 10)
-    return ', '.join([f'{n} not used, e.g. {groups[first][0]}: {first}', *more, *rest]) + f" (all of them in table.attrs['rejected']{save})"
+    rest = [f'and {sum(len(groups[why]) for why in others[3:])} for other reasons'] * (
+        len(others) > 3
+    )
+    save = "; pd.DataFrame(table.attrs['rejected']).to_csv('rejected.csv') writes the list" * (
+        n > 10
+    )
+    return (
+        ', '.join([f'{n} not used, e.g. {groups[first][0]}: {first}', *more, *rest])
+        + f" (all of them in table.attrs['rejected']{save})"
+    )
 
-def _build(name: str, title: str, root, scan: _Scan, min_side: int, workers, warn: bool = True) -> pd.DataFrame:
+# %% ../nbs/01_datasets.ipynb #6174a53c
+def _build(
+    name: str, title: str, root, scan: _Scan, min_side: int, workers, warn: bool = True
+) -> pd.DataFrame:
     "The table of a scan; one warning says all that was noticed, unless the caller has more to say (`warn=False`)."
     rows, rejected, notes = [], list(scan.rejected), list(scan.notes)
-    for row, seen in zip(scan.rows, _map(lambda r: _look(r['image'], min_side), scan.rows, f'read {title}', workers)):
-        if isinstance(seen, InputError): rejected.append(dict(file=str(row['image']), why=str(seen).removeprefix(f"{row['image']}: ")))
-        else: rows.append({**row, 'image': str(row['image']), 'mask': str(row['mask']) if row.get('mask') else None, **dict(zip(COLUMNS[-3:], seen))})
-    if not rows: raise InputError(f'{root}: no image of {title} can be used' + (f"; the first: {rejected[0]['file']}: {rejected[0]['why']}" if rejected else ''))
+    for row, seen in zip(
+        scan.rows, _map(lambda r: _look(r['image'], min_side), scan.rows, f'read {title}', workers)
+    ):
+        if isinstance(seen, InputError):
+            rejected.append(
+                dict(file=str(row['image']), why=str(seen).removeprefix(f'{row["image"]}: '))
+            )
+        else:
+            rows.append(
+                {
+                    **row,
+                    'image': str(row['image']),
+                    'mask': str(row['mask']) if row.get('mask') else None,
+                    **dict(zip(COLUMNS[-3:], seen)),
+                }
+            )
+    if not rows:
+        raise InputError(
+            f'{root}: no image of {title} can be used'
+            + (f'; the first: {rejected[0]["file"]}: {rejected[0]["why"]}' if rejected else '')
+        )
     table = as_table(rows)
-    if rejected: notes.append(_not_used(rejected))
+    if rejected:
+        notes.append(_not_used(rejected))
     table.attrs = dict(name=name, title=title, root=str(root), rejected=rejected, notes=notes)
-    if notes and warn: warnings.warn(f'{title}: ' + '; '.join(notes), stacklevel=4)
+    if notes and warn:
+        warnings.warn(f'{title}: ' + '; '.join(notes), stacklevel=4)
     return table
 
-def load(name: str,           # 'radiography', 'covid_ct' or 'head_ct'
-         path,                # the data set's folder, one above it, or a zip with it
-         min_side: int = 16,  # images with a shorter side are rejected
-         workers: int = None, # threads; None: twice the cores, at most 16
-        ) -> pd.DataFrame:    # one row per image, columns `COLUMNS`, classes in published order
+# %% ../nbs/01_datasets.ipynb #0092157c
+def load(
+    name: str,  # 'radiography', 'covid_ct' or 'head_ct'
+    path,  # the data set's folder, one above it, or a zip with it
+    min_side: int = 16,  # images with a shorter side are rejected
+    workers: int = None,  # threads; None: twice the cores, at most 16
+) -> pd.DataFrame:  # one row per image, columns `COLUMNS`, classes in published order
     """A public data set as a table. COVID-CT comes with its official splits and its patients, Radiography with its masks.
 
     `table.attrs`: name, title, root, `rejected` (list of dict file, why) and notes; if there are any, one warning sums them up."""
     return _load(name, path, min_side, workers)[0]
 
+# %% ../nbs/01_datasets.ipynb #2d4be342
 def _load(name: str, path, min_side: int = 16, workers: int = None) -> tuple:
     d, root = _dataset(name), locate(name, path)
     scan = _SCAN[name](root)
-    if absent := [c for c in d.classes if c not in {r['label'] for r in scan.rows}]: scan.notes.append(f"no images of {', '.join(absent)}")
+    if absent := [c for c in d.classes if c not in {r['label'] for r in scan.rows}]:
+        scan.notes.append(f'no images of {", ".join(absent)}')
     scan.missing += [f'all images of {c}' for c in absent]
-    scan.rows.sort(key=lambda r: d.classes.index(r['label']))  # stable: within a class the natural order stays
+    scan.rows.sort(
+        key=lambda r: d.classes.index(r['label'])
+    )  # stable: within a class the natural order stays
     return _build(name, d.title, root, scan, min_side, workers), scan
 
 # %% ../nbs/01_datasets.ipynb #cda36426
@@ -375,60 +710,79 @@ def _pixels(path: str, changed: int, size: int) -> str:
     a = read_image(path)
     return hashlib.sha256(repr(a.shape).encode() + a.tobytes()).hexdigest()
 
+# %% ../nbs/01_datasets.ipynb #7402548c
 def _pixel_hash(path: str) -> str:
     "Hash of the gray pixels, computed once for each state of a file."
     st = os.stat(path)
     return _pixels(path, st.st_mtime_ns, st.st_size)
 
+# %% ../nbs/01_datasets.ipynb #c8299317
 def _pixel_key(path: str):
     "The same; None if the file is not there (generated images) or broken."
-    try: return _pixel_hash(path)
-    except (OSError, InputError): return None
+    try:
+        return _pixel_hash(path)
+    except (OSError, InputError):
+        return None
 
-def pixel_keys(table: pd.DataFrame,   # as from `load`
-               workers: int = None,
-              ) -> pd.Series:         # text; NA where no other image has that width and height, or the file is not there
+# %% ../nbs/01_datasets.ipynb #3bdebde7
+def pixel_keys(
+    table: pd.DataFrame,  # as from `load`
+    workers: int = None,
+) -> pd.Series:  # text; NA where no other image has that width and height, or the file is not there
     "A hash of every image's gray pixels, so that equal pictures in different files are found. Decoded only where the sizes leave it possible."
     maybe = table.duplicated(['width', 'height'], keep=False)
     keys = pd.Series(pd.NA, index=table.index, dtype=_TEXT)
     keys[maybe] = _map(_pixel_key, table.image[maybe].tolist(), 'compare pixels', workers)
     return keys
 
+# %% ../nbs/01_datasets.ipynb #228b498b
 def _ids(table, groups) -> pd.Series:
     "Ids of rows, given as a column's name, a Series or an array."
-    if isinstance(groups, str): return table[groups]
+    if isinstance(groups, str):
+        return table[groups]
     return pd.Series(np.asarray(groups, object), index=table.index)
 
-def together(table: pd.DataFrame,  # as from `load`
-             groups=None,          # further ids that bind images together, one per row, NA for none: array, Series, or a column's name
-            ) -> np.ndarray:       # a group number for every row
+# %% ../nbs/01_datasets.ipynb #1700d1b1
+def together(
+    table: pd.DataFrame,  # as from `load`
+    groups=None,  # further ids that bind images together, one per row, NA for none: array, Series, or a column's name
+) -> np.ndarray:  # a group number for every row
     "Groups of images that no split may part: equal files, equal pixels, one patient, and `groups`."
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
+
     keys, n = [table.sha256, pixel_keys(table), table.patient], len(table)
-    if groups is not None: keys.append(_ids(table, groups))
+    if groups is not None:
+        keys.append(_ids(table, groups))
     rows, nodes, total = [], [], n  # one node an image, one a key; an edge where an image has a key
     for codes, distinct in map(pd.factorize, keys):
         has = np.flatnonzero(codes >= 0)
-        rows.append(has); nodes.append(total + codes[has]); total += len(distinct)
+        rows.append(has)
+        nodes.append(total + codes[has])
+        total += len(distinct)
     rows, nodes = np.concatenate(rows), np.concatenate(nodes)
-    part = connected_components(coo_array((np.ones(len(rows)), (rows, nodes)), shape=(total, total)), directed=False)[1]
+    part = connected_components(
+        coo_array((np.ones(len(rows)), (rows, nodes)), shape=(total, total)), directed=False
+    )[1]
     return np.unique(part[:n], return_inverse=True)[1]
 
 # %% ../nbs/01_datasets.ipynb #622271e4
-def apportion(k: int,        # images to hand out
-              weights,       # what each class has
-              limits=None,   # the most each class can give; None: what it has
-             ) -> np.ndarray:  # integers that add up to `k`, at least 1 each
+def apportion(
+    k: int,  # images to hand out
+    weights,  # what each class has
+    limits=None,  # the most each class can give; None: what it has
+) -> np.ndarray:  # integers that add up to `k`, at least 1 each
     "Shares of `k` in proportion to `weights`, by largest remainder; `ValueError` if that cannot be."
-    weights = np.asarray(weights, float); limits = weights.astype(int) if limits is None else np.asarray(limits)
-    if k < len(weights) or k > limits.sum() or limits.min() < 1: raise ValueError
-    share = k*weights/weights.sum()
+    weights = np.asarray(weights, float)
+    limits = weights.astype(int) if limits is None else np.asarray(limits)
+    if k < len(weights) or k > limits.sum() or limits.min() < 1:
+        raise ValueError
+    share = k * weights / weights.sum()
     out = np.clip(np.floor(share).astype(int), 1, limits)
     while (left := k - out.sum()) != 0:
         step = 1 if left > 0 else -1
         room = out < limits if left > 0 else out > 1
-        out[np.where(room, step*(share - out), -np.inf).argmax()] += step
+        out[np.where(room, step * (share - out), -np.inf).argmax()] += step
     return out
 
 # %% ../nbs/01_datasets.ipynb #94da3bbe
@@ -436,28 +790,57 @@ def _targets(counts: pd.Series, sizes: dict) -> pd.DataFrame:
     "Images wanted of each class (columns) in each split (rows); counts: what there is."
     n, rows = int(counts.sum()), {}
     sizes = {s: k for s, k in sizes.items() if not (isinstance(k, (int, float)) and k == 0)}
-    if bad := [s for s in sizes if s not in ('train', 'val', 'test')]: raise InputError(f"sizes: '{bad[0]}' is no split; there are train, val and test")
+    if bad := [s for s in sizes if s not in ('train', 'val', 'test')]:
+        raise InputError(f"sizes: '{bad[0]}' is no split; there are train, val and test")
     parts = {s: k for s, k in sizes.items() if isinstance(k, float)}
-    if parts: sizes = {**sizes, **dict(zip(parts, np.diff(np.round(np.cumsum([0., *parts.values()])*n).astype(int)).tolist()))}
-    order = sorted(sizes, key=lambda s: (sizes[s] is None, not isinstance(sizes[s], dict), sizes[s] if isinstance(sizes[s], int) else 0))
+    if parts:
+        sizes = {
+            **sizes,
+            **dict(
+                zip(
+                    parts,
+                    np.diff(np.round(np.cumsum([0.0, *parts.values()]) * n).astype(int)).tolist(),
+                )
+            ),
+        }
+    order = sorted(
+        sizes,
+        key=lambda s: (
+            sizes[s] is None,
+            not isinstance(sizes[s], dict),
+            sizes[s] if isinstance(sizes[s], int) else 0,
+        ),
+    )
     left = counts.copy()
     for i, s in enumerate(order):
         k, later = sizes[s], len(order) - 1 - i
         try:
-            if isinstance(k, dict): rows[s] = pd.Series({c: int(k.get(c, 0)) for c in counts.index})
-            else: rows[s] = pd.Series(apportion(int(left.sum()) if k is None else k, left, left - later), counts.index)
-            if (rows[s] > left).any() or (rows[s] < 0).any(): raise ValueError
+            if isinstance(k, dict):
+                rows[s] = pd.Series({c: int(k.get(c, 0)) for c in counts.index})
+            else:
+                rows[s] = pd.Series(
+                    apportion(int(left.sum()) if k is None else k, left, left - later), counts.index
+                )
+            if (rows[s] > left).any() or (rows[s] < 0).any():
+                raise ValueError
         except ValueError:
-            raise InputError(f'sizes: {s} cannot have {k} of what is left ({left.to_dict()} of {n} images): there are too few, or not one for each class') from None
+            raise InputError(
+                f'sizes: {s} cannot have {k} of what is left ({left.to_dict()} of {n} images): there are too few, or not one for each class'
+            ) from None
         left = left - rows[s]
     return pd.DataFrame(rows).T.loc[[s for s in ('train', 'val', 'test') if s in rows]]
 
 # %% ../nbs/01_datasets.ipynb #92589601
-def stratified_split(table: pd.DataFrame,  # as from `load`
-                     sizes: dict = {'train': 144, 'val': 34, 'test': 22},  # images by split: number, fraction (float), {class: number}, or None for the rest
-                     seed: int = 0,
-                     groups=None,          # further ids that must stay on one side, see `together`
-                    ) -> pd.DataFrame:     # a copy with `split` filled; NA for images that no split asked for
+def stratified_split(
+    table: pd.DataFrame,  # as from `load`
+    sizes: dict = {
+        'train': 144,
+        'val': 34,
+        'test': 22,
+    },  # images by split: number, fraction (float), {class: number}, or None for the rest
+    seed: int = 0,
+    groups=None,  # further ids that must stay on one side, see `together`
+) -> pd.DataFrame:  # a copy with `split` filled; NA for images that no split asked for
     """Random split with the classes in proportion; equal files, equal pixels and patients stay on one side. Default sizes: the head CT source's [T19].
 
     Where groups make the numbers impossible, they are as near as a group's size, and a warning says so."""
@@ -466,8 +849,11 @@ def stratified_split(table: pd.DataFrame,  # as from `load`
     alone = pd.Series(group).groupby(table.label.to_numpy()).nunique()
     wanted = [s for s, k in sizes.items() if k != 0]
     for c, k in alone.items():
-        if k < len(wanted): raise InputError(f"class '{c}' has {counts[c]} image(s) in {k} group(s) that belong together, too few for {', '.join(wanted)}. "
-                                             'Add images, or leave the class out')
+        if k < len(wanted):
+            raise InputError(
+                f"class '{c}' has {counts[c]} image(s) in {k} group(s) that belong together, too few for {', '.join(wanted)}. "
+                'Add images, or leave the class out'
+            )
     need = _targets(counts, sizes)
     need.loc[''] = counts - need.sum()
     code = pd.Categorical(table.label, categories=need.columns).codes
@@ -478,13 +864,24 @@ def stratified_split(table: pd.DataFrame,  # as from `load`
     for g in order[np.argsort(-size[order].sum(1), kind='stable')]:
         mine = size[g] > 0
         room = np.where((left[:, mine] >= size[g, mine]).all(1), left[:, mine].min(1), 0)
-        side[g] = rng.choice(len(left), p=room/room.sum()) if room.sum() else (left[:, mine] - size[g, mine]).min(1).argmax()
+        side[g] = (
+            rng.choice(len(left), p=room / room.sum())
+            if room.sum()
+            else (left[:, mine] - size[g, mine]).min(1).argmax()
+        )
         left[side[g]] -= size[g]
     if left.any():
         got = {s: int(k) for s, k in (need - left).sum(axis=1).items() if s}
-        warnings.warn(f'images that belong together do not fit the sizes exactly: {got} instead of { {s: int(k) for s, k in need.sum(axis=1).items() if s} }', stacklevel=2)
+        warnings.warn(
+            f'images that belong together do not fit the sizes exactly: {got} instead of { {s: int(k) for s, k in need.sum(axis=1).items() if s} }',
+            stacklevel=2,
+        )
     out = table.copy()
-    out['split'] = pd.Series(need.index.to_numpy()[side[group]], index=table.index).replace({'': None}).astype(_TEXT)
+    out['split'] = (
+        pd.Series(need.index.to_numpy()[side[group]], index=table.index)
+        .replace({'': None})
+        .astype(_TEXT)
+    )
     return out
 
 # %% ../nbs/01_datasets.ipynb #46904bb6
@@ -492,89 +889,141 @@ def _across(table: pd.DataFrame, key) -> list:
     "(key, rows) of the groups that stand in more than one split."
     return [(k, g) for k, g in table.groupby(key) if g.split.nunique() > 1]
 
-def check_split(table: pd.DataFrame,  # with `split` filled, at least in part
-                groups=None,          # as for `together`
-               ) -> pd.DataFrame:     # a row a leak: kind, key, splits, labels, images
+# %% ../nbs/01_datasets.ipynb #00d73a4e
+def check_split(
+    table: pd.DataFrame,  # with `split` filled, at least in part
+    groups=None,  # as for `together`
+) -> pd.DataFrame:  # a row a leak: kind, key, splits, labels, images
     "What stands in several splits: kind patient, group (of `groups`) or duplicate (equal files or pixels)."
     rows, has = [], table.split.notna()
     t = table[has]
-    keys = [('patient', t.patient), ('duplicate', t.sha256), ('duplicate', pixel_keys(t).fillna(t.sha256))]
-    if groups is not None: keys.append(('group', _ids(table, groups)[has]))
+    keys = [
+        ('patient', t.patient),
+        ('duplicate', t.sha256),
+        ('duplicate', pixel_keys(t).fillna(t.sha256)),
+    ]
+    if groups is not None:
+        keys.append(('group', _ids(table, groups)[has]))
     for kind, key in keys:
         for k, g in _across(t, key):
-            row = dict(kind=kind, key=k, splits=sorted(set(g.split)), labels=sorted(set(g.label)), images=g.image.tolist())
-            if not any(r['images'] == row['images'] and r['kind'] == kind for r in rows): rows.append(row)
+            row = dict(
+                kind=kind,
+                key=k,
+                splits=sorted(set(g.split)),
+                labels=sorted(set(g.label)),
+                images=g.image.tolist(),
+            )
+            if not any(r['images'] == row['images'] and r['kind'] == kind for r in rows):
+                rows.append(row)
     return pd.DataFrame(rows, columns=['kind', 'key', 'splits', 'labels', 'images'])
 
-def _person(patient) -> str: return ' '.join(re.sub(r'(?<!\d)0+(?=\d)', '', re.sub(r'[\s_-]+', ' ', str(patient))).lower().split())
+# %% ../nbs/01_datasets.ipynb #389c9785
+def _person(patient) -> str:
+    return ' '.join(
+        re.sub(r'(?<!\d)0+(?=\d)', '', re.sub(r'[\s_-]+', ' ', str(patient))).lower().split()
+    )
 
-def patient_leaks(table: pd.DataFrame,  # with `split` and `patient` filled, at least in part
-                 ) -> pd.DataFrame:     # columns patient, label, and the number of images in train, val, test; empty if there is no leak
+# %% ../nbs/01_datasets.ipynb #fecbee6e
+def patient_leaks(
+    table: pd.DataFrame,  # with `split` and `patient` filled, at least in part
+) -> pd.DataFrame:  # columns patient, label, and the number of images in train, val, test; empty if there is no leak
     "Patients with images in more than one split. Case, spaces, `_`, `-` and leading zeros make no other patient of an id; no picture is opened."
     t = table[table.split.notna()]
-    rows = [dict(patient=' = '.join(dict.fromkeys(' '.join(p.split()) for p in g.patient)), label=', '.join(sorted(set(g.label))), **{s: int((g.split == s).sum()) for s in ('train', 'val', 'test')})
-            for _, g in _across(t, t.patient.map(_person, na_action='ignore'))]
-    return pd.DataFrame(sorted(rows, key=lambda r: natural(r['patient'])), columns=['patient', 'label', 'train', 'val', 'test'])
+    rows = [
+        dict(
+            patient=' = '.join(dict.fromkeys(' '.join(p.split()) for p in g.patient)),
+            label=', '.join(sorted(set(g.label))),
+            **{s: int((g.split == s).sum()) for s in ('train', 'val', 'test')},
+        )
+        for _, g in _across(t, t.patient.map(_person, na_action='ignore'))
+    ]
+    return pd.DataFrame(
+        sorted(rows, key=lambda r: natural(r['patient'])),
+        columns=['patient', 'label', 'train', 'val', 'test'],
+    )
 
 # %% ../nbs/01_datasets.ipynb #4f3f7e41
 def _without_class(scan, root):
     "Take out of a scan the images that lie in no class. If none is left, an `InputError` says how to tell the classes."
     outside = [r for r in scan.rows if r['label'] is None]
     scan.rows = [r for r in scan.rows if r['label'] is not None]
-    scan.rejected += [dict(file=str(r['image']), why='lies in no folder of a class') for r in outside]
-    if scan.rows or scan.expected: return
+    scan.rejected += [
+        dict(file=str(r['image']), why='lies in no folder of a class') for r in outside
+    ]
+    if scan.rows or scan.expected:
+        return
     if outside and scan.beside:
         raise InputError(f'{root}: the images lie in one folder, without classes. {scan.beside}')
-    told = next((f"; {r['file']}: {r['why']}" for r in scan.rejected if r['why'] != 'no image'), '')
-    raise InputError(f'{root}: no images in sub-folders. Make one folder for each class, with its images '
-                     f'in it{told}')
+    told = next((f'; {r["file"]}: {r["why"]}' for r in scan.rejected if r['why'] != 'no image'), '')
+    raise InputError(
+        f'{root}: no images in sub-folders. Make one folder for each class, with its images '
+        f'in it{told}'
+    )
 
+# %% ../nbs/01_datasets.ipynb #8814b710
 def _refuse_vanished(table, scan, root):
     "A class (in a split) of which no file can be used is an `InputError`; fewer are a note."
     there = set(zip(table.split.fillna('').tolist(), table.label))
     why = {r['file']: r['why'] for r in table.attrs['rejected']}
     for (split, label), path in scan.expected.items():
-        if (split or '', label) in there: continue
+        if (split or '', label) in there:
+            continue
         where = f'class {label!r}' + (f' in {split}' if split else '')
-        raise InputError(f"{root}: no image of {where} can be used. The first: {path}: "
-                         f"{why.get(str(path), 'not read')}")
+        raise InputError(
+            f'{root}: no image of {where} can be used. The first: {path}: '
+            f'{why.get(str(path), "not read")}'
+        )
     for label, n in pd.Series([r['label'] for r in scan.rows]).value_counts(sort=False).items():
         lost = n - int((table.label == label).sum())
-        if lost: table.attrs['notes'].append(f'class {label!r} has lost {lost} of its {n} images')
+        if lost:
+            table.attrs['notes'].append(f'class {label!r} has lost {lost} of its {n} images')
 
-def same_picture(table: pd.DataFrame,  # as from `load`
-                ) -> pd.Series:        # text, equal for images with equal files or equal gray pixels
+# %% ../nbs/01_datasets.ipynb #0a55dfe9
+def same_picture(
+    table: pd.DataFrame,  # as from `load`
+) -> pd.Series:  # text, equal for images with equal files or equal gray pixels
     "A key for every image that says which are the same picture."
     return pixel_keys(table).fillna(table.sha256)
 
+# %% ../nbs/01_datasets.ipynb #21db711f
 def refuse_contradictions(paths, labels, keys, root):
     "One picture (equal `keys`) under two labels is an `InputError` that names the files; at most three pairs."
     t, pairs = pd.DataFrame({'path': list(paths), 'label': list(labels), 'key': list(keys)}), []
     for _, g in t.groupby('key', sort=False):
         firsts = g.drop_duplicates('label')
-        if len(firsts) > 1: pairs.append(' and '.join(f'{r.path} ({r.label})' for r in firsts.itertuples()))
+        if len(firsts) > 1:
+            pairs.append(' and '.join(f'{r.path} ({r.label})' for r in firsts.itertuples()))
     if pairs:
-        raise InputError(f"{root}: the same picture in two classes: {'; '.join(pairs[:3])}" + (f'; and {len(pairs) - 3} more' if len(pairs) > 3 else '')
-                         + '. Decide which class is right, and remove the other file')
+        raise InputError(
+            f'{root}: the same picture in two classes: {"; ".join(pairs[:3])}'
+            + (f'; and {len(pairs) - 3} more' if len(pairs) > 3 else '')
+            + '. Decide which class is right, and remove the other file'
+        )
 
+# %% ../nbs/01_datasets.ipynb #0f64989a
 def _crossing(table) -> list:
     "Notes on pictures and patients that stand on more than one side of a given split."
     leaks = check_split(table) if table.split.nunique() > 1 else pd.DataFrame(columns=['kind'])
     notes = []
     for kind, what in ('patient', 'patients'), ('duplicate', 'pictures'):
-        if not len(found := leaks[leaks.kind == kind]): continue
+        if not len(found := leaks[leaks.kind == kind]):
+            continue
         r = found.iloc[0]
-        notes.append(f"LEAK: {len(found)} {what} stand in more than one of train, val and test, e.g. "
-                     f"{r.images[0]} and "
-                     f"{next(i for i in r.images if table.split[table.image == i].item() != table.split[table.image == r.images[0]].item())}")
+        notes.append(
+            f'LEAK: {len(found)} {what} stand in more than one of train, val and test, e.g. '
+            f'{r.images[0]} and '
+            f'{next(i for i in r.images if table.split[table.image == i].item() != table.split[table.image == r.images[0]].item())}'
+        )
     return notes
 
-def load_folder(path,                # sub-folders are classes; train/val/test above or below them, or none
-                min_side: int = 16,  # images with a shorter side are rejected
-                workers: int = None, # threads
-                patients=None,       # regular expression with one group for the file names, e.g. '(P[0-9]+)_'; 'folders'; False: each image is one; see `folders.patients_of`
-                labels='folders',    # or the path of a table of labels, see `folders.read_labels`
-               ) -> pd.DataFrame:    # as from `load`
+# %% ../nbs/01_datasets.ipynb #8f53a739
+def load_folder(
+    path,  # sub-folders are classes; train/val/test above or below them, or none
+    min_side: int = 16,  # images with a shorter side are rejected
+    workers: int = None,  # threads
+    patients=None,  # regular expression with one group for the file names, e.g. '(P[0-9]+)_'; 'folders'; False: each image is one; see `folders.patients_of`
+    labels='folders',  # or the path of a table of labels, see `folders.read_labels`
+) -> pd.DataFrame:  # as from `load`
     """Images of one's own as a table, with split, patient and mask as far as folders, names or a table of labels tell them.
 
     One warning says what was not used and what looks odd (also in `table.attrs`: `rejected`, `notes`). A class without a usable image, or one picture in two classes, is an `InputError`."""
@@ -582,35 +1031,55 @@ def load_folder(path,                # sub-folders are classes; train/val/test a
     scan = scan_folder(root, labels, patients)
     _without_class(scan, root)
     if not scan.rows:
-        raise InputError(f"{root}: no image can be used. The first: {scan.rejected[0]['file']}: "
-                         f"{scan.rejected[0]['why']}")
+        raise InputError(
+            f'{root}: no image can be used. The first: {scan.rejected[0]["file"]}: '
+            f'{scan.rejected[0]["why"]}'
+        )
     table = _build('folder', root.name, root, scan, min_side, workers, warn=False)
     _refuse_vanished(table, scan, root)
     refuse_contradictions(table.image, table.label, same_picture(table), root)
     notes = table.attrs['notes']
     notes += [*_crossing(table), *filter(None, [scan.patients])]
-    if notes: warnings.warn(f'{root.name}: ' + '; '.join(notes), stacklevel=2)
+    if notes:
+        warnings.warn(f'{root.name}: ' + '; '.join(notes), stacklevel=2)
     return table
 
 # %% ../nbs/01_datasets.ipynb #a642fc27
-_LOEY = {'fungus': ('four images of Talaromyces marneffei, a fungus', r'talaromyces-marneffei.*-p1-12_[0-3]'),
-         'names': ('three names of 153 characters and the file that the early test list misses',
-                   r'impact_of_covid19_infection_on_pregnancy_outcomes.*-p8-41_[135]|talaromyces-marneffei.*-p1-12_3')}
+_LOEY = {
+    'fungus': (
+        'four images of Talaromyces marneffei, a fungus',
+        r'talaromyces-marneffei.*-p1-12_[0-3]',
+    ),
+    'names': (
+        'three names of 153 characters and the file that the early test list misses',
+        r'impact_of_covid19_infection_on_pregnancy_outcomes.*-p8-41_[135]|talaromyces-marneffei.*-p1-12_3',
+    ),
+}
 
-def loey_split(table: pd.DataFrame,      # as from `load('covid_ct', path)`
-               reading: str = 'fungus',  # which four fall away: 'fungus' or 'names'
-              ) -> pd.DataFrame:         # a copy without them, numbered anew
+
+def loey_split(
+    table: pd.DataFrame,  # as from `load('covid_ct', path)`
+    reading: str = 'fungus',  # which four fall away: 'fungus' or 'names'
+) -> pd.DataFrame:  # a copy without them, numbered anew
     """COVID-CT with the split that Loey et al. describe [X2, T14]: 425/118/199, in test 94 COVID and 105 NonCOVID. Which four images fall away is our inference (I).
 
     A note in `table.attrs['notes']` says how many were left out, by which reading, and what is left; if that is not as published (phantoms, a partial copy), it is a warning too.
     An unknown reading is an `InputError`."""
-    if reading not in _LOEY: raise InputError(f"reading '{reading}' is unknown. There are: {', '.join(_LOEY)}")
+    if reading not in _LOEY:
+        raise InputError(f"reading '{reading}' is unknown. There are: {', '.join(_LOEY)}")
     which, pattern = _LOEY[reading]
-    gone = (table.label == 'COVID').to_numpy(bool) & np.array([bool(re.fullmatch(pattern, _loose(Path(p).stem))) for p in table.image], bool)
+    gone = (table.label == 'COVID').to_numpy(bool) & np.array(
+        [bool(re.fullmatch(pattern, _loose(Path(p).stem))) for p in table.image], bool
+    )
     out = table[~gone].reset_index(drop=True)
-    parts, test = [int((out.split == s).sum()) for s in ('train', 'val', 'test')], [int(((out.split == 'test') & (out.label == c)).sum()) for c in ('COVID', 'NonCOVID')]
-    note = (f"split of Loey et al., reading '{reading}' ({which}; our inference, I): {gone.sum()} of 4 COVID images left out; "
-            f"{'/'.join(map(str, parts))} images are left, in test {test[0]} COVID + {test[1]} NonCOVID")
+    parts, test = (
+        [int((out.split == s).sum()) for s in ('train', 'val', 'test')],
+        [int(((out.split == 'test') & (out.label == c)).sum()) for c in ('COVID', 'NonCOVID')],
+    )
+    note = (
+        f"split of Loey et al., reading '{reading}' ({which}; our inference, I): {gone.sum()} of 4 COVID images left out; "
+        f'{"/".join(map(str, parts))} images are left, in test {test[0]} COVID + {test[1]} NonCOVID'
+    )
     if (parts, test) != ([425, 118, 199], [94, 105]):
         note += '. Published are 425/118/199 and 94 + 105: this is not the whole set, its file names are others, or it has another split'
         warnings.warn(note, stacklevel=2)
@@ -619,150 +1088,292 @@ def loey_split(table: pd.DataFrame,      # as from `load('covid_ct', path)`
 
 # %% ../nbs/01_datasets.ipynb #ce08a20f
 _GENERATED = 'COVID-19CGAN/<class>/ (generated images only) or COVID-19+CGAN/train+CGAN/<class>/ (real and generated together), <class> COVID and NonCOVID'
-_GENERATED_URL = 'https://www.kaggle.com/datasets/mloey1/covid19-chest-ct-image-augmentation-gan-dataset'
-_CGAN, _AUG = re.compile(r'(covid(19)?|ct)?(and)?cgan'), re.compile(r'(train|val|covid(19)?|ct)?(and)?aug(and)?(cgan)?')
+_GENERATED_URL = (
+    'https://www.kaggle.com/datasets/mloey1/covid19-chest-ct-image-augmentation-gan-dataset'
+)
+_CGAN, _AUG = (
+    re.compile(r'(covid(19)?|ct)?(and)?cgan'),
+    re.compile(r'(train|val|covid(19)?|ct)?(and)?aug(and)?(cgan)?'),
+)
+
 
 def _generated_label(folder) -> str:
     "Class of a folder's name: 'COVID', 'NonCOVID', or None."
     m = re.fullmatch(r'(ct)?(non)?covid(19)?', _slug(folder))
     return m and ('NonCOVID' if m[2] else 'COVID')
 
+# %% ../nbs/01_datasets.ipynb #baa3e425
 def _generated_kind(folder) -> str:
     "'alone' (generated images only), 'mixed' (real ones among them), or None if the folder is no such folder. The signs between the words tell them apart."
-    if not _CGAN.fullmatch(_slug(folder.name)): return None
+    if not _CGAN.fullmatch(_slug(folder.name)):
+        return None
     top = _list(folder, 'dirs')
     dirs = top + [d for t in top for d in _list(t, 'dirs')]
-    if any(_CGAN.fullmatch(_slug(d.name)) for d in top) or not any(_generated_label(d.name) and _pictures(d, True) for d in dirs): return None
-    mixed = re.search(r'[^a-z0-9]cgan$|and', folder.name.lower()) and _slug(folder.name) != 'cgan' or any('cgan' in _slug(d.name) or d.name.lower().startswith('test') for d in dirs)
+    if any(_CGAN.fullmatch(_slug(d.name)) for d in top) or not any(
+        _generated_label(d.name) and _pictures(d, True) for d in dirs
+    ):
+        return None
+    mixed = (
+        re.search(r'[^a-z0-9]cgan$|and', folder.name.lower())
+        and _slug(folder.name) != 'cgan'
+        or any('cgan' in _slug(d.name) or d.name.lower().startswith('test') for d in dirs)
+    )
     return 'mixed' if mixed else 'alone'
 
+# %% ../nbs/01_datasets.ipynb #90df59c6
 def _find_generated(path) -> tuple:
     "Folder or zip with the generated images, or None; and what stood in the way."
     path = Path(path).expanduser().absolute()
-    if path.is_file() and path.suffix.lower() == '.zip': return (path if _zip_generated(path) else None), []
-    if not path.is_dir(): raise InputError(f'{path}: no such folder')
+    if path.is_file() and path.suffix.lower() == '.zip':
+        return (path if _zip_generated(path) else None), []
+    if not path.is_dir():
+        raise InputError(f'{path}: no such folder')
     level, seen = [path], []
     for depth in range(4):
         found, below = [], []
         for f in level:
-            if _AUG.fullmatch(_slug(f.name)): seen.append(f'{f}: not used, because classical augmentations of real images are not generated images'); continue
+            if _AUG.fullmatch(_slug(f.name)):
+                seen.append(
+                    f'{f}: not used, because classical augmentations of real images are not generated images'
+                )
+                continue
             try:
-                if kind := _generated_kind(f): found.append((f, kind))
-                else: below += _list(f, 'dirs')
+                if kind := _generated_kind(f):
+                    found.append((f, kind))
+                else:
+                    below += _list(f, 'dirs')
             except InputError as e:
-                if not depth: raise
+                if not depth:
+                    raise
                 seen.append(str(e))
         best = [f for f, kind in found if kind == 'alone'] or [f for f, _ in found]
         if len(best) > 1 or len({f.parent for f, _ in found}) > 1:
-            raise InputError(f"{path}: holds generated images more than once ({', '.join(str(f) for f, _ in found)}). Give the path of the one you mean")
-        if best: return best[0], seen
+            raise InputError(
+                f'{path}: holds generated images more than once ({", ".join(str(f) for f, _ in found)}). Give the path of the one you mean'
+            )
+        if best:
+            return best[0], seen
         level = below
     for z in _zips(path):
         try:
-            if _zip_generated(z): return z, seen
-        except InputError as e: seen.append(str(e))
+            if _zip_generated(z):
+                return z, seen
+        except InputError as e:
+            seen.append(str(e))
     return None, seen
 
+# %% ../nbs/01_datasets.ipynb #847acfbb
 def _zip_generated(path) -> bool:
     try:
-        with zipfile.ZipFile(path) as z: names = z.namelist()
-    except (zipfile.BadZipFile, OSError) as e: raise InputError(f'{path}: the zip cannot be read ({e}). Download it again, or remove it') from None
-    return any(_CGAN.fullmatch(_slug(d)) for n in names if n.lower().endswith(SUFFIXES) for d in n.split('/')[:-1])
+        with zipfile.ZipFile(path) as z:
+            names = z.namelist()
+    except (zipfile.BadZipFile, OSError) as e:
+        raise InputError(
+            f'{path}: the zip cannot be read ({e}). Download it again, or remove it'
+        ) from None
+    return any(
+        _CGAN.fullmatch(_slug(d))
+        for n in names
+        if n.lower().endswith(SUFFIXES)
+        for d in n.split('/')[:-1]
+    )
 
-def locate_generated(path,     # the set's folder, a folder up to three levels above it, or a zip with it
-                    ) -> Path:  # folder with the generated images (`COVID-19CGAN` before `COVID-19+CGAN`), or the zip that holds them, not unpacked; None if there are none
+# %% ../nbs/01_datasets.ipynb #ace1524b
+def locate_generated(
+    path,  # the set's folder, a folder up to three levels above it, or a zip with it
+) -> Path:  # folder with the generated images (`COVID-19CGAN` before `COVID-19+CGAN`), or the zip that holds them, not unpacked; None if there are none
     "Where the generated images of Loey et al. are; opens no picture. `InputError` if `path` is not there, is a broken zip, or holds them more than once at the same depth."
     return _find_generated(path)[0]
 
 # %% ../nbs/01_datasets.ipynb #60130b1c
 def _thumbnail(path) -> np.ndarray:
-    a = np.asarray(Image.fromarray(read_image(path)).resize((32, 32), Image.Resampling.BOX), float).ravel()
-    return (a - a.mean())/(np.linalg.norm(a - a.mean()) or 1)
+    a = np.asarray(
+        Image.fromarray(read_image(path)).resize((32, 32), Image.Resampling.BOX), float
+    ).ravel()
+    return (a - a.mean()) / (np.linalg.norm(a - a.mean()) or 1)
 
+# %% ../nbs/01_datasets.ipynb #b3df0a52
 def _alike(pair) -> bool:
     "Whether two files show one picture, whatever their sizes; True as well if that cannot be seen."
-    try: return float(_thumbnail(pair[0]) @ _thumbnail(pair[1])) > .95
-    except InputError: return True
+    try:
+        return float(_thumbnail(pair[0]) @ _thumbnail(pair[1])) > 0.95
+    except InputError:
+        return True
 
+# %% ../nbs/01_datasets.ipynb #a6a439d1
 def _real_among(table: pd.DataFrame, real: pd.DataFrame, names: bool, workers=None) -> tuple:
     "Why an image of `table` is taken for a real one, '' if it is not; and which rows of `real` were met. `names`: names count too."
     why, met = np.full(len(table), '', object), np.zeros(len(real), bool)
     size, size_real = (pd.MultiIndex.from_frame(t[['width', 'height']]) for t in (table, real))
-    key, key_real = (pd.Series(_map(lambda r: r[0] and _pixel_key(r[1]), list(zip(m, t.image)), 'compare pixels', workers), dtype=object)
-                     for t, m in ((table, size.isin(size_real)), (real, size_real.isin(size))))
+    key, key_real = (
+        pd.Series(
+            _map(
+                lambda r: r[0] and _pixel_key(r[1]),
+                list(zip(m, t.image)),
+                'compare pixels',
+                workers,
+            ),
+            dtype=object,
+        )
+        for t, m in ((table, size.isin(size_real)), (real, size_real.isin(size)))
+    )
     if names:
-        name, name_real = ([(c, _loose(Path(p).name)) for c, p in zip(t.label, t.image)] for t in (table, real))
+        name, name_real = (
+            [(c, _loose(Path(p).name)) for c, p in zip(t.label, t.image)] for t in (table, real)
+        )
         same = {}  # by class and name without its ending
-        for j, (c, n) in enumerate(name_real): same.setdefault((c, Path(n).stem), []).append(j)
+        for j, (c, n) in enumerate(name_real):
+            same.setdefault((c, Path(n).stem), []).append(j)
         pairs = [(i, j) for i, (c, n) in enumerate(name) for j in same.get((c, Path(n).stem), [])]
-        alike = _map(lambda p: name[p[0]] == name_real[p[1]] or _alike((table.image.iloc[p[0]], real.image.iloc[p[1]])), pairs, 'compare names', workers)
+        alike = _map(
+            lambda p: (
+                name[p[0]] == name_real[p[1]]
+                or _alike((table.image.iloc[p[0]], real.image.iloc[p[1]]))
+            ),
+            pairs,
+            'compare names',
+            workers,
+        )
         for (i, j), yes in zip(pairs, alike):
-            if yes: why[i], met[j] = f'has the name of the real image {real.image.iloc[j]}', True
+            if yes:
+                why[i], met[j] = f'has the name of the real image {real.image.iloc[j]}', True
     for mine, theirs in ((table.sha256, real.sha256), (key, key_real)):
         first = {k: j for j, k in reversed(list(enumerate(theirs))) if isinstance(k, str)}
         for i, k in enumerate(mine):
-            if isinstance(k, str) and k in first: why[i], met[first[k]] = why[i] or f'has the pixels of the real image {real.image.iloc[first[k]]}', True
+            if isinstance(k, str) and k in first:
+                why[i], met[first[k]] = (
+                    why[i] or f'has the pixels of the real image {real.image.iloc[first[k]]}',
+                    True,
+                )
     return why, met
 
-def load_generated(path,                      # as for `locate_generated`
-                   real: pd.DataFrame = None, # the real images, `load('covid_ct', ...)`, all of them; needed where real and generated images lie together
-                   min_side: int = 16,        # images with a shorter side are rejected
-                   workers: int = None,       # threads
-                  ) -> pd.DataFrame:          # one row per generated image, columns `COLUMNS`, split 'train', classes COVID and NonCOVID
+# %% ../nbs/01_datasets.ipynb #3c71dcf2
+def load_generated(
+    path,  # as for `locate_generated`
+    real: pd.DataFrame = None,  # the real images, `load('covid_ct', ...)`, all of them; needed where real and generated images lie together
+    min_side: int = 16,  # images with a shorter side are rejected
+    workers: int = None,  # threads
+) -> (
+    pd.DataFrame
+):  # one row per generated image, columns `COLUMNS`, split 'train', classes COVID and NonCOVID
     """The images that the CGAN of Loey et al. generated [T14, T16]; `locate_generated` asks first whether they are there. What that GAN was trained on is not known.
 
     Real images among them are left out: by name and pixels in a folder of both, by pixels (if `real` is given) in a folder of generated ones.
     `table.attrs`: name, title, root, `rejected` and notes as from `load`, `left_out` (list of dict file, why), `folders` (images by folder). If nothing is there it is an `InputError`."""
     where, seen = _find_generated(path)
-    if where and where.is_file(): where, seen = _find_generated(unzip(where))
-    if where is None: raise InputError('. '.join([f'{path}: the generated images of Loey et al. are not there. Expected: {_GENERATED}. They are published at {_GENERATED_URL}', *seen[:3]]))
-    title, s, mixed, classes = 'CGAN images of Loey et al.', _Scan(), _generated_kind(where) == 'mixed', DATASETS['covid_ct'].classes
-    if mixed and real is None: raise InputError(f"{where}: holds real and generated images together. Give real=load('covid_ct', ...), so that they can be told apart")
-    if real is not None and not set(real.label) & set(classes): raise InputError(f"real: no image of {' or '.join(classes)}. Give the table of load('covid_ct', ...)")
+    if where and where.is_file():
+        where, seen = _find_generated(unzip(where))
+    if where is None:
+        raise InputError(
+            '. '.join(
+                [
+                    f'{path}: the generated images of Loey et al. are not there. Expected: {_GENERATED}. They are published at {_GENERATED_URL}',
+                    *seen[:3],
+                ]
+            )
+        )
+    title, s, mixed, classes = (
+        'CGAN images of Loey et al.',
+        _Scan(),
+        _generated_kind(where) == 'mixed',
+        DATASETS['covid_ct'].classes,
+    )
+    if mixed and real is None:
+        raise InputError(
+            f"{where}: holds real and generated images together. Give real=load('covid_ct', ...), so that they can be told apart"
+        )
+    if real is not None and not set(real.label) & set(classes):
+        raise InputError(
+            f"real: no image of {' or '.join(classes)}. Give the table of load('covid_ct', ...)"
+        )
     found = [(p, p.relative_to(where).parts[:-1]) for p in _pictures(where, deep=True)]
     if mixed:
         says = any('cgan' in _slug(d) for _, dirs in found for d in dirs)
-        found = [(p, dirs) for p, dirs in found if (any('cgan' in _slug(d) for d in dirs) if says else not any(d.lower().startswith('test') for d in dirs))]
+        found = [
+            (p, dirs)
+            for p, dirs in found
+            if (
+                any('cgan' in _slug(d) for d in dirs)
+                if says
+                else not any(d.lower().startswith('test') for d in dirs)
+            )
+        ]
     for p, dirs in found:
-        if labels := [c for d in dirs if (c := _generated_label(d))]: s.rows.append(dict(image=p, label=labels[-1], split='train', source='Loey et al.'))
-        else: s.rejected.append(dict(file=str(p), why='in no folder of a class (COVID or NonCOVID)'))
+        if labels := [c for d in dirs if (c := _generated_label(d))]:
+            s.rows.append(dict(image=p, label=labels[-1], split='train', source='Loey et al.'))
+        else:
+            s.rejected.append(dict(file=str(p), why='in no folder of a class (COVID or NonCOVID)'))
     s.rows.sort(key=lambda r: classes.index(r['label']))
     table = _build('loey', title, where, s, min_side, workers, warn=False)
     attrs, out = table.attrs, np.full(len(table), '', object)
-    if real is not None: out, met = _real_among(table, real, mixed, workers)
+    if real is not None:
+        out, met = _real_among(table, real, mixed, workers)
     attrs['left_out'] = [dict(file=f, why=w) for f, w in zip(table.image, out) if w]
     if n := len(attrs['left_out']):
         byname = sum('the name' in w for w in out)
-        attrs['notes'].append(f"{n} real images left out, {byname} known by their name, {n - byname} by their pixels (all of them in table.attrs['left_out'])")
-    expected = sorted({_SPLIT_NAMES.get(re.sub('cgan$', '', _slug(d))) for _, dirs in found for d in dirs} & {'train', 'val'})
+        attrs['notes'].append(
+            f"{n} real images left out, {byname} known by their name, {n - byname} by their pixels (all of them in table.attrs['left_out'])"
+        )
+    expected = sorted(
+        {_SPLIT_NAMES.get(re.sub('cgan$', '', _slug(d))) for _, dirs in found for d in dirs}
+        & {'train', 'val'}
+    )
     if mixed and (part := real.split.isin(expected).to_numpy(bool)).any():
-        attrs['notes'].append(f"of the {part.sum()} real images of {' and '.join(expected)} {(met & part).sum()} were met" +
-                              ('' if met[part].all() else '; the others may be among the generated images, under other names and sizes'))
+        attrs['notes'].append(
+            f'of the {part.sum()} real images of {" and ".join(expected)} {(met & part).sum()} were met'
+            + (
+                ''
+                if met[part].all()
+                else '; the others may be among the generated images, under other names and sizes'
+            )
+        )
     table = table[out == ''].reset_index(drop=True)
     absent = [c for c in classes if c not in set(table.label)]
-    if len(absent) == 2: raise InputError(f"{where}: no generated image is there, only real ones ({len(attrs['left_out'])}). Expected: {_GENERATED}")
+    if len(absent) == 2:
+        raise InputError(
+            f'{where}: no generated image is there, only real ones ({len(attrs["left_out"])}). Expected: {_GENERATED}'
+        )
     attrs['notes'] += [f'no images of {c}' for c in absent]
-    attrs['folders'] = {f: int(n) for f, n in table.image.map(lambda p: Path(p).parent.relative_to(where).as_posix()).value_counts(sort=False).items()}
+    attrs['folders'] = {
+        f: int(n)
+        for f, n in table.image.map(lambda p: Path(p).parent.relative_to(where).as_posix())
+        .value_counts(sort=False)
+        .items()
+    }
     table.attrs = attrs
-    if attrs['notes']: warnings.warn(f'{title}: ' + '; '.join(attrs['notes']), stacklevel=2)
+    if attrs['notes']:
+        warnings.warn(f'{title}: ' + '; '.join(attrs['notes']), stacklevel=2)
     return table
 
 # %% ../nbs/01_datasets.ipynb #5f88aea7
-def repeated_splits(table: pd.DataFrame,      # as from `load`
-                    sizes: dict = {'train': 144, 'val': 34, 'test': 22},
-                    seed: int = 0,
-                    repeats: int = 5,         # how many splits in all
-                    keep_train: bool = True,  # keep the training part, so that a GAN trained on it meets no test image
-                    groups=None,              # see `together`
-                   ) -> list:                 # tables; the first is the table's own split, or `stratified_split` with `seed`
+def repeated_splits(
+    table: pd.DataFrame,  # as from `load`
+    sizes: dict = {'train': 144, 'val': 34, 'test': 22},
+    seed: int = 0,
+    repeats: int = 5,  # how many splits in all
+    keep_train: bool = True,  # keep the training part, so that a GAN trained on it meets no test image
+    groups=None,  # see `together`
+) -> list:  # tables; the first is the table's own split, or `stratified_split` with `seed`
     "Several splits of one table. With `keep_train` they differ in validation and test only, else everywhere."
-    first = table.copy() if 'train' in set(table.split.dropna()) else stratified_split(table, sizes, seed, groups)
+    first = (
+        table.copy()
+        if 'train' in set(table.split.dropna())
+        else stratified_split(table, sizes, seed, groups)
+    )
     out, rest = [first], (first.split.notna() & (first.split != 'train')).to_numpy()
-    if groups is not None: groups = _ids(table, groups).to_numpy()
+    if groups is not None:
+        groups = _ids(table, groups).to_numpy()
     for child in np.random.SeedSequence(seed).generate_state(repeats - 1):
-        if not keep_train: out.append(stratified_split(table, sizes, int(child), groups)); continue
+        if not keep_train:
+            out.append(stratified_split(table, sizes, int(child), groups))
+            continue
         other = first.copy()
-        part = stratified_split(first[rest], {s: k for s, k in sizes.items() if s != 'train'}, int(child), None if groups is None else groups[rest])
+        part = stratified_split(
+            first[rest],
+            {s: k for s, k in sizes.items() if s != 'train'},
+            int(child),
+            None if groups is None else groups[rest],
+        )
         other.loc[rest, 'split'] = part.split
         out.append(other)
     return out
@@ -771,203 +1382,395 @@ def repeated_splits(table: pd.DataFrame,      # as from `load`
 @dataclass
 class Report:
     "What `verify` found; `ok` is True if it is all there, readable, and nothing else is."
+
     name: str
     title: str
     root: Path
     counts: pd.DataFrame  # class, part ('all' or an official split), published, found, in the source (table id and number)
-    broken: list          # dicts file, why
-    missing: list         # names
-    duplicates: list      # dicts images, labels, equal ('files' or 'pixels'), across (True: of different classes)
-    unexpected: list      # files
-    leaks: pd.DataFrame   # of the official split, see `check_split`
+    broken: list  # dicts file, why
+    missing: list  # names
+    duplicates: list  # dicts images, labels, equal ('files' or 'pixels'), across (True: of different classes)
+    unexpected: list  # files
+    leaks: pd.DataFrame  # of the official split, see `check_split`
     notes: list
 
     @property
     def ok(self) -> bool:
         "Nothing broken, missing or unexpected, and the counts are the published ones."
-        return not (self.broken or self.missing or self.unexpected) and bool((self.counts.published == self.counts.found).all())
+        return not (self.broken or self.missing or self.unexpected) and bool(
+            (self.counts.published == self.counts.found).all()
+        )
 
     def to_markdown(self, most: int = 10) -> str:
         "The report as text, with at most `most` names a section."
-        cut = lambda lines: [f'- {l}' for l in lines[:most]] + ([f'- … and {len(lines) - most} more'] if len(lines) > most else [])
-        doubles = [f"{' = '.join(d['images'])} (equal {d['equal']}{', of different classes: ' + ', '.join(d['labels']) if d['across'] else ''})" for d in
-                   sorted(self.duplicates, key=lambda d: not d['across'])]
-        leaks = [f"{r.kind} {r.key[:16]} in {' and '.join(r.splits)}" for r in self.leaks.itertuples()]
-        out = [f'# {self.title}', '', f"{self.root}: {'complete' if self.ok else 'not as published'}", '', self.counts.to_markdown(index=False)]
-        for head, lines in (('Broken', [f"{b['file']}: {b['why']}" for b in self.broken]), ('Missing', self.missing), ('Unexpected', self.unexpected),
-                            ('Duplicates', doubles), ('Leaks in the official split', leaks), ('Notes', self.notes)):
+
+        def cut(lines):
+            return [f'- {l}' for l in lines[:most]] + (
+                [f'- … and {len(lines) - most} more'] if len(lines) > most else []
+            )
+
+        doubles = [
+            f'{" = ".join(d["images"])} (equal {d["equal"]}{", of different classes: " + ", ".join(d["labels"]) if d["across"] else ""})'
+            for d in sorted(self.duplicates, key=lambda d: not d['across'])
+        ]
+        leaks = [
+            f'{r.kind} {r.key[:16]} in {" and ".join(r.splits)}' for r in self.leaks.itertuples()
+        ]
+        out = [
+            f'# {self.title}',
+            '',
+            f'{self.root}: {"complete" if self.ok else "not as published"}',
+            '',
+            self.counts.to_markdown(index=False),
+        ]
+        for head, lines in (
+            ('Broken', [f'{b["file"]}: {b["why"]}' for b in self.broken]),
+            ('Missing', self.missing),
+            ('Unexpected', self.unexpected),
+            ('Duplicates', doubles),
+            ('Leaks in the official split', leaks),
+            ('Notes', self.notes),
+        ):
             out += ['', f'## {head}: {len(lines)}', *cut(lines)]
         return '\n'.join(out) + '\n'
 
+# %% ../nbs/01_datasets.ipynb #a891b8fd
 def _counts(d: DataSet, table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for c, n in d.counts.items():
         of, used = table[table.label == c], '; '.join(f'{k}: {v[c]}' for k, v in d.used.items())
-        rows.append(dict(zip(('class', 'part', 'published', 'found', 'in the source'), (c, 'all', n, len(of), used))))
-        rows += [dict(zip(('class', 'part', 'published', 'found', 'in the source'), (c, s, k, int((of.split == s).sum()), '')))
-                 for s, k in zip(('train', 'val', 'test'), d.splits.get(c, ()))]
+        rows.append(
+            dict(
+                zip(
+                    ('class', 'part', 'published', 'found', 'in the source'),
+                    (c, 'all', n, len(of), used),
+                )
+            )
+        )
+        rows += [
+            dict(
+                zip(
+                    ('class', 'part', 'published', 'found', 'in the source'),
+                    (c, s, k, int((of.split == s).sum()), ''),
+                )
+            )
+            for s, k in zip(('train', 'val', 'test'), d.splits.get(c, ()))
+        ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/01_datasets.ipynb #ea7ac9cc
-def verify(name: str,      # 'radiography', 'covid_ct' or 'head_ct'
-           path,           # as for `load`
-           workers: int = None,
-          ) -> Report:
+def verify(
+    name: str,  # 'radiography', 'covid_ct' or 'head_ct'
+    path,  # as for `load`
+    workers: int = None,
+) -> Report:
     "Compare a download with what is published [T1, T18, T19], decoding every image and mask."
     d = _dataset(name)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
         table, scan = _load(name, path, workers=workers)
     root = Path(table.attrs['root'])
-    short = lambda p: str(Path(p).relative_to(root)) if Path(p).is_relative_to(root) else str(p)
-    broken = [dict(file=short(r['file']), why=r['why']) for r in table.attrs['rejected'] if 'has no image' not in r['why']]
+
+    def short(p):
+        return str(Path(p).relative_to(root)) if Path(p).is_relative_to(root) else str(p)
+
+    broken = [
+        dict(file=short(r['file']), why=r['why'])
+        for r in table.attrs['rejected']
+        if 'has no image' not in r['why']
+    ]
     whole = _map(_pixel_hash, table.image.tolist(), f'decode {d.title}', workers)
     masks = table[table['mask'].notna()]
-    shapes = _map(lambda r: read_mask(r[0], r[1:]).shape, masks[['mask', 'height', 'width']].values.tolist(), 'masks', workers)
-    broken += [dict(file=short(f), why=str(e).removeprefix(f'{f}: ')) for f, e in [*zip(table.image, whole), *zip(masks['mask'], shapes)] if isinstance(e, InputError)]
-    known = scan.known | {Path(p) for p in [*(r['image'] for r in scan.rows), *masks['mask'], *(r['file'] for r in scan.rejected)]}
-    return Report(name, d.title, root, _counts(d, table), broken, scan.missing, duplicates(table, root),
-                  [short(f) for folder in dict.fromkeys(scan.folders) for f in _list(folder, 'files') if f not in known], check_split(table), scan.notes)
+    shapes = _map(
+        lambda r: read_mask(r[0], r[1:]).shape,
+        masks[['mask', 'height', 'width']].values.tolist(),
+        'masks',
+        workers,
+    )
+    broken += [
+        dict(file=short(f), why=str(e).removeprefix(f'{f}: '))
+        for f, e in [*zip(table.image, whole), *zip(masks['mask'], shapes)]
+        if isinstance(e, InputError)
+    ]
+    known = scan.known | {
+        Path(p)
+        for p in [
+            *(r['image'] for r in scan.rows),
+            *masks['mask'],
+            *(r['file'] for r in scan.rejected),
+        ]
+    }
+    return Report(
+        name,
+        d.title,
+        root,
+        _counts(d, table),
+        broken,
+        scan.missing,
+        duplicates(table, root),
+        [
+            short(f)
+            for folder in dict.fromkeys(scan.folders)
+            for f in _list(folder, 'files')
+            if f not in known
+        ],
+        check_split(table),
+        scan.notes,
+    )
 
-def duplicates(table: pd.DataFrame,  # as from `load`
-               root='/',             # names are given relative to it
-              ) -> list:             # dicts images, labels, equal ('files' or 'pixels'), across
+# %% ../nbs/01_datasets.ipynb #ab783af2
+def duplicates(
+    table: pd.DataFrame,  # as from `load`
+    root='/',  # names are given relative to it
+) -> list:  # dicts images, labels, equal ('files' or 'pixels'), across
     "Groups of images with equal files or equal pixels, within a class and across classes."
     out = []
     for _, g in table.groupby(pixel_keys(table).fillna(table.sha256)):
-        if len(g) > 1: out.append(dict(images=[os.path.relpath(p, root) for p in g.image], labels=sorted(set(g.label)), across=g.label.nunique() > 1,
-                                       equal='files' if g.sha256.nunique() == 1 else 'pixels'))
+        if len(g) > 1:
+            out.append(
+                dict(
+                    images=[os.path.relpath(p, root) for p in g.image],
+                    labels=sorted(set(g.label)),
+                    across=g.label.nunique() > 1,
+                    equal='files' if g.sha256.nunique() == 1 else 'pixels',
+                )
+            )
     return sorted(out, key=lambda d: natural(d['images'][0]))
 
 # %% ../nbs/01_datasets.ipynb #d6bcc213
-class _NotThere(InputError): pass
+class _NotThere(InputError):
+    pass
 
+# %% ../nbs/01_datasets.ipynb #c3dffef0
 def _receive(url: str, part: Path, timeout: float):
     "Bring `part` to the whole of `url`, going on where it ends; raises OSError if the connection breaks."
     mark = part.with_name(part.name + '.etag')
     have = part.stat().st_size if part.exists() and mark.exists() else 0
-    headers = {'User-Agent': 'gan-covid', **({'Range': f'bytes={have}-', 'If-Range': mark.read_text()} if have else {})}
+    headers = {
+        'User-Agent': 'gan-covid',
+        **({'Range': f'bytes={have}-', 'If-Range': mark.read_text()} if have else {}),
+    }
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as r:
-        if r.status != 206: have = 0  # the whole file comes: it changed, or the server cannot go on
+        if r.status != 206:
+            have = 0  # the whole file comes: it changed, or the server cannot go on
         etag = r.headers.get('ETag') or ''
         state = etag if etag.startswith('"') else r.headers.get('Last-Modified')
-        if state: mark.write_text(state)
-        else: mark.unlink(missing_ok=True)
+        if state:
+            mark.write_text(state)
+        else:
+            mark.unlink(missing_ok=True)
         length = r.headers.get('Content-Length')
         total = have + int(length) if length else None
-        with open(part, 'ab' if have else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=part.stem, file=sys.stderr, mininterval=1,
-                                                           disable=(total or 0) < 1 << 20) as bar:
-            while block := r.read(1 << 18): f.write(block); bar.update(len(block))
-    if total is not None and part.stat().st_size != total: raise ConnectionError(f'{part.stat().st_size} of {total} bytes came')
+        with (
+            open(part, 'ab' if have else 'wb') as f,
+            tqdm(
+                total=total,
+                initial=have,
+                unit='B',
+                unit_scale=True,
+                desc=part.stem,
+                file=sys.stderr,
+                mininterval=1,
+                disable=(total or 0) < 1 << 20,
+            ) as bar,
+        ):
+            while block := r.read(1 << 18):
+                f.write(block)
+                bar.update(len(block))
+    if total is not None and part.stat().st_size != total:
+        raise ConnectionError(f'{part.stat().st_size} of {total} bytes came')
     mark.unlink(missing_ok=True)
 
-def download(url: str,            # where from
-             path,                # the file to make
-             sha256: str = None,  # known checksum; None: that of the first download, kept in `<path>.sha256`
-             attempts: int = 3,   # how often a broken connection is taken up again
-             timeout: float = 30, # seconds without an answer
-            ) -> Path:
+# %% ../nbs/01_datasets.ipynb #06094fe0
+def download(
+    url: str,  # where from
+    path,  # the file to make
+    sha256: str = None,  # known checksum; None: that of the first download, kept in `<path>.sha256`
+    attempts: int = 3,  # how often a broken connection is taken up again
+    timeout: float = 30,  # seconds without an answer
+) -> Path:
     "Download a file with progress, going on after a break, and check it. Offline, a wrong checksum, or a web page in place of a zip is an `InputError`."
-    path = Path(path); part, note = path.with_name(path.name + '.part'), path.with_name(path.name + '.sha256')
+    path = Path(path)
+    part, note = path.with_name(path.name + '.part'), path.with_name(path.name + '.sha256')
     expected = sha256 or (note.read_text().split()[0] if note.exists() else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         for attempt in range(attempts):
-            try: _receive(url, part, timeout); break
+            try:
+                _receive(url, part, timeout)
+                break
             except urllib.error.HTTPError as e:
-                if e.code in (404, 410): raise _NotThere(f'{url}: not there (HTTP {e.code}). Look for its new address') from None
-                if e.code == 416: part.unlink(missing_ok=True)  # the server's file is shorter than what we have
+                if e.code in (404, 410):
+                    raise _NotThere(
+                        f'{url}: not there (HTTP {e.code}). Look for its new address'
+                    ) from None
+                if e.code == 416:
+                    part.unlink(missing_ok=True)  # the server's file is shorter than what we have
                 problem = e
-            except (OSError, http.client.HTTPException) as e: problem = e
-            if getattr(problem, 'errno', None) == errno.ENOSPC: raise InputError(f'{part}: no space left on the disk. Make room; the same command goes on') from None
+            except (OSError, http.client.HTTPException) as e:
+                problem = e
+            if getattr(problem, 'errno', None) == errno.ENOSPC:
+                raise InputError(
+                    f'{part}: no space left on the disk. Make room; the same command goes on'
+                ) from None
             time.sleep(attempt)
         else:
-            kept = f' {part.stat().st_size:,} bytes are kept, and the same command goes on from there.' if part.exists() else ''
-            raise InputError(f'{url}: no connection or a broken one ({getattr(problem, "reason", problem)}).{kept} Look at the network, or download it elsewhere and put it at {path}')
+            kept = (
+                f' {part.stat().st_size:,} bytes are kept, and the same command goes on from there.'
+                if part.exists()
+                else ''
+            )
+            raise InputError(
+                f'{url}: no connection or a broken one ({getattr(problem, "reason", problem)}).{kept} Look at the network, or download it elsewhere and put it at {path}'
+            )
     here = part if not path.exists() else path
     got = sha256_file(here)
     if expected and got != expected:
-        if here == part: part.unlink()
-        raise InputError(f'{path}: checksum {got}, expected {expected}. ' + ('What came was thrown away: try again later' if here == part else
-                         'It changed since it was downloaded: remove it to download it again') + f'; if the publisher changed the file, remove {note.name} too')
+        if here == part:
+            part.unlink()
+        raise InputError(
+            f'{path}: checksum {got}, expected {expected}. '
+            + (
+                'What came was thrown away: try again later'
+                if here == part
+                else 'It changed since it was downloaded: remove it to download it again'
+            )
+            + f'; if the publisher changed the file, remove {note.name} too'
+        )
     if path.suffix == '.zip' and not zipfile.is_zipfile(here):
-        if here == part: part.unlink()
-        raise InputError(f'{path}: what came from {url} is no zip (a login or error page?). Download it in a browser and put it there')
-    if here == part: os.replace(part, path)
-    if not note.exists(): atomic_write(note, f'{got}  {path.name}\n')
+        if here == part:
+            part.unlink()
+        raise InputError(
+            f'{path}: what came from {url} is no zip (a login or error page?). Download it in a browser and put it there'
+        )
+    if here == part:
+        os.replace(part, path)
+    if not note.exists():
+        atomic_write(note, f'{got}  {path.name}\n')
     return path
 
 # %% ../nbs/01_datasets.ipynb #bd3fcb13
 _COVID_CT_FILES = [f'Images-processed/CT_{c}.zip' for c in ('COVID', 'NonCOVID')] + [
-    f'Data-split/{c}/{s}CT_{c}.txt' for c in ('COVID', 'NonCOVID') for s in ('train', 'val', 'test')]
-_COVID_CT_META = [('COVID-CT-MetaInfo.csv', 'COVID-CT-MetaInfo.xlsx'), ('NonCOVID-CT-MetaInfo.csv',)]  # the first that is there
+    f'Data-split/{c}/{s}CT_{c}.txt' for c in ('COVID', 'NonCOVID') for s in ('train', 'val', 'test')
+]
+_COVID_CT_META = [
+    ('COVID-CT-MetaInfo.csv', 'COVID-CT-MetaInfo.xlsx'),
+    ('NonCOVID-CT-MetaInfo.csv',),
+]  # the first that is there
+
 
 def _fetch_github(folder: Path, mirror: str, **kw):
-    for f in _COVID_CT_FILES: download(f'{mirror}/{f}', folder/f, **kw)
+    for f in _COVID_CT_FILES:
+        download(f'{mirror}/{f}', folder / f, **kw)
     for names in _COVID_CT_META:
         for f in names:
-            try: download(f'{mirror}/{f}', folder/f, **kw); break
-            except _NotThere: pass
-        else: warnings.warn(f"{mirror}: {' and '.join(names)} not there: the patients will not be known", stacklevel=3)
+            try:
+                download(f'{mirror}/{f}', folder / f, **kw)
+                break
+            except _NotThere:
+                pass
+        else:
+            warnings.warn(
+                f'{mirror}: {" and ".join(names)} not there: the patients will not be known',
+                stacklevel=3,
+            )
 
+# %% ../nbs/01_datasets.ipynb #cb364e4f
 def _fetch_kaggle(d: DataSet, folder: Path):
-    if folder.exists(): raise InputError(f'{folder}: is there, but not complete. Move it away, then give the same command again')
+    if folder.exists():
+        raise InputError(
+            f'{folder}: is there, but not complete. Move it away, then give the same command again'
+        )
     cache, old = folder.with_name(f'.{folder.name}.part'), os.environ.get('KAGGLEHUB_CACHE')
     os.environ['KAGGLEHUB_CACHE'] = str(cache)
     try:
         import kagglehub
+
         got = Path(kagglehub.dataset_download(d.kaggle))
         got.rename(folder)
     except Exception as e:  # requests', kagglehub's and the disk's errors
-        if getattr(e, 'errno', None) == errno.ENOSPC: raise InputError(f'{cache}: no space left on the disk. Make room; the same command goes on') from None
+        if getattr(e, 'errno', None) == errno.ENOSPC:
+            raise InputError(
+                f'{cache}: no space left on the disk. Make room; the same command goes on'
+            ) from None
         code = getattr(getattr(e, 'response', None), 'status_code', None)
-        todo = ('Kaggle wants credentials: make a token at https://www.kaggle.com/settings and save it as ~/.kaggle/kaggle.json' if code in (401, 403) or 'Authent' in type(e).__name__
-                or 'Credential' in type(e).__name__ else 'Look at the network; what has come is kept, and the same command goes on')
-        raise InputError(f'{d.kaggle}: not downloaded ({type(e).__name__}: {str(e).strip()[:200]}). {todo}. Or download it in a browser from {d.url} and put the zip into {folder.parent}') from None
+        todo = (
+            'Kaggle wants credentials: make a token at https://www.kaggle.com/settings and save it as ~/.kaggle/kaggle.json'
+            if code in (401, 403)
+            or 'Authent' in type(e).__name__
+            or 'Credential' in type(e).__name__
+            else 'Look at the network; what has come is kept, and the same command goes on'
+        )
+        raise InputError(
+            f'{d.kaggle}: not downloaded ({type(e).__name__}: {str(e).strip()[:200]}). {todo}. Or download it in a browser from {d.url} and put the zip into {folder.parent}'
+        ) from None
     finally:
-        if old is None: os.environ.pop('KAGGLEHUB_CACHE', None)
-        else: os.environ['KAGGLEHUB_CACHE'] = old
+        if old is None:
+            os.environ.pop('KAGGLEHUB_CACHE', None)
+        else:
+            os.environ['KAGGLEHUB_CACHE'] = old
     shutil.rmtree(cache, ignore_errors=True)
 
 # %% ../nbs/01_datasets.ipynb #4c9d86bf
 def _complete(name: str, path) -> bool:
     "Whether the set is at `path` with the published number of images, by their names."
-    try: rows = _SCAN[name](locate(name, path)).rows
-    except InputError: return False
+    try:
+        rows = _SCAN[name](locate(name, path)).rows
+    except InputError:
+        return False
     return pd.Series([r['label'] for r in rows]).value_counts().to_dict() == _dataset(name).counts
 
-def fetch(name: str,                # 'radiography', 'covid_ct' or 'head_ct'
-          path,                     # folder to put it into; made if it is not there
-          mirror: str = 'https://github.com/UCSD-AI4H/COVID-CT/raw/master',  # where COVID-CT's files are
-          **kw,                     # `attempts`, `timeout` of `download`
-         ) -> Path:                 # the folder in which the data set begins, as `locate` finds it
+# %% ../nbs/01_datasets.ipynb #7c63aab4
+def fetch(
+    name: str,  # 'radiography', 'covid_ct' or 'head_ct'
+    path,  # folder to put it into; made if it is not there
+    mirror: str = 'https://github.com/UCSD-AI4H/COVID-CT/raw/master',  # where COVID-CT's files are
+    **kw,  # `attempts`, `timeout` of `download`
+) -> Path:  # the folder in which the data set begins, as `locate` finds it
     "Download a data set, unless it is there with the published counts; the same command goes on after a break. Read its terms first: `DATASETS[name].terms`."
     d, path = _dataset(name), Path(path).expanduser().absolute()
-    if path.is_dir() and _complete(name, path): return locate(name, path)
+    if path.is_dir() and _complete(name, path):
+        return locate(name, path)
     path.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(path).free < d.gigabytes*1e9: raise InputError(f'{path}: {d.title} needs about {d.gigabytes} GB. Make room, or choose another folder')
-    if d.kaggle: _fetch_kaggle(d, path/d.folder)
-    else: _fetch_github(path/d.folder, mirror.rstrip('/'), **kw)
-    return locate(name, path/d.folder)
+    if shutil.disk_usage(path).free < d.gigabytes * 1e9:
+        raise InputError(
+            f'{path}: {d.title} needs about {d.gigabytes} GB. Make room, or choose another folder'
+        )
+    if d.kaggle:
+        _fetch_kaggle(d, path / d.folder)
+    else:
+        _fetch_github(path / d.folder, mirror.rstrip('/'), **kw)
+    return locate(name, path / d.folder)
 
 # %% ../nbs/01_datasets.ipynb #b9bf2fdd
 def data_list() -> int:
     "Print the data sets, where they are, and their terms. Exit code 0."
     for d in DATASETS.values():
-        print(f"{d.name}: {d.title}, {sum(d.counts.values())} images ({', '.join(f'{c} {n}' for c, n in d.counts.items())})\n  from   {d.url}\n  terms  {d.terms}")
+        print(
+            f'{d.name}: {d.title}, {sum(d.counts.values())} images ({", ".join(f"{c} {n}" for c, n in d.counts.items())})\n  from   {d.url}\n  terms  {d.terms}'
+        )
         print('\n'.join(f'  cite   {c}' for c in d.citation) + f'\n  layout {d.layout}')
     return 0
 
+# %% ../nbs/01_datasets.ipynb #52cc5d66
 def data_fetch(name: str, path) -> int:
     "Download a data set and print where it is. Exit code 0, or 2 with one line on stderr."
-    try: print(f'{_dataset(name).title}: terms: {_dataset(name).terms}'); root = fetch(name, path)
-    except InputError as e: print(e, file=sys.stderr); return 2
+    try:
+        print(f'{_dataset(name).title}: terms: {_dataset(name).terms}')
+        root = fetch(name, path)
+    except InputError as e:
+        print(e, file=sys.stderr)
+        return 2
     print(f'{root}\nNow: gan-covid data verify {name} {path}')
     return 0
 
+# %% ../nbs/01_datasets.ipynb #43bb7e3e
 def data_verify(name: str, path) -> int:
     "Print the report of `verify`. Exit code 0 if all is as published, 1 if not, 2 with one line on stderr if there is nothing to verify."
-    try: report = verify(name, path)
-    except InputError as e: print(e, file=sys.stderr); return 2
+    try:
+        report = verify(name, path)
+    except InputError as e:
+        print(e, file=sys.stderr)
+        return 2
     print(report.to_markdown())
     return 0 if report.ok else 1

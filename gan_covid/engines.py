@@ -9,7 +9,16 @@ __all__ = ['PRECISIONS', 'core_limits', 'cores', 'memory', 'disk', 'quiet_stderr
            'torch_facts', 'tensorflow_facts', 'keras_facts', 'ask', 'doctor']
 
 # %% ../nbs/05_engines.ipynb #28115830
-import contextlib, functools, importlib, importlib.util, json, os, shutil, subprocess, sys, time
+import contextlib
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,103 +29,152 @@ from .records import InputError
 # %% ../nbs/05_engines.ipynb #4e895587
 def _cgroup(*names) -> list:
     "What Linux' control groups of this process say: the contents of files, from the own group up to the top."
-    try: own = Path('/proc/self/cgroup').read_text().strip().splitlines()[-1].rpartition(':')[2]
-    except (OSError, IndexError): return []
-    folders = [Path('/sys/fs/cgroup'+own), *Path('/sys/fs/cgroup'+own).parents][:-2]
-    files = [f/n for f in folders for n in names] + [Path('/sys/fs/cgroup/cpu')/n for n in names]
+    try:
+        own = Path('/proc/self/cgroup').read_text().strip().splitlines()[-1].rpartition(':')[2]
+    except (OSError, IndexError):
+        return []
+    folders = [Path('/sys/fs/cgroup' + own), *Path('/sys/fs/cgroup' + own).parents][:-2]
+    files = [f / n for f in folders for n in names] + [
+        Path('/sys/fs/cgroup/cpu') / n for n in names
+    ]
     found = []
     for f in files:
-        try: found.append(f.read_text().split())
-        except OSError: pass
+        try:
+            found.append(f.read_text().split())
+        except OSError:
+            pass
     return found
 
-def _whole(text) -> int | None: return int(text) if str(text).isdigit() and int(text) else None
+# %% ../nbs/05_engines.ipynb #1c0f18d3
+def _whole(text) -> int | None:
+    return int(text) if str(text).isdigit() and int(text) else None
 
+# %% ../nbs/05_engines.ipynb #4ea25040
 def core_limits() -> dict:
     "Who allows this process how many cores."
     limits = {'machine': os.cpu_count() or 1}
-    if hasattr(os, 'sched_getaffinity'): limits['affinity'] = len(os.sched_getaffinity(0))
-    quotas = [int(q[0])/int(q[1]) for q in _cgroup('cpu.max') if len(q) == 2 and q[0].isdigit()]
-    if quotas: limits['container'] = max(1, int(min(quotas)))
+    if hasattr(os, 'sched_getaffinity'):
+        limits['affinity'] = len(os.sched_getaffinity(0))
+    quotas = [int(q[0]) / int(q[1]) for q in _cgroup('cpu.max') if len(q) == 2 and q[0].isdigit()]
+    if quotas:
+        limits['container'] = max(1, int(min(quotas)))
     for name in 'SLURM_CPUS_PER_TASK', 'OMP_NUM_THREADS':
-        if n := _whole(os.environ.get(name)): limits[name] = n
+        if n := _whole(os.environ.get(name)):
+            limits[name] = n
     return limits
 
+# %% ../nbs/05_engines.ipynb #9d7d120f
 def cores() -> int:
     "Cores that this process may use."
     return min(core_limits().values())
 
+# %% ../nbs/05_engines.ipynb #80505a0c
 def memory() -> dict:
     "GB of memory, {'free', 'total'}: of the machine, or of the container if it has less. {} where the system does not say."
-    try: lines = dict(line.split(':', 1) for line in Path('/proc/meminfo').read_text().splitlines() if ':' in line)
-    except OSError: return {}
-    total, free = (int(lines[k].split()[0])*1024 for k in ('MemTotal', 'MemAvailable'))
+    try:
+        lines = dict(
+            line.split(':', 1)
+            for line in Path('/proc/meminfo').read_text().splitlines()
+            if ':' in line
+        )
+    except OSError:
+        return {}
+    total, free = (int(lines[k].split()[0]) * 1024 for k in ('MemTotal', 'MemAvailable'))
     limits = [int(v[0]) for v in _cgroup('memory.max') if v and v[0].isdigit()]
     used = [int(v[0]) for v in _cgroup('memory.current') if v]
-    if limits and used and min(limits) < total: total, free = min(limits), min(free, min(limits) - used[0])
-    return {'free': round(free/2**30, 1), 'total': round(total/2**30, 1)}
+    if limits and used and min(limits) < total:
+        total, free = min(limits), min(free, min(limits) - used[0])
+    return {'free': round(free / 2**30, 1), 'total': round(total / 2**30, 1)}
 
+# %% ../nbs/05_engines.ipynb #cf082a72
 def disk(folder) -> dict:
     "GB on the disk of a folder, which need not exist yet: {'free', 'total'}."
     folder = Path(folder).absolute()
     there = next((f for f in (folder, *folder.parents) if f.exists()), Path('.'))
     usage = shutil.disk_usage(there)
-    return {'free': round(usage.free/2**30, 1), 'total': round(usage.total/2**30, 1)}
+    return {'free': round(usage.free / 2**30, 1), 'total': round(usage.total / 2**30, 1)}
 
 # %% ../nbs/05_engines.ipynb #6f42454f
 @contextlib.contextmanager
 def quiet_stderr():
     "Hold back what libraries write to file descriptor 2 while they load; it is shown if loading fails."
     import tempfile
+
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
-        try: yield
+        try:
+            yield
         except BaseException:
             os.dup2(kept, 2)
-            held.seek(0); os.write(2, held.read())
+            held.seek(0)
+            os.write(2, held.read())
             raise
         finally:
             os.dup2(kept, 2)
             os.close(kept)
 
-def _has(module: str) -> bool: return importlib.util.find_spec(module) is not None
+# %% ../nbs/05_engines.ipynb #9227cc07
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
-_DRIVERS = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'   # NVIDIA on Linux; in Linux under Windows; AMD
+# %% ../nbs/05_engines.ipynb #303ba0a9
+_DRIVERS = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA on Linux; in Linux under Windows; AMD
+
 
 def _gpu() -> bool:
     "True if torch sees an accelerator; asks the driver first, so that a laptop does not load torch for the answer."
-    if not _has('torch') or not (any(map(os.path.exists, _DRIVERS)) or sys.platform == 'win32'): return False
+    if not _has('torch') or not (any(map(os.path.exists, _DRIVERS)) or sys.platform == 'win32'):
+        return False
     import torch
+
     return torch.cuda.is_available()
 
+# %% ../nbs/05_engines.ipynb #f7ff4084
 def repeatable():
     "What engines read from the environment once, when they start, so it has to stand there before. What the user has set stays."
-    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')   # without it sums on a GPU are added in any order
+    os.environ.setdefault(
+        'CUBLAS_WORKSPACE_CONFIG', ':4096:8'
+    )  # without it sums on a GPU are added in any order
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     # two operations at once share the cores in an order that changes from run to run, and with it the last bits of a sum: one at a time, with all cores, repeats itself
     os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
     # the cores of this job and not those of the machine: TensorFlow does not read OMP_NUM_THREADS, and neither engine asks the container
     limits = core_limits()
-    if min(limits.values()) < limits.get('affinity', limits['machine']): os.environ.setdefault('OMP_NUM_THREADS', str(min(limits.values())))
-    if threads := os.environ.get('OMP_NUM_THREADS'): os.environ.setdefault('TF_NUM_INTRAOP_THREADS', threads)
+    if min(limits.values()) < limits.get('affinity', limits['machine']):
+        os.environ.setdefault('OMP_NUM_THREADS', str(min(limits.values())))
+    if threads := os.environ.get('OMP_NUM_THREADS'):
+        os.environ.setdefault('TF_NUM_INTRAOP_THREADS', threads)
 
-def load_keras(backend: str = None):  # 'tensorflow', 'torch'; None: KERAS_BACKEND, else torch where there is a GPU, else TensorFlow
+# %% ../nbs/05_engines.ipynb #7ae0e4ad
+def load_keras(
+    backend: str = None,
+):  # 'tensorflow', 'torch'; None: KERAS_BACKEND, else torch where there is a GPU, else TensorFlow
     "Import Keras on a backend, quietly and in the order that does not crash. The first call decides for the whole process."
     if 'keras' in sys.modules:
         keras = sys.modules['keras']
         if backend and keras.backend.backend() != backend:
-            raise InputError(f'backend={backend!r}: Keras already runs on {keras.backend.backend()!r} in this process. Set KERAS_BACKEND before it starts')
+            raise InputError(
+                f'backend={backend!r}: Keras already runs on {keras.backend.backend()!r} in this process. Set KERAS_BACKEND before it starts'
+            )
         return keras
     repeatable()
-    backend = backend or os.environ.get('KERAS_BACKEND') or ('torch' if _gpu() or not _has('tensorflow') else 'tensorflow')
-    if backend not in ('tensorflow', 'torch'): raise InputError(f'backend={backend!r}: choose tensorflow or torch')
+    backend = (
+        backend
+        or os.environ.get('KERAS_BACKEND')
+        or ('torch' if _gpu() or not _has('tensorflow') else 'tensorflow')
+    )
+    if backend not in ('tensorflow', 'torch'):
+        raise InputError(f'backend={backend!r}: choose tensorflow or torch')
     if not _has(backend) or not _has('keras'):
-        raise InputError(f'{backend} and keras are needed for this step and not installed: run `make setup`, or pip install "gan_covid[engines]"')
+        raise InputError(
+            f'{backend} and keras are needed for this step and not installed: run `make setup`, or pip install "gan_covid[engines]"'
+        )
     os.environ['KERAS_BACKEND'] = backend
     with quiet_stderr():
-        if _has('triton'): importlib.import_module('triton')
+        if _has('triton'):
+            importlib.import_module('triton')
         keras = importlib.import_module('keras')
         if backend == 'tensorflow':
             tf = importlib.import_module('tensorflow')
@@ -134,6 +192,7 @@ def seed_everything(seed: int):
         importlib.import_module('tensorflow').config.experimental.enable_op_determinism()
     else:
         import torch
+
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 # %% ../nbs/05_engines.ipynb #c35f5f10
@@ -141,32 +200,47 @@ def _tensorflow_gpu() -> dict:
     "What TensorFlow knows of its first GPU; {} without one."
     tf = importlib.import_module('tensorflow')
     gpus = tf.config.list_physical_devices('GPU')
-    return {'device_name': 'gpu', **tf.config.experimental.get_device_details(gpus[0])} if gpus else {}
+    return (
+        {'device_name': 'gpu', **tf.config.experimental.get_device_details(gpus[0])} if gpus else {}
+    )
 
-def _keras_device() -> tuple:  # (torch's kind of device or 'gpu', its name, compute capability or None)
+# %% ../nbs/05_engines.ipynb #a8347bbb
+def _keras_device() -> (
+    tuple
+):  # (torch's kind of device or 'gpu', its name, compute capability or None)
     "Where Keras computes: asked of a tensor, because Keras has its own order of devices."
     keras = load_keras()
     if keras.backend.backend() == 'torch':
-        device = keras.ops.convert_to_tensor(0.).device
+        device = keras.ops.convert_to_tensor(0.0).device
         return device.type, torch_device_name(device), _capability(device)
     gpu = _tensorflow_gpu()
     capability = gpu.get('compute_capability')
-    return ('cuda' if capability else 'gpu', gpu['device_name'], capability) if gpu else ('cpu', 'cpu', None)
+    return (
+        ('cuda' if capability else 'gpu', gpu['device_name'], capability)
+        if gpu
+        else ('cpu', 'cpu', None)
+    )
 
+# %% ../nbs/05_engines.ipynb #960b9f7d
 def _capability(device):
     import torch
+
     return torch.cuda.get_device_capability(device) if device.type == 'cuda' else None
 
+# %% ../nbs/05_engines.ipynb #8654685b
 def torch_device_name(device) -> str:
     "A torch device for records: the card's name, 'mps' or 'cpu'."
     import torch
+
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
 
+# %% ../nbs/05_engines.ipynb #ae6a9c66
 def device_name() -> str:
     "What Keras computes on: the accelerator's name, or 'cpu'."
     return _keras_device()[1]
 
+# %% ../nbs/05_engines.ipynb #5b5adeb6
 def device_info() -> dict:
     "Backend, its version and the device, for records."
     keras = load_keras()
@@ -174,16 +248,26 @@ def device_info() -> dict:
 
 # %% ../nbs/05_engines.ipynb #85adfe59
 PRECISIONS = 'auto', 'float32', 'mixed_bfloat16'
-_PRODUCTS = {'avx512_bf16', 'amx_bf16'}   # what x86 processors call instructions that multiply bfloat16
-_MARGIN = 1.2   # so much quicker must be measured, so that chance does not decide
+_PRODUCTS = {
+    'avx512_bf16',
+    'amx_bf16',
+}  # what x86 processors call instructions that multiply bfloat16
+_MARGIN = 1.2  # so much quicker must be measured, so that chance does not decide
+
 
 def cpu_flags() -> set:
     "What the processor can do, as Linux lists it; empty on systems that do not say."
-    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError: return set()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return set()
     named = (line.partition(':') for line in lines)
-    return next((set(value.split()) for name, _, value in named if name.strip() in ('flags', 'Features')), set())
+    return next(
+        (set(value.split()) for name, _, value in named if name.strip() in ('flags', 'Features')),
+        set(),
+    )
 
+# %% ../nbs/05_engines.ipynb #2c77683d
 def _ratio(convolve) -> float:
     "Time in float32 over time in bfloat16 of `convolve(type)`, which computes once and waits: the best of five, turn by turn."
     times = {'float32': [], 'bfloat16': []}
@@ -192,170 +276,299 @@ def _ratio(convolve) -> float:
             start = time.perf_counter()
             convolve(dtype)
             seconds.append(time.perf_counter() - start)
-    return min(times['float32'][1:])/min(times['bfloat16'][1:])   # the first is for warming up
+    return min(times['float32'][1:]) / min(times['bfloat16'][1:])  # the first is for warming up
 
+# %% ../nbs/05_engines.ipynb #375e24a7
 def _measured(ratio) -> tuple:
     "Whether bfloat16 is the quicker type by a measurement, and that in words. What cannot be measured is not taken."
-    try: r = ratio()
-    except Exception as e: return False, f'bfloat16 cannot be tried here ({type(e).__name__})'
+    try:
+        r = ratio()
+    except Exception as e:
+        return False, f'bfloat16 cannot be tried here ({type(e).__name__})'
     return r > _MARGIN, f'measured: float32 takes {r:.2g} times as long as bfloat16'
 
+# %% ../nbs/05_engines.ipynb #c8700fa8
 def _by_processor(ratio) -> tuple:
     "The same for the processor, which is asked first."
     flags = cpu_flags()
-    if found := sorted(_PRODUCTS & flags): return True, f'the processor has {" and ".join(found)}'
-    if 'sse2' in flags or flags and 'bf16' not in flags: return False, 'the processor has no bfloat16 instructions'
+    if found := sorted(_PRODUCTS & flags):
+        return True, f'the processor has {" and ".join(found)}'
+    if 'sse2' in flags or flags and 'bf16' not in flags:
+        return False, 'the processor has no bfloat16 instructions'
     return _measured(ratio)
 
+# %% ../nbs/05_engines.ipynb #4d23f570
 def _by_card(capability) -> tuple:
     return capability >= (8, 0), f'compute capability {capability[0]}.{capability[1]}'
 
 # %% ../nbs/05_engines.ipynb #8d62dbc0
 @functools.cache
 def _torch_ratio() -> float:
-    import torch, torch.nn.functional as F
-    x, w = torch.ones(8, 32, 32, 32).contiguous(memory_format=torch.channels_last), torch.ones(32, 32, 3, 3)
+    import torch
+    import torch.nn.functional as F
+
+    x, w = (
+        torch.ones(8, 32, 32, 32).contiguous(memory_format=torch.channels_last),
+        torch.ones(32, 32, 3, 3),
+    )
+
     def convolve(dtype):
         a, b = (t.to(getattr(torch, dtype)).requires_grad_() for t in (x, w))
         F.conv2d(a, b, padding=1).sum().backward()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)   # others who use the machine disturb one thread least
-    try: return _ratio(convolve)
-    finally: torch.set_num_threads(threads)
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others who use the machine disturb one thread least
+    try:
+        return _ratio(convolve)
+    finally:
+        torch.set_num_threads(threads)
+
+# %% ../nbs/05_engines.ipynb #d2c7d4aa
 def torch_bfloat16(device='cpu') -> tuple:
     "Whether torch is quicker in bfloat16 on a device, and why: (bool, words)."
     import torch
-    device = torch.device(device)
-    if device.type == 'cuda': return _by_card(torch.cuda.get_device_capability(device))
-    if device.type != 'cpu': return False, f'bfloat16 is not used on {device.type}'
-    return _by_processor(_torch_ratio) if torch.backends.mkldnn.is_available() else _measured(_torch_ratio)
 
-def choose_bf16(asked='auto',  # 'auto', True or False
-                device='cpu',  # of torch
-               ) -> tuple:     # (bool, why)
+    device = torch.device(device)
+    if device.type == 'cuda':
+        return _by_card(torch.cuda.get_device_capability(device))
+    if device.type != 'cpu':
+        return False, f'bfloat16 is not used on {device.type}'
+    return (
+        _by_processor(_torch_ratio)
+        if torch.backends.mkldnn.is_available()
+        else _measured(_torch_ratio)
+    )
+
+# %% ../nbs/05_engines.ipynb #b622ec83
+def choose_bf16(
+    asked='auto',  # 'auto', True or False
+    device='cpu',  # of torch
+) -> tuple:  # (bool, why)
     "Whether convolutions of StyleGAN2 are computed in bfloat16."
-    if asked == 'auto': return torch_bfloat16(device)
-    if not isinstance(asked, bool): raise InputError(f'bf16={asked!r}: choose auto, true or false')
+    if asked == 'auto':
+        return torch_bfloat16(device)
+    if not isinstance(asked, bool):
+        raise InputError(f'bf16={asked!r}: choose auto, true or false')
     return asked, 'as asked'
 
 # %% ../nbs/05_engines.ipynb #bca9a727
 @functools.cache
 def _keras_ratio() -> float:
     keras = load_keras()
-    ops, layers = keras.ops, [np.full((3, 3, 32, 32), 1/288, 'float32')]*8
-    x, layers = ops.convert_to_tensor(np.ones((8, 32, 32, 32), 'float32')), [ops.convert_to_tensor(w) for w in layers]
+    ops, layers = keras.ops, [np.full((3, 3, 32, 32), 1 / 288, 'float32')] * 8
+    x, layers = (
+        ops.convert_to_tensor(np.ones((8, 32, 32, 32), 'float32')),
+        [ops.convert_to_tensor(w) for w in layers],
+    )
+
     def convolve(dtype):
         y = ops.cast(x, dtype)
-        for w in layers: y = ops.relu(ops.conv(y, ops.cast(w, dtype), padding='same'))
+        for w in layers:
+            y = ops.relu(ops.conv(y, ops.cast(w, dtype), padding='same'))
         ops.convert_to_numpy(ops.cast(ops.sum(y), 'float32'))
+
     return _ratio(convolve)
 
+# %% ../nbs/05_engines.ipynb #bed9b9fc
 def keras_bfloat16() -> tuple:
     "Whether Keras is quicker in bfloat16 where it computes, and why: (bool, words)."
     kind, _, capability = _keras_device()
     if kind == 'cuda':
         quick, why = _by_card(capability)
         return _measured(_keras_ratio) if quick else (quick, why)
-    if kind != 'cpu': return False, f'bfloat16 is not used on {kind}'
-    plain = os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0' and load_keras().backend.backend() == 'tensorflow'
+    if kind != 'cpu':
+        return False, f'bfloat16 is not used on {kind}'
+    plain = (
+        os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0'
+        and load_keras().backend.backend() == 'tensorflow'
+    )
     return _measured(_keras_ratio) if plain else _by_processor(_keras_ratio)
 
+# %% ../nbs/05_engines.ipynb #f4c1fb6f
 def check_precision(asked):
     "An `InputError` for what is no precision."
-    if asked not in PRECISIONS: raise InputError(f'precision={asked!r}: choose one of {", ".join(PRECISIONS)}')
+    if asked not in PRECISIONS:
+        raise InputError(f'precision={asked!r}: choose one of {", ".join(PRECISIONS)}')
 
-def choose_precision(asked: str = 'auto',  # one of PRECISIONS
-                     slow: str = '',       # why bfloat16 brings nothing to this network, if so
-                    ) -> tuple:            # ('float32' or 'mixed_bfloat16', why)
+# %% ../nbs/05_engines.ipynb #615ee2d1
+def choose_precision(
+    asked: str = 'auto',  # one of PRECISIONS
+    slow: str = '',  # why bfloat16 brings nothing to this network, if so
+) -> tuple:  # ('float32' or 'mixed_bfloat16', why)
     "What Keras' layers compute in."
     check_precision(asked)
-    if asked != 'auto': return asked, 'as asked'
-    if slow: return 'float32', slow
+    if asked != 'auto':
+        return asked, 'as asked'
+    if slow:
+        return 'float32', slow
     quick, why = keras_bfloat16()
     return 'mixed_bfloat16' if quick else 'float32', why
 
+# %% ../nbs/05_engines.ipynb #09f66580
 @contextlib.contextmanager
 def precision(policy: str):  # one of PRECISIONS
     "Layers built inside compute in this precision."
     keras, policy = load_keras(), choose_precision(policy)[0]
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy(policy)
-    try: yield
-    finally: keras.mixed_precision.set_dtype_policy(before)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
 
-def first_line(what: str,   # 'DCGAN head_ct'
-               chosen: str, # 'float32', 'bfloat16', …
-               why: str,    # from `choose_…`
-               device: str, # name of a device
-               engine: str, # 'torch 2.15.0'
-              ) -> str:
+# %% ../nbs/05_engines.ipynb #e3b81c9e
+def first_line(
+    what: str,  # 'DCGAN head_ct'
+    chosen: str,  # 'float32', 'bfloat16', …
+    why: str,  # from `choose_…`
+    device: str,  # name of a device
+    engine: str,  # 'torch 2.15.0'
+) -> str:
     "How the log of a training begins."
     return f'{what}: {chosen} ({why}), {engine} on {device}'
 
 # %% ../nbs/05_engines.ipynb #f9add0cf
 def _layers(model) -> list:
     "All layers of a model and of those in it, and the models themselves."
-    return [model, *(l for layer in model.layers for l in (_layers(layer) if hasattr(layer, 'layers') else [layer]))]
+    return [
+        model,
+        *(
+            l
+            for layer in model.layers
+            for l in (_layers(layer) if hasattr(layer, 'layers') else [layer])
+        ),
+    ]
 
+# %% ../nbs/05_engines.ipynb #4823defe
 def in_quick_precision(model):
     "A loaded Keras model (functional, as all here are) as it was saved; or, where that is bfloat16 and slow here, the same with all layers in float32."
     layers = _layers(model)
     if any(l.compute_dtype == 'bfloat16' for l in layers) and not keras_bfloat16()[0]:
-        for l in layers: l.dtype_policy = 'float32'
+        for l in layers:
+            l.dtype_policy = 'float32'
     return model
 
 # %% ../nbs/05_engines.ipynb #9ffa6bf3
 def torch_facts() -> dict:
     "Version and devices of torch, each with what `auto` comes to for StyleGAN2."
     import torch
-    devices = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if torch.backends.mps.is_available(): devices.append('mps')
-    bf16 = {d: torch_bfloat16(d) for d in [*devices, 'cpu']}
-    return {'version': torch.__version__, 'threads': torch.get_num_threads(),
-            'devices': [{'device': d, 'name': torch_device_name(d), 'auto': 'bfloat16' if quick else 'float32', 'why': why} for d, (quick, why) in bf16.items()]}
 
+    devices = (
+        [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    if torch.backends.mps.is_available():
+        devices.append('mps')
+    bf16 = {d: torch_bfloat16(d) for d in [*devices, 'cpu']}
+    return {
+        'version': torch.__version__,
+        'threads': torch.get_num_threads(),
+        'devices': [
+            {
+                'device': d,
+                'name': torch_device_name(d),
+                'auto': 'bfloat16' if quick else 'float32',
+                'why': why,
+            }
+            for d, (quick, why) in bf16.items()
+        ],
+    }
+
+# %% ../nbs/05_engines.ipynb #2a6c6a27
 def tensorflow_facts() -> dict:
     "Version and device of TensorFlow."
     with quiet_stderr():
-        if _has('triton'): importlib.import_module('triton')
-        return {'version': importlib.import_module('tensorflow').__version__, 'device': _tensorflow_gpu().get('device_name', 'cpu')}
+        if _has('triton'):
+            importlib.import_module('triton')
+        return {
+            'version': importlib.import_module('tensorflow').__version__,
+            'device': _tensorflow_gpu().get('device_name', 'cpu'),
+        }
 
+# %% ../nbs/05_engines.ipynb #23a19b19
 def keras_facts() -> dict:
     "The backend that Keras takes here, its device, and what `auto` comes to."
     policy, why = choose_precision()
     return {**device_info(), 'auto': policy, 'why': why}
 
+# %% ../nbs/05_engines.ipynb #0a948c22
 _FACTS = {'torch': 'torch_facts', 'tensorflow': 'tensorflow_facts', 'keras': 'keras_facts'}
+
 
 def ask(engine: str, timeout: float = 300) -> dict:
     "Facts about an engine, from a process of its own; {'problem': …} if they cannot be had."
-    if not _has(engine): return {'problem': 'not installed'}
-    code = f'import json; from gan_covid import engines; print(json.dumps(engines.{_FACTS[engine]}()))'
-    try: done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, errors='replace', timeout=timeout)
-    except subprocess.TimeoutExpired: return {'problem': f'installed, but does not load within {timeout:g} seconds'}
+    if not _has(engine):
+        return {'problem': 'not installed'}
+    code = (
+        f'import json; from gan_covid import engines; print(json.dumps(engines.{_FACTS[engine]}()))'
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, '-c', code],
+            capture_output=True,
+            text=True,
+            errors='replace',
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        return {'problem': f'installed, but does not load within {timeout:g} seconds'}
     said = done.stderr.strip().splitlines()[-1:] or [f'the process ends with {done.returncode}']
-    try: return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {'problem': f'installed, but does not load: {said[0]}'}
-    except (ValueError, IndexError): return {'problem': f'installed, but gives no answer: {said[0]}'}
+    try:
+        return (
+            json.loads(done.stdout.strip().splitlines()[-1])
+            if done.returncode == 0
+            else {'problem': f'installed, but does not load: {said[0]}'}
+        )
+    except (ValueError, IndexError):
+        return {'problem': f'installed, but gives no answer: {said[0]}'}
 
 # %% ../nbs/05_engines.ipynb #597e42d1
 def _engine_lines(name, f) -> list:
-    if 'problem' in f: return [f['problem']]
+    if 'problem' in f:
+        return [f['problem']]
     if name == 'torch':
-        return [f"{f['version']}, {f['threads']} threads", *(f"{d['device']}{'' if d['name'] == d['device'] else ' ' + d['name']}: StyleGAN2 with bf16=auto computes in {d['auto']} ({d['why']})" for d in f['devices'])]
-    if name == 'tensorflow': return [f"{f['version']} on {f['device']}"]
-    return [f"{f['keras']}, with {f['backend']} on {f['device']}: precision=auto is {f['auto']} ({f['why']})"]
+        return [
+            f'{f["version"]}, {f["threads"]} threads',
+            *(
+                f'{d["device"]}{"" if d["name"] == d["device"] else " " + d["name"]}: StyleGAN2 with bf16=auto computes in {d["auto"]} ({d["why"]})'
+                for d in f['devices']
+            ),
+        ]
+    if name == 'tensorflow':
+        return [f'{f["version"]} on {f["device"]}']
+    return [
+        f'{f["keras"]}, with {f["backend"]} on {f["device"]}: precision=auto is {f["auto"]} ({f["why"]})'
+    ]
 
+# %% ../nbs/05_engines.ipynb #542a4b76
 def doctor(work='work') -> tuple:  # lines to print; True if nothing that is installed is broken
     "What there is to compute with, in words. Reads, and changes nothing."
     from gan_covid.records import environment
+
     here, ram, room = environment(), memory(), disk(work)
-    with ThreadPoolExecutor(len(_FACTS)) as pool: facts = dict(zip(_FACTS, pool.map(ask, _FACTS)))
-    rows = {'gan_covid': [here['gan_covid']], 'python': [f"{here['python']}, {here['system']}"], 'processor': [here['processor']],
-            'cores': [f'{cores()} for this process (' + ', '.join(f'{k} {v}' for k, v in core_limits().items()) + ')'],
-            'memory': [f"{ram['free']} GB free of {ram['total']}" if ram else 'not known'], 'disk': [f"{room['free']} GB free of {room['total']}, where {work} is or will be"],
-            **{name: _engine_lines(name, f) for name, f in facts.items()}}
+    with ThreadPoolExecutor(len(_FACTS)) as pool:
+        facts = dict(zip(_FACTS, pool.map(ask, _FACTS)))
+    rows = {
+        'gan_covid': [here['gan_covid']],
+        'python': [f'{here["python"]}, {here["system"]}'],
+        'processor': [here['processor']],
+        'cores': [
+            f'{cores()} for this process ('
+            + ', '.join(f'{k} {v}' for k, v in core_limits().items())
+            + ')'
+        ],
+        'memory': [f'{ram["free"]} GB free of {ram["total"]}' if ram else 'not known'],
+        'disk': [f'{room["free"]} GB free of {room["total"]}, where {work} is or will be'],
+        **{name: _engine_lines(name, f) for name, f in facts.items()},
+    }
     if all(f.get('problem') == 'not installed' for f in facts.values()):
-        rows['engines'] = ['none: tables and figures can be drawn from records; for training run `make setup`, or pip install "gan_covid[engines]"']
-    lines = [f'{name if i == 0 else "":<11}{text}' for name, texts in rows.items() for i, text in enumerate(texts)]
-    return lines, not any(f.get('problem', 'not installed') != 'not installed' for f in facts.values())
+        rows['engines'] = [
+            'none: tables and figures can be drawn from records; for training run `make setup`, or pip install "gan_covid[engines]"'
+        ]
+    lines = [
+        f'{name if i == 0 else "":<11}{text}'
+        for name, texts in rows.items()
+        for i, text in enumerate(texts)
+    ]
+    return lines, not any(
+        f.get('problem', 'not installed') != 'not installed' for f in facts.values()
+    )

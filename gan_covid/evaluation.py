@@ -22,25 +22,36 @@ from .records import InputError
 def _index(y, classes, name) -> np.ndarray:
     "Class names or indices as indices into `classes`."
     y = np.asarray(y)
-    if y.size == 0: raise InputError(f'{name}: empty; a test set needs at least one image')
+    if y.size == 0:
+        raise InputError(f'{name}: empty; a test set needs at least one image')
     if y.dtype.kind in 'OUST':
         known = {c: i for i, c in enumerate(classes)}
         unknown = sorted({str(v) for v in y.tolist()} - set(known))
-        if unknown: raise InputError(f'{name}: unknown class {unknown[0]!r}; known are {", ".join(map(str, classes))}')
+        if unknown:
+            raise InputError(
+                f'{name}: unknown class {unknown[0]!r}; known are {", ".join(map(str, classes))}'
+            )
         return np.array([known[v] for v in y.tolist()])
     if not np.equal(np.mod(y, 1), 0).all() or y.min() < 0 or y.max() >= len(classes):
-        raise InputError(f'{name}: must be class names or whole numbers from 0 to {len(classes) - 1}')
+        raise InputError(
+            f'{name}: must be class names or whole numbers from 0 to {len(classes) - 1}'
+        )
     return y.astype(int)
 
-def confusion(y_true,          # (n,) class names or indices: the truth
-              y_pred,          # (n,) what the classifier said
-              classes=(0, 1),  # the class names in order, or their number
-             ) -> np.ndarray:  # (k,k) counts: row = truth, column = prediction
+# %% ../nbs/18_evaluation.ipynb #f5c3ae78
+def confusion(
+    y_true,  # (n,) class names or indices: the truth
+    y_pred,  # (n,) what the classifier said
+    classes=(0, 1),  # the class names in order, or their number
+) -> np.ndarray:  # (k,k) counts: row = truth, column = prediction
     "Confusion matrix."
     classes = range(classes) if isinstance(classes, int) else classes
     k, t, p = len(classes), _index(y_true, classes, 'y_true'), _index(y_pred, classes, 'y_pred')
-    if t.shape != p.shape or t.ndim != 1: raise InputError(f'y_true, y_pred: must be two lists of one length, got shapes {t.shape} and {p.shape}')
-    return np.bincount(t*k + p, minlength=k*k).reshape(k, k)
+    if t.shape != p.shape or t.ndim != 1:
+        raise InputError(
+            f'y_true, y_pred: must be two lists of one length, got shapes {t.shape} and {p.shape}'
+        )
+    return np.bincount(t * k + p, minlength=k * k).reshape(k, k)
 
 # %% ../nbs/18_evaluation.ipynb #fed5faa3
 def _over(a, b):
@@ -49,266 +60,464 @@ def _over(a, b):
     out = np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b != 0)
     return out if out.ndim else float(out)
 
+# %% ../nbs/18_evaluation.ipynb #b3e344db
 def mcc(cm):  # (...,k,k) confusion matrix or a stack of them
     "Matthews correlation for k classes (Gorodkin 2004): 0 if everything is put into one class, nan if the truth has one class only."
     cm = np.asarray(cm, float)
     t, p, right, n = cm.sum(-1), cm.sum(-2), np.trace(cm, axis1=-2, axis2=-1), cm.sum((-2, -1))
     spread_t, spread_p = n**2 - (t**2).sum(-1), n**2 - (p**2).sum(-1)
-    out = _over(right*n - (t*p).sum(-1), np.sqrt(spread_t*spread_p))
-    return np.where((spread_p <= 0) & (spread_t > 0), 0., out) if cm.ndim > 2 else (0. if spread_p <= 0 < spread_t else out)
+    out = _over(right * n - (t * p).sum(-1), np.sqrt(spread_t * spread_p))
+    return (
+        np.where((spread_p <= 0) & (spread_t > 0), 0.0, out)
+        if cm.ndim > 2
+        else (0.0 if spread_p <= 0 < spread_t else out)
+    )
 
-def rates(cm,               # (k,k) confusion matrix, or a stack (...,k,k)
-          positive: int=1,  # index of the positive class; the others together are the negatives
-         ) -> dict:         # accuracy, sensitivity (TPR), specificity (TNR), fpr, fnr, precision, f1, mcc in [0,1] ([-1,1]); nan where undefined
+# %% ../nbs/18_evaluation.ipynb #7b4e2fd2
+def rates(
+    cm,  # (k,k) confusion matrix, or a stack (...,k,k)
+    positive: int = 1,  # index of the positive class; the others together are the negatives
+) -> dict:  # accuracy, sensitivity (TPR), specificity (TNR), fpr, fnr, precision, f1, mcc in [0,1] ([-1,1]); nan where undefined
     "Rates of one class against the rest. `accuracy` is that of the whole matrix. The slides of wmlq2022 call the FNR 'FPR' (T5-T10)."
     cm = np.asarray(cm, float)
-    if cm.ndim < 2 or cm.shape[-1] != cm.shape[-2]: raise InputError(f'cm: must be a square confusion matrix, got shape {cm.shape}')
-    if not -cm.shape[-1] <= positive < cm.shape[-1]: raise InputError(f'positive: class {positive} is outside a matrix of {cm.shape[-1]} classes')
+    if cm.ndim < 2 or cm.shape[-1] != cm.shape[-2]:
+        raise InputError(f'cm: must be a square confusion matrix, got shape {cm.shape}')
+    if not -cm.shape[-1] <= positive < cm.shape[-1]:
+        raise InputError(
+            f'positive: class {positive} is outside a matrix of {cm.shape[-1]} classes'
+        )
     n, tp = cm.sum((-2, -1)), cm[..., positive, positive]
     fn, fp = cm[..., positive, :].sum(-1) - tp, cm[..., :, positive].sum(-1) - tp
     tn = n - tp - fn - fp
     two = np.stack([np.stack([tn, fp], -1), np.stack([fn, tp], -1)], -2)
-    return {'accuracy': _over(np.trace(cm, axis1=-2, axis2=-1), n), 'sensitivity': _over(tp, tp + fn), 'specificity': _over(tn, tn + fp),
-            'fpr': _over(fp, tn + fp), 'fnr': _over(fn, tp + fn), 'precision': _over(tp, tp + fp), 'f1': _over(2*tp, 2*tp + fp + fn), 'mcc': mcc(two)}
+    return {
+        'accuracy': _over(np.trace(cm, axis1=-2, axis2=-1), n),
+        'sensitivity': _over(tp, tp + fn),
+        'specificity': _over(tn, tn + fp),
+        'fpr': _over(fp, tn + fp),
+        'fnr': _over(fn, tp + fn),
+        'precision': _over(tp, tp + fp),
+        'f1': _over(2 * tp, 2 * tp + fp + fn),
+        'mcc': mcc(two),
+    }
 
-def macro(cm,        # (k,k) confusion matrix, or a stack
-         ) -> dict:  # accuracy, macro_precision, macro_recall, macro_f1, mcc
+# %% ../nbs/18_evaluation.ipynb #6fd4c619
+def macro(
+    cm,  # (k,k) confusion matrix, or a stack
+) -> dict:  # accuracy, macro_precision, macro_recall, macro_f1, mcc
     "Rates averaged over the classes with equal weight; nan if one of them is undefined."
     each = [rates(cm, i) for i in range(np.shape(cm)[-1])]
-    mean = lambda key: np.mean([e[key] for e in each], axis=0) if np.ndim(cm) > 2 else float(np.mean([e[key] for e in each]))
-    return {'accuracy': each[0]['accuracy'], 'macro_precision': mean('precision'), 'macro_recall': mean('sensitivity'), 'macro_f1': mean('f1'), 'mcc': mcc(cm)}
+
+    def mean(key):
+        return (
+            np.mean([e[key] for e in each], axis=0)
+            if np.ndim(cm) > 2
+            else float(np.mean([e[key] for e in each]))
+        )
+
+    return {
+        'accuracy': each[0]['accuracy'],
+        'macro_precision': mean('precision'),
+        'macro_recall': mean('sensitivity'),
+        'macro_f1': mean('f1'),
+        'mcc': mcc(cm),
+    }
 
 # %% ../nbs/18_evaluation.ipynb #2a166ead
-def auc(y_true,         # (n,) 1 or True for positives
-        score,          # (n,) the higher, the more positive
-        weights=None):  # (n,) or (b,n) how often each image counts; default once
+def auc(
+    y_true,  # (n,) 1 or True for positives
+    score,  # (n,) the higher, the more positive
+    weights=None,
+):  # (n,) or (b,n) how often each image counts; default once
     "Area under the ROC curve (Mann-Whitney, ties half); nan if one of the two classes is absent."
     y, score = np.asarray(y_true, float), np.asarray(score, float)
-    if y.shape != score.shape or y.ndim != 1: raise InputError(f'y_true, score: must be two lists of one length, got shapes {y.shape} and {score.shape}')
-    if not np.isfinite(score).all(): raise InputError('score: holds values that are not finite; look at the training that produced them')
+    if y.shape != score.shape or y.ndim != 1:
+        raise InputError(
+            f'y_true, score: must be two lists of one length, got shapes {y.shape} and {score.shape}'
+        )
+    if not np.isfinite(score).all():
+        raise InputError(
+            'score: holds values that are not finite; look at the training that produced them'
+        )
     order = np.argsort(score, kind='stable')
     start = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
     w = (np.ones(len(y)) if weights is None else np.asarray(weights, float))[..., order]
-    pos, neg = np.add.reduceat(w*y[order], start, axis=-1), np.add.reduceat(w*(1 - y[order]), start, axis=-1)
-    below = np.cumsum(neg, axis=-1) - neg/2
-    return _over((pos*below).sum(-1), pos.sum(-1)*neg.sum(-1))
+    pos, neg = (
+        np.add.reduceat(w * y[order], start, axis=-1),
+        np.add.reduceat(w * (1 - y[order]), start, axis=-1),
+    )
+    below = np.cumsum(neg, axis=-1) - neg / 2
+    return _over((pos * below).sum(-1), pos.sum(-1) * neg.sum(-1))
 
 # %% ../nbs/18_evaluation.ipynb #b745825e
 POSITIVE = ('COVID', 'hemorrhage')  # the finding that is looked for
-METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')            # two classes
-MACRO = ('accuracy', 'macro_precision', 'macro_recall', 'macro_f1', 'mcc', 'macro_auc')          # any number of classes
+METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')  # two classes
+MACRO = (
+    'accuracy',
+    'macro_precision',
+    'macro_recall',
+    'macro_f1',
+    'mcc',
+    'macro_auc',
+)  # any number of classes
 
-def positive_index(classes,        # class names in order, or None if unknown
-                   positive=None,  # name or index; default: the class named in POSITIVE, or 1 if the classes have no names
-                  ) -> int:
+
+def positive_index(
+    classes,  # class names in order, or None if unknown
+    positive=None,  # name or index; default: the class named in POSITIVE, or 1 if the classes have no names
+) -> int:
     "Index of the positive class; an `InputError` if it cannot be told."
     classes = None if classes is None else list(classes)
     if positive is None:
-        if classes is None or all(isinstance(c, (int, np.integer)) for c in classes): return 1
+        if classes is None or all(isinstance(c, (int, np.integer)) for c in classes):
+            return 1
         found = [i for i, c in enumerate(classes) if c in POSITIVE]
-        if len(found) == 1: return found[0]
+        if len(found) == 1:
+            return found[0]
         raise InputError(f'positive: say which of {classes} is the positive class')
     if isinstance(positive, str):
-        if classes and positive in classes: return classes.index(positive)
+        if classes and positive in classes:
+            return classes.index(positive)
         raise InputError(f'positive: {positive!r} is not among the classes {classes}')
     return int(positive)
 
-def measure(y_true,          # (n,) class indices
-            y_score,         # (n,k) one score per class; the highest is the answer, the first of equals
-            positive=1,      # index of the positive class
-            weights=None,    # (n,) or (b,n) how often each image counts
-           ) -> dict:        # every name in METRICS, MACRO, 'fpr', 'fnr'
+# %% ../nbs/18_evaluation.ipynb #5e16f335
+def measure(
+    y_true,  # (n,) class indices
+    y_score,  # (n,k) one score per class; the highest is the answer, the first of equals
+    positive=1,  # index of the positive class
+    weights=None,  # (n,) or (b,n) how often each image counts
+) -> dict:  # every name in METRICS, MACRO, 'fpr', 'fnr'
     "All numbers of one test set."
     y_true, y_score = np.asarray(y_true), np.asarray(y_score, float)
     n, k = y_score.shape
     w = np.ones(n) if weights is None else np.asarray(weights, float)
-    cell = np.zeros((n, k*k))
-    cell[np.arange(n), y_true*k + y_score.argmax(1)] = 1
+    cell = np.zeros((n, k * k))
+    cell[np.arange(n), y_true * k + y_score.argmax(1)] = 1
     cm = (w @ cell).reshape(*w.shape[:-1], k, k)
     each = [auc(y_true == i, y_score[:, i], w) for i in range(k)]
-    one = auc(y_true == positive, y_score[:, positive] - (y_score[:, 1 - positive] if k == 2 else 0), w)
-    return {**rates(cm, positive), 'auc': one, **macro(cm) , 'mcc': mcc(cm), 'macro_auc': np.mean(each, axis=0) if w.ndim > 1 else float(np.mean(each))}
+    one = auc(
+        y_true == positive, y_score[:, positive] - (y_score[:, 1 - positive] if k == 2 else 0), w
+    )
+    return {
+        **rates(cm, positive),
+        'auc': one,
+        **macro(cm),
+        'mcc': mcc(cm),
+        'macro_auc': np.mean(each, axis=0) if w.ndim > 1 else float(np.mean(each)),
+    }
 
 # %% ../nbs/18_evaluation.ipynb #8a7d82d4
 def _patients(group, ids, where) -> np.ndarray:
     "One name an image: its patient's; an image without a patient stands for itself."
-    if group is None or len(group) == 0: return ids
-    if len(group) != len(ids): raise InputError(f'{where}: test.group has {len(group)} entries for {len(ids)} images')
+    if group is None or len(group) == 0:
+        return ids
+    if len(group) != len(ids):
+        raise InputError(f'{where}: test.group has {len(group)} entries for {len(ids)} images')
     unknown = pd.isna(pd.Series(list(group), dtype=object)) | (np.asarray(group, object) == '')
     return np.array([f'image {i}' if u else f'patient {g}' for i, g, u in zip(ids, group, unknown)])
 
-def outcome(result: dict,   # one classify result, or the record that holds it under 'results'
-            positive=None,  # name or index of the positive class
-           ) -> dict:       # keys of the result, y_true (n,), y_score (n,k), id (n,), group (n,), positive, n_real
+# %% ../nbs/18_evaluation.ipynb #8ec506f3
+def outcome(
+    result: dict,  # one classify result, or the record that holds it under 'results'
+    positive=None,  # name or index of the positive class
+) -> dict:  # keys of the result, y_true (n,), y_score (n,k), id (n,), group (n,), positive, n_real
     "One classify result, checked and as arrays. `InputError` names what is missing or broken."
-    r = {**result.get('parameters', {}), **{k: v for k, v in result.items() if k != 'results'}, **result.get('results', {})}
-    where = f"result {r.get('arm', '?')}/{r.get('repeat', '?')}"
+    r = {
+        **result.get('parameters', {}),
+        **{k: v for k, v in result.items() if k != 'results'},
+        **result.get('results', {}),
+    }
+    where = f'result {r.get("arm", "?")}/{r.get("repeat", "?")}'
     test = r.get('test') or {}
     missing = [k for k in ('id', 'y_true', 'y_score') if k not in test]
-    if missing: raise InputError(f'{where}: test.{missing[0]} is missing; give classify results with test.id, test.y_true and test.y_score')
+    if missing:
+        raise InputError(
+            f'{where}: test.{missing[0]} is missing; give classify results with test.id, test.y_true and test.y_score'
+        )
     score = np.asarray(test['y_score'], float)
-    if score.ndim == 1: score = np.stack([1 - score, score], 1)
-    if score.ndim != 2 or score.shape[1] < 2: raise InputError(f'{where}: test.y_score must have one score per class and image, got shape {score.shape}')
-    if not np.isfinite(score).all(): raise InputError(f'{where}: test.y_score holds values that are not finite; the training diverged')
+    if score.ndim == 1:
+        score = np.stack([1 - score, score], 1)
+    if score.ndim != 2 or score.shape[1] < 2:
+        raise InputError(
+            f'{where}: test.y_score must have one score per class and image, got shape {score.shape}'
+        )
+    if not np.isfinite(score).all():
+        raise InputError(
+            f'{where}: test.y_score holds values that are not finite; the training diverged'
+        )
     classes = r.get('classes') or list(range(score.shape[1]))
-    if len(classes) != score.shape[1]: raise InputError(f'{where}: {len(classes)} classes but {score.shape[1]} scores an image')
-    ids, y = np.asarray(test['id']).astype(str), _index(test['y_true'], classes, f'{where}: test.y_true')
-    if not len(ids) == len(y) == len(score): raise InputError(f'{where}: id, y_true, y_score have {len(ids)}, {len(y)}, {len(score)} entries')
-    if len(set(ids)) < len(ids): raise InputError(f'{where}: test.id names an image twice')
-    if positive is None: positive = r.get('positive')
-    index = positive_index(r.get('classes'), positive) if score.shape[1] == 2 or positive is not None else 1
-    order = np.argsort(ids, kind='stable')   # by id, so that two arms can be compared image by image
+    if len(classes) != score.shape[1]:
+        raise InputError(f'{where}: {len(classes)} classes but {score.shape[1]} scores an image')
+    ids, y = (
+        np.asarray(test['id']).astype(str),
+        _index(test['y_true'], classes, f'{where}: test.y_true'),
+    )
+    if not len(ids) == len(y) == len(score):
+        raise InputError(
+            f'{where}: id, y_true, y_score have {len(ids)}, {len(y)}, {len(score)} entries'
+        )
+    if len(set(ids)) < len(ids):
+        raise InputError(f'{where}: test.id names an image twice')
+    if positive is None:
+        positive = r.get('positive')
+    index = (
+        positive_index(r.get('classes'), positive)
+        if score.shape[1] == 2 or positive is not None
+        else 1
+    )
+    order = np.argsort(ids, kind='stable')  # by id, so that two arms can be compared image by image
     group = _patients(test.get('group'), ids, where)
     n_real = (r.get('n_train') or {}).get('real', np.nan)
-    return {**{k: v for k, v in r.items() if k != 'test'}, 'classes': classes, 'y_true': y[order], 'y_score': score[order], 'id': ids[order],
-            'group': group[order], 'positive': index, 'n_real': n_real}
+    return {
+        **{k: v for k, v in r.items() if k != 'test'},
+        'classes': classes,
+        'y_true': y[order],
+        'y_score': score[order],
+        'id': ids[order],
+        'group': group[order],
+        'positive': index,
+        'n_real': n_real,
+    }
 
-def table(results,         # list of classify results or of their records
-          by=('arm',),     # what tells the rows of a table apart, e.g. ('network', 'arm')
-          positive=None,
-         ) -> pd.DataFrame:
+# %% ../nbs/18_evaluation.ipynb #a56a3d80
+def table(
+    results,  # list of classify results or of their records
+    by=('arm',),  # what tells the rows of a table apart, e.g. ('network', 'arm')
+    positive=None,
+) -> pd.DataFrame:
     "One row per result: its keys, the repeat, the number of test images and every metric."
     rows = [outcome(r, positive) for r in results]
-    if not rows: raise InputError('results: none given; run the classify step first')
-    return pd.DataFrame([{**{k: _key(o, k) for k in by}, 'repeat': o.get('repeat', 0), 'n_test': len(o['id']),
-                          **measure(o['y_true'], o['y_score'], o['positive'])} for o in rows])
+    if not rows:
+        raise InputError('results: none given; run the classify step first')
+    return pd.DataFrame(
+        [
+            {
+                **{k: _key(o, k) for k in by},
+                'repeat': o.get('repeat', 0),
+                'n_test': len(o['id']),
+                **measure(o['y_true'], o['y_score'], o['positive']),
+            }
+            for o in rows
+        ]
+    )
 
+# %% ../nbs/18_evaluation.ipynb #1ac4160f
 def _key(o, k):
-    if k not in o: raise InputError(f'results: a result has no {k!r}; choose `by` among its keys')
+    if k not in o:
+        raise InputError(f'results: a result has no {k!r}; choose `by` among its keys')
     return o[k]
 
 # %% ../nbs/18_evaluation.ipynb #5cbf08e8
-def wilson(k,          # successes
-           n,          # trials; 0 gives nan
-           level=.95,
-          ) -> tuple:  # low, high
+def wilson(
+    k,  # successes
+    n,  # trials; 0 gives nan
+    level=0.95,
+) -> tuple:  # low, high
     "Wilson score interval of a proportion."
-    if not 0 <= k <= n: raise InputError(f'k, n: {k} of {n} is no proportion')
-    if n == 0: return np.nan, np.nan
-    z = stats.norm.ppf(.5 + level/2)
-    middle, half = (k + z*z/2)/(n + z*z), z*np.sqrt(k*(n - k)/n + z*z/4)/(n + z*z)
-    return (0. if k == 0 else float(middle - half)), (1. if k == n else float(middle + half))
+    if not 0 <= k <= n:
+        raise InputError(f'k, n: {k} of {n} is no proportion')
+    if n == 0:
+        return np.nan, np.nan
+    z = stats.norm.ppf(0.5 + level / 2)
+    middle, half = (
+        (k + z * z / 2) / (n + z * z),
+        z * np.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z),
+    )
+    return (0.0 if k == 0 else float(middle - half)), (1.0 if k == n else float(middle + half))
 
-def clopper_pearson(k, n, level=.95) -> tuple:
+# %% ../nbs/18_evaluation.ipynb #7f269f27
+def clopper_pearson(k, n, level=0.95) -> tuple:
     "Exact (Clopper-Pearson) interval of a proportion: low, high."
-    if not 0 <= k <= n: raise InputError(f'k, n: {k} of {n} is no proportion')
-    if n == 0: return np.nan, np.nan
-    a = (1 - level)/2
-    return (0. if k == 0 else float(stats.beta.ppf(a, k, n - k + 1))), (1. if k == n else float(stats.beta.ppf(1 - a, k + 1, n - k)))
+    if not 0 <= k <= n:
+        raise InputError(f'k, n: {k} of {n} is no proportion')
+    if n == 0:
+        return np.nan, np.nan
+    a = (1 - level) / 2
+    return (0.0 if k == 0 else float(stats.beta.ppf(a, k, n - k + 1))), (
+        1.0 if k == n else float(stats.beta.ppf(1 - a, k + 1, n - k))
+    )
 
 # %% ../nbs/18_evaluation.ipynb #9bfba83a
-def resample(y_true,        # (n,) class indices
-             group=None,    # (n,) patients; images of one stay together
-             n: int=2000,   # test sets to draw
-             seed: int=0,
-            ) -> np.ndarray:  # (n, images) how often each image is in each drawn test set
+def resample(
+    y_true,  # (n,) class indices
+    group=None,  # (n,) patients; images of one stay together
+    n: int = 2000,  # test sets to draw
+    seed: int = 0,
+) -> np.ndarray:  # (n, images) how often each image is in each drawn test set
     "Stratified bootstrap weights; strata are the sets of classes a group has."
     y_true, rng = np.asarray(y_true), np.random.default_rng(seed)
-    names, member = np.unique(np.arange(len(y_true)) if group is None else np.asarray(group), return_inverse=True)
+    names, member = np.unique(
+        np.arange(len(y_true)) if group is None else np.asarray(group), return_inverse=True
+    )
     has = np.zeros((len(names), int(y_true.max()) + 1), bool)
     has[member, y_true] = True
     _, stratum = np.unique(has, axis=0, return_inverse=True)
     weights = np.zeros((n, len(names)))
     for s in range(stratum.max() + 1):
         inside = np.flatnonzero(stratum.ravel() == s)
-        weights[:, inside] = rng.multinomial(len(inside), np.full(len(inside), 1/len(inside)), size=n)
+        weights[:, inside] = rng.multinomial(
+            len(inside), np.full(len(inside), 1 / len(inside)), size=n
+        )
     return weights[:, member]
 
+# %% ../nbs/18_evaluation.ipynb #5e1aff43
 def _from_draws(draws, level) -> dict:
     "Percentile interval and p (of 0), which is below 1 - level exactly where the interval leaves out 0."
     d = np.sort(np.asarray(draws)[np.isfinite(draws)])
-    if not len(d): return {'low': np.nan, 'high': np.nan, 'p': np.nan}
-    k = max(1, int(np.ceil((1 - level)/2*(len(d) + 1) - 1e-9)) - 1)   # of so many draws at most may one side of 0 hold
-    return {'low': d[k - 1], 'high': d[-k], 'p': min(1., 2*(1 + min((d <= 0).sum(), (d >= 0).sum()))/(len(d) + 1))}
+    if not len(d):
+        return {'low': np.nan, 'high': np.nan, 'p': np.nan}
+    k = max(
+        1, int(np.ceil((1 - level) / 2 * (len(d) + 1) - 1e-9)) - 1
+    )  # of so many draws at most may one side of 0 hold
+    return {
+        'low': d[k - 1],
+        'high': d[-k],
+        'p': min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (len(d) + 1)),
+    }
 
 # %% ../nbs/18_evaluation.ipynb #b7d20f5e
-def _z(level) -> float: return stats.norm.ppf(.5 + level/2)
+def _z(level) -> float:
+    return stats.norm.ppf(0.5 + level / 2)
 
+# %% ../nbs/18_evaluation.ipynb #eb179d6c
 def _widest(*views) -> dict:
     "Of several intervals the smallest `low`, the largest `high` and, if they have one, the largest `p`; what is nan does not count."
     pick = {'low': np.fmin, 'high': np.fmax, 'p': np.fmax}
-    return {k: float(f.reduce([v[k] for v in views if k in v])) for k, f in pick.items() if any(k in v for v in views)}
+    return {
+        k: float(f.reduce([v[k] for v in views if k in v]))
+        for k, f in pick.items()
+        if any(k in v for v in views)
+    }
 
-def _ends(view) -> dict: return {k: view[k] for k in ('low', 'high')}
+# %% ../nbs/18_evaluation.ipynb #b375dc5a
+def _ends(view) -> dict:
+    return {k: view[k] for k in ('low', 'high')}
 
+# %% ../nbs/18_evaluation.ipynb #114e7bbb
 def _plain(y_true, y_score, positive, group=None) -> dict:
     "Arrays of one test set as an outcome."
     ids = np.arange(len(y_true))
-    return {'y_true': np.asarray(y_true), 'y_score': np.asarray(y_score, float), 'positive': positive, 'id': ids,
-            'group': ids if group is None else np.asarray(group)}
+    return {
+        'y_true': np.asarray(y_true),
+        'y_score': np.asarray(y_score, float),
+        'positive': positive,
+        'id': ids,
+        'group': ids if group is None else np.asarray(group),
+    }
 
+# %% ../nbs/18_evaluation.ipynb #dc6c939b
 def _unseen(outcomes, truth, said, z) -> dict:
     """Metric -> (runs, cases): each run's value if z² more images of class truth[case] had been answered said[case].
     The runs share these images: each gets as many as it has of all images, or patients, of the class. An area under a curve
     hangs on the images of all classes together, so that the z² images are of all classes and only this class's are so answered."""
-    of_class = lambda c: np.concatenate([o['group'][o['y_true'] == c] for o in outcomes])
+
+    def of_class(c):
+        return np.concatenate([o['group'][o['y_true'] == c] for o in outcomes])
+
     patients = np.array([max(1, len(np.unique(of_class(c)))) for c in truth])
     rows, cases = [], np.arange(len(truth))
     for o in outcomes:
         n, k = o['y_score'].shape
         more = np.full((len(truth), k), o['y_score'].min() - 1)
         more[cases, said] = o['y_score'].max() + 1
-        weight = z*z*np.array([(o['y_true'] == c).sum() for c in truth])/patients
+        weight = z * z * np.array([(o['y_true'] == c).sum() for c in truth]) / patients
         y, score = np.r_[o['y_true'], truth], np.vstack([o['y_score'], more])
-        of_both = weight*[(o['y_true'] == c).mean() for c in truth]
-        values, areas = (measure(y, score, o['positive'], np.hstack([np.ones((len(truth), n)), np.diag(w)])) for w in (weight, of_both))
+        of_both = weight * [(o['y_true'] == c).mean() for c in truth]
+        values, areas = (
+            measure(y, score, o['positive'], np.hstack([np.ones((len(truth), n)), np.diag(w)]))
+            for w in (weight, of_both)
+        )
         rows.append({**values, **{k: areas[k] for k in ('auc', 'macro_auc')}})
     return {m: np.array([r[m] for r in rows]) for m in rows[0]}
 
+# %% ../nbs/18_evaluation.ipynb #182f3ba2
 def _reach(outcomes, z) -> dict:
     "Metric -> (runs, cases) for every class and every answer."
     k = outcomes[0]['y_score'].shape[1]
     return _unseen(outcomes, np.repeat(np.arange(k), k), np.tile(np.arange(k), k), z)
 
+# %% ../nbs/18_evaluation.ipynb #559e99b0
 def _reach_of_difference(a, b, z) -> dict:
     "Metric -> (runs, cases) of b - a, for every class and every pair of answers of which one is right."
     k = a[0]['y_score'].shape[1]
-    cases = np.array([(c, i, j) for c in range(k) for i in range(k) for j in range(k) if (i == c) != (j == c)]).T
+    cases = np.array(
+        [(c, i, j) for c in range(k) for i in range(k) for j in range(k) if (i == c) != (j == c)]
+    ).T
     va, vb = _unseen(a, cases[0], cases[1], z), _unseen(b, cases[0], cases[2], z)
     return {m: vb[m] - va[m] for m in va}
 
+# %% ../nbs/18_evaluation.ipynb #05b9e931
 def _mean_reach(values) -> dict:
     "Lowest and highest mean over the runs, (runs, cases), among the cases where it is defined."
     mean = np.mean(values, axis=0)
     return {'low': np.fmin.reduce(mean), 'high': np.fmax.reduce(mean)}
 
-
 # %% ../nbs/18_evaluation.ipynb #e83b0c71
-def bootstrap(y_true, y_score,  # (n,) class indices and (n,k) scores of one test set
-              positive: int=1,
-              group=None,       # (n,) patients
-              n: int=2000, level=.95, seed: int=0,
-             ) -> pd.DataFrame:  # index metric; value, low, high, se, undefined (share of draws without a value)
+def bootstrap(
+    y_true,
+    y_score,  # (n,) class indices and (n,k) scores of one test set
+    positive: int = 1,
+    group=None,  # (n,) patients
+    n: int = 2000,
+    level=0.95,
+    seed: int = 0,
+) -> pd.DataFrame:  # index metric; value, low, high, se, undefined (share of draws without a value)
     "Percentile bootstrap intervals of every metric on one test set, at least as long as a few unseen images allow."
     value, o = measure(y_true, y_score, positive), _plain(y_true, y_score, positive, group)
     draws = measure(y_true, y_score, positive, resample(y_true, group, n, seed))
     reach = _reach([o], _z(level))
-    return pd.DataFrame([{'metric': k, 'value': value[k], **_widest(_ends(_from_draws(d, level)), _mean_reach(reach[k])),
-                          'se': np.nanstd(d) if np.isfinite(d).any() else np.nan, 'undefined': float(np.mean(~np.isfinite(d)))}
-                         for k, d in draws.items()]).set_index('metric')
+    return pd.DataFrame(
+        [
+            {
+                'metric': k,
+                'value': value[k],
+                **_widest(_ends(_from_draws(d, level)), _mean_reach(reach[k])),
+                'se': np.nanstd(d) if np.isfinite(d).any() else np.nan,
+                'undefined': float(np.mean(~np.isfinite(d))),
+            }
+            for k, d in draws.items()
+        ]
+    ).set_index('metric')
 
 # %% ../nbs/18_evaluation.ipynb #925d6ba7
-_NO_SPREAD = 1e-24   # repeats that agree to the last digit differ by rounding errors only
+_NO_SPREAD = 1e-24  # repeats that agree to the last digit differ by rounding errors only
 
-def _freedom(runs, n, images=0., image_df=np.inf):
+
+def _freedom(runs, n, images=0.0, image_df=np.inf):
     "Satterthwaite's degrees of freedom of a variance from n runs plus one from the images."
-    parts = np.asarray(runs, float)**2/max(n - 1, 1) + np.asarray(images, float)**2/image_df
-    return np.divide((runs + images)**2, parts, out=np.full(np.shape(parts), np.inf), where=parts > 0)
+    parts = np.asarray(runs, float) ** 2 / max(n - 1, 1) + np.asarray(images, float) ** 2 / image_df
+    return np.divide(
+        (runs + images) ** 2, parts, out=np.full(np.shape(parts), np.inf), where=parts > 0
+    )
 
-def mean_interval(values,     # (n,) one value a repeat; (n,...) works along the first axis
-                  level=.95,
-                  ratio=0.,   # what repeats share over what they do not, see `shared`; 0: independent values, the ordinary t interval
-                  image_variance=0.,  # variance of the mean from the choice of test images, when all repeats share one test set
-                  image_df=np.inf,    # its degrees of freedom
-                  bounds=(-np.inf, np.inf),  # possible range of a value
-                 ) -> dict:   # mean, low, high, sd, n; low and high nan with fewer than two values or if they are all equal
+# %% ../nbs/18_evaluation.ipynb #9d01edb3
+def mean_interval(
+    values,  # (n,) one value a repeat; (n,...) works along the first axis
+    level=0.95,
+    ratio=0.0,  # what repeats share over what they do not, see `shared`; 0: independent values, the ordinary t interval
+    image_variance=0.0,  # variance of the mean from the choice of test images, when all repeats share one test set
+    image_df=np.inf,  # its degrees of freedom
+    bounds=(-np.inf, np.inf),  # possible range of a value
+) -> (
+    dict
+):  # mean, low, high, sd, n; low and high nan with fewer than two values or if they are all equal
     "Interval of the mean over repeats."
     v = np.asarray(values, float)
     n, mean = len(v), v.mean(0)
-    if n < 2: return {'mean': mean, 'low': mean*np.nan, 'high': mean*np.nan, 'sd': mean*np.nan, 'n': n}
-    runs = v.var(0, ddof=1)*(1/n + ratio)
+    if n < 2:
+        return {
+            'mean': mean,
+            'low': mean * np.nan,
+            'high': mean * np.nan,
+            'sd': mean * np.nan,
+            'n': n,
+        }
+    runs = v.var(0, ddof=1) * (1 / n + ratio)
     total = runs + image_variance
-    half = stats.t.ppf(.5 + level/2, _freedom(runs, n, image_variance, image_df))*np.sqrt(total)
+    half = stats.t.ppf(0.5 + level / 2, _freedom(runs, n, image_variance, image_df)) * np.sqrt(
+        total
+    )
     half = np.where(total > _NO_SPREAD, half, np.nan)
     low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
     return {'mean': mean, 'low': low, 'high': high, 'sd': v.std(0, ddof=1), 'n': n}
@@ -318,238 +527,407 @@ def _weights(outcomes) -> np.ndarray:
     "(runs, patients): the share of a run's test images that each patient has."
     _, member = np.unique(np.concatenate([o['group'] for o in outcomes]), return_inverse=True)
     ends = np.cumsum([len(o['group']) for o in outcomes])[:-1]
-    return np.array([np.bincount(m, minlength=member.max() + 1)/len(m) for m in np.split(member, ends)])
+    return np.array(
+        [np.bincount(m, minlength=member.max() + 1) / len(m) for m in np.split(member, ends)]
+    )
 
+# %% ../nbs/18_evaluation.ipynb #de5dcd1c
 def shared(outcomes) -> float:
     """Covariance over variance within, of runs whose test parts have images (patients) in common: 22/34 on average for 22 out of 56.
     nan for one run and for one test set."""
     a = _weights(outcomes)
     n, products = len(a), a @ a.T
-    if n < 2: return np.nan
-    own, common = np.trace(products)/n, (products.sum() - np.trace(products))/(n*(n - 1))
-    return float(common/(own - common)) if own - common > 1e-12 else np.nan
+    if n < 2:
+        return np.nan
+    own, common = np.trace(products) / n, (products.sum() - np.trace(products)) / (n * (n - 1))
+    return float(common / (own - common)) if own - common > 1e-12 else np.nan
 
 # %% ../nbs/18_evaluation.ipynb #c25528b8
-_COUNTS = {'accuracy': lambda c, p: (np.trace(c), c.sum()), 'sensitivity': lambda c, p: (c[p, p], c[p].sum()), 'fnr': lambda c, p: (c[p].sum() - c[p, p], c[p].sum()),
-           'precision': lambda c, p: (c[p, p], c[:, p].sum()), 'fpr': lambda c, p: (c[:, p].sum() - c[p, p], c.sum() - c[p].sum()),
-           'specificity': lambda c, p: (c.sum() - c[p].sum() - c[:, p].sum() + c[p, p], c.sum() - c[p].sum())}   # the metrics that are k/n
+_COUNTS = {
+    'accuracy': lambda c, p: (np.trace(c), c.sum()),
+    'sensitivity': lambda c, p: (c[p, p], c[p].sum()),
+    'fnr': lambda c, p: (c[p].sum() - c[p, p], c[p].sum()),
+    'precision': lambda c, p: (c[p, p], c[:, p].sum()),
+    'fpr': lambda c, p: (c[:, p].sum() - c[p, p], c.sum() - c[p].sum()),
+    'specificity': lambda c, p: (
+        c.sum() - c[p].sum() - c[:, p].sum() + c[p, p],
+        c.sum() - c[p].sum(),
+    ),
+}  # the metrics that are k/n
 _INTERVALS = ('auto', 't', 'corrected t', 'runs+images', 'wilson', 'clopper-pearson', 'bootstrap')
+
 
 def _clip(metric, low, high, difference=False) -> tuple:
     "Ends inside the possible range: a rate's [0, 1], the MCC's [-1, 1], a difference's [-1, 1] and [-2, 2]."
-    least, most = (-1., 1.) if metric == 'mcc' else (0., 1.)
-    if difference: least, most = least - most, most - least
+    least, most = (-1.0, 1.0) if metric == 'mcc' else (0.0, 1.0)
+    if difference:
+        least, most = least - most, most - least
     return float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
-def _one_test_set(outcomes) -> bool: return all(o['id'].tolist() == outcomes[0]['id'].tolist() for o in outcomes)
+# %% ../nbs/18_evaluation.ipynb #c1a852dd
+def _one_test_set(outcomes) -> bool:
+    return all(o['id'].tolist() == outcomes[0]['id'].tolist() for o in outcomes)
 
+# %% ../nbs/18_evaluation.ipynb #734fd25e
 def _patients_known(outcomes) -> bool:
     "True if several images belong to one patient."
     image, patient = (np.concatenate([o[k] for o in outcomes]) for k in ('id', 'group'))
     return len(np.unique(patient)) < len(np.unique(image))
 
-def pooled_test(results) -> tuple:  # as `classify` writes them -> `test` of `compare_arms`, and its name
+# %% ../nbs/18_evaluation.ipynb #7a3a1bb7
+def pooled_test(
+    results,
+) -> tuple:  # as `classify` writes them -> `test` of `compare_arms`, and its name
     "How arms are compared image by image over all runs: McNemar's test, or whole patients drawn where one has several images."
-    if _patients_known([outcome(r) for r in results]): return 'bootstrap', 'Bootstrap of whole patients'
-    return 'mcnemar', 'McNemar\'s test on the images'
+    if _patients_known([outcome(r) for r in results]):
+        return 'bootstrap', 'Bootstrap of whole patients'
+    return 'mcnemar', "McNemar's test on the images"
 
+# %% ../nbs/18_evaluation.ipynb #b7c48249
 def test_share(outcomes) -> float:
     "Test images / real training images, as Nadeau and Bengio's correction needs it; nan if the results do not say."
     # generated images count for nothing here: they were made from the same training images
     real = [o['n_real'] for o in outcomes if o['n_real'] and np.isfinite(o['n_real'])]
-    return float(np.mean([len(o['id']) for o in outcomes])/max(real)) if real else np.nan
+    return float(np.mean([len(o['id']) for o in outcomes]) / max(real)) if real else np.nan
 
+# %% ../nbs/18_evaluation.ipynb #1eabbd10
 def _ratio(outcomes, share) -> float:
     "What the repeats of one arm share: counted in their images, and at least the share of test images."
     ratio = float(np.fmax(shared(outcomes), share))
-    if not ratio > 0:   # nan, or no image in common and an unknown training part
-        raise InputError('ratio: the repeats have no test image in common and do not say n_train.real; give test/training images')
+    if not ratio > 0:  # nan, or no image in common and an unknown training part
+        raise InputError(
+            'ratio: the repeats have no test image in common and do not say n_train.real; give test/training images'
+        )
     return ratio
 
+# %% ../nbs/18_evaluation.ipynb #cb9c89e6
 def _grouped(results, by, positive):
     "Checked outcomes by key, in order of first appearance; a repeat twice in one arm is an error."
     out = {}
-    for o in (outcome(r, positive) for r in results): out.setdefault(tuple(_key(o, k) for k in by), []).append(o)
-    if not out: raise InputError('results: none given; run the classify step first')
+    for o in (outcome(r, positive) for r in results):
+        out.setdefault(tuple(_key(o, k) for k in by), []).append(o)
+    if not out:
+        raise InputError('results: none given; run the classify step first')
     for key, os in out.items():
         repeats = [o.get('repeat', 0) for o in os]
-        if len(set(repeats)) < len(repeats): raise InputError(f'results: {"/".join(map(str, key))} has repeat {max(repeats, key=repeats.count)} twice; choose `by` so that it tells them apart')
+        if len(set(repeats)) < len(repeats):
+            raise InputError(
+                f'results: {"/".join(map(str, key))} has repeat {max(repeats, key=repeats.count)} twice; choose `by` so that it tells them apart'
+            )
         os.sort(key=lambda o: o.get('repeat', 0))
     return out
 
 # %% ../nbs/18_evaluation.ipynb #5b9e02fa
 def _union(outcomes) -> tuple:
     "Images of all runs, each once: id, y_true, group, and where each run's images are among them. `InputError` if runs contradict."
-    ids, first, where = np.unique(np.concatenate([o['id'] for o in outcomes]), return_index=True, return_inverse=True)
+    ids, first, where = np.unique(
+        np.concatenate([o['id'] for o in outcomes]), return_index=True, return_inverse=True
+    )
     y, group = (np.concatenate([o[k] for o in outcomes]) for k in ('y_true', 'group'))
     for values, what in ((y, 'labels'), (group, 'patients')):
         odd = values != values[first][where]
-        if odd.any(): raise InputError(f'results: image {ids[where[odd][0]]} has two {what}')
-    return ids, y[first], group[first], np.split(where, np.cumsum([len(o['id']) for o in outcomes])[:-1])
+        if odd.any():
+            raise InputError(f'results: image {ids[where[odd][0]]} has two {what}')
+    return (
+        ids,
+        y[first],
+        group[first],
+        np.split(where, np.cumsum([len(o['id']) for o in outcomes])[:-1]),
+    )
 
+# %% ../nbs/18_evaluation.ipynb #eb946f33
 def _boot(outcomes, n, seed) -> dict:
     "Bootstrap draws, metric -> (runs, n): in each draw the same images, or patients, for all runs."
     ids, y, group, places = _union(outcomes)
     w = resample(y, group, n, seed)
-    runs = [measure(o['y_true'], o['y_score'], o['positive'], w[:, at]) for o, at in zip(outcomes, places)]
+    runs = [
+        measure(o['y_true'], o['y_score'], o['positive'], w[:, at])
+        for o, at in zip(outcomes, places)
+    ]
     return {k: np.array([r[k] for r in runs]) for k in runs[0]}
 
+# %% ../nbs/18_evaluation.ipynb #5f5c27df
 def _few(outcomes) -> tuple:
     "Degrees of freedom of the images' variance and what makes up for their loss, where images come from few patients; else inf and 1."
-    if not _patients_known(outcomes): return np.inf, 1.
+    if not _patients_known(outcomes):
+        return np.inf, 1.0
     patients, classes = len(np.unique(_union(outcomes)[2])), outcomes[0]['y_score'].shape[1]
     df = max(1, patients - classes)
-    return float(df), (df + classes)/df
+    return float(df), (df + classes) / df
 
+# %% ../nbs/18_evaluation.ipynb #8c776e8d
 def _student(value, variance, df, level) -> dict:
     "Interval and p (of 0) of a value with this variance; nan if there is none."
-    if not variance > _NO_SPREAD: return {'low': np.nan, 'high': np.nan, 'p': np.nan}
+    if not variance > _NO_SPREAD:
+        return {'low': np.nan, 'high': np.nan, 'p': np.nan}
     sd = np.sqrt(variance)
-    half = stats.t.ppf(.5 + level/2, df)*sd
-    return {'low': value - half, 'high': value + half, 'p': float(2*stats.t.sf(abs(value)/sd, df))}
+    half = stats.t.ppf(0.5 + level / 2, df) * sd
+    return {
+        'low': value - half,
+        'high': value + half,
+        'p': float(2 * stats.t.sf(abs(value) / sd, df)),
+    }
 
-def _of_repeats(values,  # (n,) of the repeats where the metric is defined, or their differences
-                draws,   # (n, draws) of the same
-                how, ratio, level, few) -> dict:
+# %% ../nbs/18_evaluation.ipynb #3b4ad0f3
+def _of_repeats(
+    values,  # (n,) of the repeats where the metric is defined, or their differences
+    draws,  # (n, draws) of the same
+    how,
+    ratio,
+    level,
+    few,
+) -> dict:
     "Interval and p (of 0) of the mean of several repeats; nan for one value."
     n, mean, (df, scale) = len(values), np.mean(values), few
-    if n < 2: return {'low': np.nan, 'high': np.nan, 'p': np.nan}
-    runs, images = np.var(values, ddof=1), _variance(draws.mean(0))*scale
-    if how == 't': return _student(mean, runs/n, n - 1, level)
-    if how == 'runs+images': return _student(mean, runs/n + images, _freedom(runs/n, n, images, df), level)
-    return _widest(_student(mean, runs*(1/n + ratio), n - 1, level), _student(mean, images, df, level))
+    if n < 2:
+        return {'low': np.nan, 'high': np.nan, 'p': np.nan}
+    runs, images = np.var(values, ddof=1), _variance(draws.mean(0)) * scale
+    if how == 't':
+        return _student(mean, runs / n, n - 1, level)
+    if how == 'runs+images':
+        return _student(mean, runs / n + images, _freedom(runs / n, n, images, df), level)
+    return _widest(
+        _student(mean, runs * (1 / n + ratio), n - 1, level), _student(mean, images, df, level)
+    )
 
+# %% ../nbs/18_evaluation.ipynb #f2251d04
 def _of_images(value, draws, level, few) -> dict:
     "Interval and p (of 0) from the (draws,) of the images alone."
     df, scale = few
-    return _widest(_from_draws(draws, level), *([_student(value, _variance(draws)*scale, df, level)] if np.isfinite(df) else []))
+    return _widest(
+        _from_draws(draws, level),
+        *([_student(value, _variance(draws) * scale, df, level)] if np.isfinite(df) else []),
+    )
 
-def _variance(draws) -> float: return float(np.nanvar(draws)) if np.isfinite(draws).any() else 0.
+# %% ../nbs/18_evaluation.ipynb #947d4775
+def _variance(draws) -> float:
+    return float(np.nanvar(draws)) if np.isfinite(draws).any() else 0.0
 
 # %% ../nbs/18_evaluation.ipynb #7e21c4d9
 _EXACT = {'wilson': wilson, 'clopper-pearson': clopper_pearson}
+
 
 def _method(interval, metric, outcomes) -> str:
     "The interval's formula: as asked for, or by what the repeats share. `InputError` if it does not fit."
     one, fixed, patients = len(outcomes) == 1, _one_test_set(outcomes), _patients_known(outcomes)
     how = interval
-    if how == 'auto' and one: how = 'wilson' if metric in _COUNTS and not patients else 'bootstrap'
-    elif how == 'auto': how = 'runs+images' if fixed else 'corrected t'
+    if how == 'auto' and one:
+        how = 'wilson' if metric in _COUNTS and not patients else 'bootstrap'
+    elif how == 'auto':
+        how = 'runs+images' if fixed else 'corrected t'
     if how in _EXACT and (not one or metric not in _COUNTS):
-        raise InputError(f'interval: {how} is for a proportion on one test set, not for {metric} of {len(outcomes)} runs')
-    if how in _EXACT and patients: raise InputError(f"interval: {how} is for independent images; several are of one patient, use 'bootstrap'")
+        raise InputError(
+            f'interval: {how} is for a proportion on one test set, not for {metric} of {len(outcomes)} runs'
+        )
+    if how in _EXACT and patients:
+        raise InputError(
+            f"interval: {how} is for independent images; several are of one patient, use 'bootstrap'"
+        )
     if how in ('runs+images', 'bootstrap') and not fixed:
-        raise InputError(f"interval: {how} needs one test set for all runs; these are several splits, use 'corrected t'")
+        raise InputError(
+            f"interval: {how} needs one test set for all runs; these are several splits, use 'corrected t'"
+        )
     return how
 
+# %% ../nbs/18_evaluation.ipynb #d6fce5e4
 def _interval(metric, how, outcomes, values, draws, reach, ratio, level) -> tuple:
     "Low and high of one metric of one arm; values (runs,), nan where the metric is undefined."
     ok = np.isfinite(values)
-    if not ok.any(): return np.nan, np.nan
+    if not ok.any():
+        return np.nan, np.nan
     if how in _EXACT:
         o = outcomes[0]
         counts = confusion(o['y_true'], o['y_score'].argmax(1), o['y_score'].shape[1])
         return _EXACT[how](*_COUNTS[metric](counts, o['positive']), level)
     few = _few(outcomes)
-    if how == 'bootstrap': view = _of_images(values[ok].mean(), draws[metric][ok].mean(0), level, few)
-    else: view = _of_repeats(values[ok], draws[metric][ok], how, ratio, level, few)
-    if how != 'bootstrap' and ok.sum() < 2: return np.nan, np.nan
+    if how == 'bootstrap':
+        view = _of_images(values[ok].mean(), draws[metric][ok].mean(0), level, few)
+    else:
+        view = _of_repeats(values[ok], draws[metric][ok], how, ratio, level, few)
+    if how != 'bootstrap' and ok.sum() < 2:
+        return np.nan, np.nan
     view = _widest(_ends(view), _mean_reach(reach[metric][ok]))
     return _clip(metric, view['low'], view['high'])
 
-def summarise(results,                # classify results or records
-              metrics=METRICS,        # names from METRICS, MACRO, 'fpr', 'fnr'
-              by=('arm',),            # what makes an arm: e.g. ('network', 'arm')
-              positive=None,          # name or index of the positive class
-              interval: str='auto',   # 'auto': one run -> 'wilson' or 'bootstrap'; runs on one test set -> 'runs+images'; several test parts -> 'corrected t'
-              ratio: float=None,      # for 'corrected t'; default: counted in the images that test parts share, at least test/training images
-              level=.95, n_boot: int=2000, seed: int=0,
-             ) -> pd.DataFrame:       # by..., metric, mean, low, high, sd, n (repeats with a value), undefined (repeats without), n_test, interval
+# %% ../nbs/18_evaluation.ipynb #de9012c8
+def summarise(
+    results,  # classify results or records
+    metrics=METRICS,  # names from METRICS, MACRO, 'fpr', 'fnr'
+    by=('arm',),  # what makes an arm: e.g. ('network', 'arm')
+    positive=None,  # name or index of the positive class
+    interval: str = 'auto',  # 'auto': one run -> 'wilson' or 'bootstrap'; runs on one test set -> 'runs+images'; several test parts -> 'corrected t'
+    ratio: float = None,  # for 'corrected t'; default: counted in the images that test parts share, at least test/training images
+    level=0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:  # by..., metric, mean, low, high, sd, n (repeats with a value), undefined (repeats without), n_test, interval
     "Arm x metric: the mean over repeats with an interval, and by which formula."
-    if interval not in _INTERVALS: raise InputError(f'interval: {interval!r} is unknown; choose one of {", ".join(_INTERVALS)}')
+    if interval not in _INTERVALS:
+        raise InputError(
+            f'interval: {interval!r} is unknown; choose one of {", ".join(_INTERVALS)}'
+        )
     grouped = _grouped(results, by, positive)
     share, rows = test_share([o for os in grouped.values() for o in os]), []
     for key, outcomes in grouped.items():
         each = [measure(o['y_true'], o['y_score'], o['positive']) for o in outcomes]
         draws, reach = _boot(outcomes, n_boot, seed), _reach(outcomes, _z(level))
         for metric in metrics:
-            if metric not in each[0]: raise InputError(f'metrics: {metric!r} is unknown; choose among {", ".join(each[0])}')
+            if metric not in each[0]:
+                raise InputError(
+                    f'metrics: {metric!r} is unknown; choose among {", ".join(each[0])}'
+                )
             v, how = np.array([x[metric] for x in each], float), _method(interval, metric, outcomes)
             common = ratio if ratio is not None or how != 'corrected t' else _ratio(outcomes, share)
             low, high = _interval(metric, how, outcomes, v, draws, reach, common, level)
             ok = v[np.isfinite(v)]
-            rows.append({**dict(zip(by, key)), 'metric': metric, 'mean': ok.mean() if len(ok) else np.nan, 'low': low, 'high': high,
-                         'sd': ok.std(ddof=1) if len(ok) > 1 else np.nan, 'n': len(ok), 'undefined': len(v) - len(ok),
-                         'n_test': len(outcomes[0]['id']), 'interval': how})
+            rows.append(
+                {
+                    **dict(zip(by, key)),
+                    'metric': metric,
+                    'mean': ok.mean() if len(ok) else np.nan,
+                    'low': low,
+                    'high': high,
+                    'sd': ok.std(ddof=1) if len(ok) > 1 else np.nan,
+                    'n': len(ok),
+                    'undefined': len(v) - len(ok),
+                    'n_test': len(outcomes[0]['id']),
+                    'interval': how,
+                }
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/18_evaluation.ipynb #3364652e
-def mcnemar(only_a: int,   # images that only the first classifier gets right
-            only_b: int,   # images that only the second gets right
-           ) -> float:     # p of "both are equally good"; 1 if they never differ
+def mcnemar(
+    only_a: int,  # images that only the first classifier gets right
+    only_b: int,  # images that only the second gets right
+) -> float:  # p of "both are equally good"; 1 if they never differ
     "Exact two-sided McNemar test."
-    return float(stats.binomtest(int(only_a), int(only_a + only_b)).pvalue) if only_a + only_b else 1.
+    return (
+        float(stats.binomtest(int(only_a), int(only_a + only_b)).pvalue) if only_a + only_b else 1.0
+    )
 
-def corrected_t_test(differences,  # (n,) one difference a repeat
-                     ratio=0.,     # what the repeats share, see `shared`; 0: ordinary paired t-test
-                     level=.95, image_variance=0.,
-                    ) -> dict:     # difference, low, high, t, p, n
+# %% ../nbs/18_evaluation.ipynb #b80f16e4
+def corrected_t_test(
+    differences,  # (n,) one difference a repeat
+    ratio=0.0,  # what the repeats share, see `shared`; 0: ordinary paired t-test
+    level=0.95,
+    image_variance=0.0,
+) -> dict:  # difference, low, high, t, p, n
     "Corrected resampled t-test (Nadeau & Bengio 2003). If all differences are equal there is no spread to test against: p is 1 if they are 0, else nan."
     d = np.asarray(differences, float)
-    out = {'difference': float(d.mean()), 'low': np.nan, 'high': np.nan, 't': np.nan, 'p': np.nan, 'n': len(d)}
-    if len(d) < 2: return out
-    runs = d.var(ddof=1)*(1/len(d) + ratio)
+    out = {
+        'difference': float(d.mean()),
+        'low': np.nan,
+        'high': np.nan,
+        't': np.nan,
+        'p': np.nan,
+        'n': len(d),
+    }
+    if len(d) < 2:
+        return out
+    runs = d.var(ddof=1) * (1 / len(d) + ratio)
     total = runs + image_variance
-    if not total > _NO_SPREAD: return {**out, 'p': 1. if abs(d.mean()) < 1e-12 else np.nan}
-    return {**out, 't': float(d.mean()/np.sqrt(total)), **_student(d.mean(), total, _freedom(runs, len(d), image_variance), level)}
+    if not total > _NO_SPREAD:
+        return {**out, 'p': 1.0 if abs(d.mean()) < 1e-12 else np.nan}
+    return {
+        **out,
+        't': float(d.mean() / np.sqrt(total)),
+        **_student(d.mean(), total, _freedom(runs, len(d), image_variance), level),
+    }
 
-def _p_of_reach(values,  # function of z: {'low', 'high'} of the difference with z² more images
-                difference, p) -> float:
+# %% ../nbs/18_evaluation.ipynb #e29b97d3
+def _p_of_reach(
+    values,  # function of z: {'low', 'high'} of the difference with z² more images
+    difference,
+    p,
+) -> float:
     "The smallest p whose interval reaches no further than 0, if it is larger than `p`."
-    if difference == 0: return 1.
-    leaves_out_0 = lambda z: values(z)['low'] > 0 if difference > 0 else values(z)['high'] < 0
-    low, high = 0., min(38., float(stats.norm.isf((p if np.isfinite(p) else 0.)/2)))
-    if leaves_out_0(high): return p if np.isfinite(p) else float(2*stats.norm.sf(high))
-    for _ in range(30):
-        middle = (low + high)/2
-        low, high = (middle, high) if leaves_out_0(middle) else (low, middle)
-    return float(2*stats.norm.sf(low))
+    if difference == 0:
+        return 1.0
 
+    def leaves_out_0(z):
+        return values(z)['low'] > 0 if difference > 0 else values(z)['high'] < 0
+
+    low, high = 0.0, min(38.0, float(stats.norm.isf((p if np.isfinite(p) else 0.0) / 2)))
+    if leaves_out_0(high):
+        return p if np.isfinite(p) else float(2 * stats.norm.sf(high))
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if leaves_out_0(middle) else (low, middle)
+    return float(2 * stats.norm.sf(low))
+
+# %% ../nbs/18_evaluation.ipynb #477dcd39
 def _with_reach(view, metric, reach, ok, difference, level) -> dict:
     "A difference's interval and p, no shorter and no smaller than a few unseen images allow; `reach` is a function of z."
-    of_metric = lambda z: _mean_reach(reach(z)[metric][ok])
+
+    def of_metric(z):
+        return _mean_reach(reach(z)[metric][ok])
+
     wide = _widest(_ends(view), of_metric(_z(level)))
     low, high = _clip(metric, wide['low'], wide['high'], difference=True)
     return {'low': low, 'high': high, 'p': _p_of_reach(of_metric, difference, view['p'])}
 
-def paired_bootstrap(y_true, score_a, score_b,  # (n,) class indices; (n,k) scores of two classifiers on the same images
-                     positive: int=1, group=None, n: int=2000, level=.95, seed: int=0,
-                    ) -> pd.DataFrame:          # index metric; difference (b - a), low, high, p
+# %% ../nbs/18_evaluation.ipynb #81df3ec4
+def paired_bootstrap(
+    y_true,
+    score_a,
+    score_b,  # (n,) class indices; (n,k) scores of two classifiers on the same images
+    positive: int = 1,
+    group=None,
+    n: int = 2000,
+    level=0.95,
+    seed: int = 0,
+) -> pd.DataFrame:  # index metric; difference (b - a), low, high, p
     "Bootstrap of the difference b - a on one test set: the same drawn images for both."
     a, b = ([_plain(y_true, s, positive, group)] for s in (score_a, score_b))
     va, vb = (measure(y_true, s, positive) for s in (score_a, score_b))
     da, db, few = _boot(a, n, seed), _boot(b, n, seed), _few(a)
     reach = cache(lambda z: _reach_of_difference(a, b, z))
+
     def row(k):
         d = vb[k] - va[k]
         view = _of_images(d, (db[k] - da[k])[0], level, few)
-        return {'metric': k, 'difference': d, **(_with_reach(view, k, reach, [True], d, level) if np.isfinite(d) else view)}
+        return {
+            'metric': k,
+            'difference': d,
+            **(_with_reach(view, k, reach, [True], d, level) if np.isfinite(d) else view),
+        }
+
     return pd.DataFrame([row(k) for k in va]).set_index('metric')
 
-def delong(y_true, score_a, score_b,  # (n,) 1 for positives; (n,) scores of two classifiers
-           level=.95) -> dict:        # difference (b - a), low, high, p
+# %% ../nbs/18_evaluation.ipynb #2b86f642
+def delong(
+    y_true,
+    score_a,
+    score_b,  # (n,) 1 for positives; (n,) scores of two classifiers
+    level=0.95,
+) -> dict:  # difference (b - a), low, high, p
     "DeLong's test (1988) between two AUCs on the same images."
     y = np.asarray(y_true).astype(bool)
-    beats = lambda s: np.sign(s[y][:, None] - s[~y][None])/2 + .5
+
+    def beats(s):
+        return np.sign(s[y][:, None] - s[~y][None]) / 2 + 0.5
+
     A, B = beats(np.asarray(score_a, float)), beats(np.asarray(score_b, float))
     d = B - A
-    var = d.mean(1).var(ddof=1)/y.sum() + d.mean(0).var(ddof=1)/(~y).sum() if min(y.sum(), (~y).sum()) > 1 else np.nan
+    var = (
+        d.mean(1).var(ddof=1) / y.sum() + d.mean(0).var(ddof=1) / (~y).sum()
+        if min(y.sum(), (~y).sum()) > 1
+        else np.nan
+    )
     diff = float(d.mean())
     view = _student(diff, var, np.inf, level)
     # images that only one classifier gets right; equal AUCs without a discordant pair are not known to be equal
     n = len(y)
-    reach = lambda z: {'low': (n*diff - z*z)/(n + z*z), 'high': (n*diff + z*z)/(n + z*z)}
-    return {'difference': diff, **_widest(_ends(view), reach(_z(level))), 'p': _p_of_reach(reach, diff, view['p'])}
+
+    def reach(z):
+        return {'low': (n * diff - z * z) / (n + z * z), 'high': (n * diff + z * z) / (n + z * z)}
+
+    return {
+        'difference': diff,
+        **_widest(_ends(view), reach(_z(level))),
+        'p': _p_of_reach(reach, diff, view['p']),
+    }
 
 # %% ../nbs/18_evaluation.ipynb #d07a05b5
 def pool(results, positive=None) -> dict:
@@ -558,38 +936,71 @@ def pool(results, positive=None) -> dict:
     ids, y, group, places = _union(os)
     where, score = np.concatenate(places), np.concatenate([o['y_score'] for o in os])
     runs = np.bincount(where)
-    mean = np.stack([np.bincount(where, score[:, c]) for c in range(score.shape[1])], 1)/runs[:, None]
-    return {'y_true': y, 'y_score': mean, 'id': ids, 'group': group, 'positive': os[0]['positive'], 'runs': runs}
+    mean = (
+        np.stack([np.bincount(where, score[:, c]) for c in range(score.shape[1])], 1)
+        / runs[:, None]
+    )
+    return {
+        'y_true': y,
+        'y_score': mean,
+        'id': ids,
+        'group': group,
+        'positive': os[0]['positive'],
+        'runs': runs,
+    }
 
 # %% ../nbs/18_evaluation.ipynb #83f8ef5e
 _TESTS = ('auto', 'corrected t', 'runs+images', 'bootstrap', 'mcnemar')
 
+
 def _test(test, a, b) -> str:
     "The test's name: as asked for, or by what the repeats share. `InputError` if it does not fit."
     fixed = _one_test_set(a + b)
-    how = test if test != 'auto' else 'bootstrap' if len(a) == 1 else 'runs+images' if fixed else 'corrected t'
+    how = (
+        test
+        if test != 'auto'
+        else 'bootstrap'
+        if len(a) == 1
+        else 'runs+images'
+        if fixed
+        else 'corrected t'
+    )
     if how == 'runs+images' and not fixed:
-        raise InputError("test: 'runs+images' needs one test set for all runs; these are several splits, use 'corrected t'")
-    if how == 'mcnemar' and _patients_known(a): raise InputError("test: 'mcnemar' is for independent images; several are of one patient, use 'bootstrap'")
+        raise InputError(
+            "test: 'runs+images' needs one test set for all runs; these are several splits, use 'corrected t'"
+        )
+    if how == 'mcnemar' and _patients_known(a):
+        raise InputError(
+            "test: 'mcnemar' is for independent images; several are of one patient, use 'bootstrap'"
+        )
     return how
 
+# %% ../nbs/18_evaluation.ipynb #58d99756
 def _exact(a, b, level) -> dict:
     "Exact McNemar test of two pooled arms: p, and Clopper and Pearson's interval of who wins where they differ, as a difference of accuracy."
     ra, rb = (o['y_score'].argmax(1) == o['y_true'] for o in (a, b))
     only_a, only_b = int((ra & ~rb).sum()), int((rb & ~ra).sum())
     differ = only_a + only_b
-    ends = clopper_pearson(only_b, differ, level) if differ else (.5, .5)
-    return {**{k: (2*e - 1)*differ/len(ra) for k, e in zip(('low', 'high'), ends)}, 'p': mcnemar(only_a, only_b)}
+    ends = clopper_pearson(only_b, differ, level) if differ else (0.5, 0.5)
+    return {
+        **{k: (2 * e - 1) * differ / len(ra) for k, e in zip(('low', 'high'), ends)},
+        'p': mcnemar(only_a, only_b),
+    }
 
+# %% ../nbs/18_evaluation.ipynb #e774fc7c
 def _pooled_rows(a, b, metrics, exact, level, n_boot, seed):
     "Metric and its row from one pair of pooled arms; accuracy also by the exact test if `exact`."
     pa, pb = pool(a), pool(b)
-    boot = paired_bootstrap(pa['y_true'], pa['y_score'], pb['y_score'], pa['positive'], pa['group'], n_boot, level, seed)
+    boot = paired_bootstrap(
+        pa['y_true'], pa['y_score'], pb['y_score'], pa['positive'], pa['group'], n_boot, level, seed
+    )
     for metric in metrics:
         row = boot.loc[metric].to_dict()
-        if metric == 'accuracy' and exact: row |= {**_widest(row, _exact(pa, pb, level)), 'test': 'exact McNemar'}
+        if metric == 'accuracy' and exact:
+            row |= {**_widest(row, _exact(pa, pb, level)), 'test': 'exact McNemar'}
         yield metric, row
 
+# %% ../nbs/18_evaluation.ipynb #f75d649a
 def _repeats_rows(a, b, metrics, how, ratio, level, boot):
     "Metric and its row from several repeats of one pair of arms."
     va, vb = ([measure(o['y_true'], o['y_score'], o['positive']) for o in x] for x in (a, b))
@@ -598,115 +1009,191 @@ def _repeats_rows(a, b, metrics, how, ratio, level, boot):
     for metric in metrics:
         d = np.array([y[metric] - x[metric] for x, y in zip(va, vb)])
         ok = np.isfinite(d)
-        row = {'difference': d[ok].mean() if ok.any() else np.nan, 'low': np.nan, 'high': np.nan, 'p': np.nan}
+        row = {
+            'difference': d[ok].mean() if ok.any() else np.nan,
+            'low': np.nan,
+            'high': np.nan,
+            'p': np.nan,
+        }
         if ok.sum() > 1:
             view = _of_repeats(d[ok], (db[metric] - da[metric])[ok], how, ratio, level, few)
             row |= _with_reach(view, metric, reach, ok, row['difference'], level)
         yield metric, row
 
+# %% ../nbs/18_evaluation.ipynb #6b38eac8
 def _compare(a, b, metrics, test, ratio, level, n_boot, seed, boot):
     "Rows of one pair of arms (outcomes by repeat), difference b - a; `boot` draws an arm's test sets."
     how = _test(test, a, b)
     va, vb = ([measure(o['y_true'], o['y_score'], o['positive']) for o in x] for x in (a, b))
     if odd := [m for m in metrics if m not in va[0]]:
         raise InputError(f'metrics: {odd[0]!r} is unknown; choose among {", ".join(va[0])}')
-    if how == 'mcnemar': metrics = [m for m in metrics if m == 'accuracy']
+    if how == 'mcnemar':
+        metrics = [m for m in metrics if m == 'accuracy']
     exact = how == 'mcnemar' or test == 'auto' and not _patients_known(a)
-    rows = _pooled_rows(a, b, metrics, exact, level, n_boot, seed) if how in ('bootstrap', 'mcnemar') else \
-        _repeats_rows(a, b, metrics, how, ratio, level, boot)
+    rows = (
+        _pooled_rows(a, b, metrics, exact, level, n_boot, seed)
+        if how in ('bootstrap', 'mcnemar')
+        else _repeats_rows(a, b, metrics, how, ratio, level, boot)
+    )
     for metric, row in rows:
         x, y = np.array([[v[metric] for v in arm] for arm in (va, vb)])
         ok = np.isfinite(x) & np.isfinite(y)
-        means = {k: v[ok].mean() if ok.any() else np.nan for k, v in (('baseline_mean', x), ('mean', y))}
+        means = {
+            k: v[ok].mean() if ok.any() else np.nan for k, v in (('baseline_mean', x), ('mean', y))
+        }
         yield {'metric': metric, **means, 'n': int(ok.sum()), 'test': how, **row}
 
-def compare_arms(results,                 # classify results or records
-                 baseline='original',     # the arm all others are compared with (a tuple if `by` has several keys); None: every pair
-                 correction='holm',       # statsmodels' multipletests method, or None
-                 metrics=METRICS, by=('arm',), positive=None,
-                 test: str='auto',        # 'auto': one run -> exact McNemar for accuracy, paired bootstrap else; one test set -> 'runs+images'; several test parts -> 'corrected t'
-                 ratio: float=None,       # for 'corrected t'; default: counted in the images that test parts share, at least test/training images
-                 level=.95, n_boot: int=2000, seed: int=0,
-                ) -> pd.DataFrame:        # by..., baseline, metric, baseline_mean, mean, difference, low, high, p, p_adjusted, test, n (pairs)
+# %% ../nbs/18_evaluation.ipynb #62cecb13
+def compare_arms(
+    results,  # classify results or records
+    baseline='original',  # the arm all others are compared with (a tuple if `by` has several keys); None: every pair
+    correction='holm',  # statsmodels' multipletests method, or None
+    metrics=METRICS,
+    by=('arm',),
+    positive=None,
+    test: str = 'auto',  # 'auto': one run -> exact McNemar for accuracy, paired bootstrap else; one test set -> 'runs+images'; several test parts -> 'corrected t'
+    ratio: float = None,  # for 'corrected t'; default: counted in the images that test parts share, at least test/training images
+    level=0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:  # by..., baseline, metric, baseline_mean, mean, difference, low, high, p, p_adjusted, test, n (pairs)
     "Paired differences from the baseline with interval, p and p corrected for all rows of the table. Repeats without a partner are left out."
     from statsmodels.stats.multitest import multipletests
-    if test not in _TESTS: raise InputError(f'test: {test!r} is unknown; choose one of {", ".join(_TESTS)}')
+
+    if test not in _TESTS:
+        raise InputError(f'test: {test!r} is unknown; choose one of {", ".join(_TESTS)}')
     grouped = _grouped(results, by, positive)
     share = test_share([o for os in grouped.values() for o in os])
     start = baseline if isinstance(baseline, tuple) else (baseline,)
-    if baseline is not None and start not in grouped: raise InputError(f'baseline: no results of {baseline!r}; there are {", ".join("/".join(map(str, k)) for k in grouped)}')
-    pairs = list(combinations(grouped, 2)) if baseline is None else [(start, k) for k in grouped if k != start]
+    if baseline is not None and start not in grouped:
+        raise InputError(
+            f'baseline: no results of {baseline!r}; there are {", ".join("/".join(map(str, k)) for k in grouped)}'
+        )
+    pairs = (
+        list(combinations(grouped, 2))
+        if baseline is None
+        else [(start, k) for k in grouped if k != start]
+    )
     drawn, rows = {}, []
+
     def boot(outcomes):
         "Draws of an arm, once for all its pairs."
         key = tuple(map(id, outcomes))
-        if key not in drawn: drawn[key] = _boot(outcomes, n_boot, seed)
+        if key not in drawn:
+            drawn[key] = _boot(outcomes, n_boot, seed)
         return drawn[key]
+
     for ka, kb in pairs:
         a, b = ({o.get('repeat', 0): o for o in grouped[k]} for k in (ka, kb))
         both = [r for r in a if r in b]
         for r in both:
-            if a[r]['id'].tolist() != b[r]['id'].tolist(): raise InputError(f'results: repeat {r} of {"/".join(map(str, ka))} and {"/".join(map(str, kb))} was tested on different images; arms are compared in pairs only')
-        if not both: continue
+            if a[r]['id'].tolist() != b[r]['id'].tolist():
+                raise InputError(
+                    f'results: repeat {r} of {"/".join(map(str, ka))} and {"/".join(map(str, kb))} was tested on different images; arms are compared in pairs only'
+                )
+        if not both:
+            continue
         a, b = ([arm[r] for r in both] for arm in (a, b))
-        common = ratio if ratio is not None or _test(test, a, b) != 'corrected t' else _ratio(a, share)
+        common = (
+            ratio if ratio is not None or _test(test, a, b) != 'corrected t' else _ratio(a, share)
+        )
         compared = _compare(a, b, metrics, test, common, level, n_boot, seed, boot)
-        rows += [{**dict(zip(by, kb)), 'baseline': '/'.join(map(str, ka)), **row} for row in compared]
-    columns = [*by, 'baseline', 'metric', 'baseline_mean', 'mean', 'difference', 'low', 'high', 'p', 'p_adjusted', 'test', 'n']
+        rows += [
+            {**dict(zip(by, kb)), 'baseline': '/'.join(map(str, ka)), **row} for row in compared
+        ]
+    columns = [
+        *by,
+        'baseline',
+        'metric',
+        'baseline_mean',
+        'mean',
+        'difference',
+        'low',
+        'high',
+        'p',
+        'p_adjusted',
+        'test',
+        'n',
+    ]
     out = pd.DataFrame(rows, columns=[c for c in columns if c != 'p_adjusted'])
-    for c in ('difference', 'low', 'high'): out[c] = out[c].astype(float).round(12) + 0.   # equal means are equal, not apart by the last bit
+    for c in ('difference', 'low', 'high'):
+        out[c] = (
+            out[c].astype(float).round(12) + 0.0
+        )  # equal means are equal, not apart by the last bit
     given = out['p'].notna() if len(out) else []
     out['p_adjusted'] = out['p']
-    if correction and len(out) and given.any(): out.loc[given, 'p_adjusted'] = multipletests(out.loc[given, 'p'], method=correction)[1]
+    if correction and len(out) and given.any():
+        out.loc[given, 'p_adjusted'] = multipletests(out.loc[given, 'p'], method=correction)[1]
     return out[columns]
 
 # %% ../nbs/18_evaluation.ipynb #2d7308b5
-def roc(y_true,          # (n,) 1 for positives
-        score,           # (n,)
-       ) -> tuple:       # false positive rate, true positive rate, both from 0 to 1
+def roc(
+    y_true,  # (n,) 1 for positives
+    score,  # (n,)
+) -> tuple:  # false positive rate, true positive rate, both from 0 to 1
     "The ROC curve; an `InputError` if one of the two classes is absent."
     from sklearn.metrics import roc_curve
+
     y = np.asarray(y_true).astype(int)
-    if y.min() == y.max(): raise InputError('y_true: a ROC curve needs images of both classes')
+    if y.min() == y.max():
+        raise InputError('y_true: a ROC curve needs images of both classes')
     fpr, tpr, _ = roc_curve(y, score, drop_intermediate=False)
     return fpr, tpr
 
+# %% ../nbs/18_evaluation.ipynb #8c25b33c
 def _curve(y, score, weights, grid) -> np.ndarray:
     "Height of the ROC curve over each false positive rate of `grid`; (draws, points) for (draws, n) weights."
     order = np.argsort(-score, kind='stable')
     ends = np.r_[np.flatnonzero(np.diff(score[order])), len(order) - 1]
-    up, along = (np.cumsum(weights[:, order]*side[order], axis=1)[:, ends] for side in (y, 1 - y))
+    up, along = (np.cumsum(weights[:, order] * side[order], axis=1)[:, ends] for side in (y, 1 - y))
     out = np.full((len(weights), len(grid)), np.nan)
     for i in np.flatnonzero((up[:, -1] > 0) & (along[:, -1] > 0)):
-        x, height = np.r_[0, along[i]/along[i, -1]], np.r_[0, up[i]/up[i, -1]]
+        x, height = np.r_[0, along[i] / along[i, -1]], np.r_[0, up[i] / up[i, -1]]
         # the curve climbs at one abscissa: the highest point there is what the classifier reaches
         at, first = np.unique(x, return_index=True)
         out[i] = np.interp(grid, at, np.maximum.reduceat(height, first))
     return out
 
-def mean_roc(results,      # classify results of one arm
-             positive=None, level=.95,
-             ratio=None,   # what test parts share; default: counted in their images
-             points: int=101, n_boot: int=200, seed: int=0,
-            ) -> pd.DataFrame:  # fpr, tpr (mean over repeats), low, high (pointwise)
+# %% ../nbs/18_evaluation.ipynb #4ca1bb12
+def mean_roc(
+    results,  # classify results of one arm
+    positive=None,
+    level=0.95,
+    ratio=None,  # what test parts share; default: counted in their images
+    points: int = 101,
+    n_boot: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:  # fpr, tpr (mean over repeats), low, high (pointwise)
     "Mean ROC curve over repeats at equal false positive rates, with a pointwise band from the runs and the images."
     os = [outcome(r, positive) for r in results]
     grid, (_, y, group, places), few = np.linspace(0, 1, points), _union(os), _few(os)
-    w = np.vstack([np.ones(len(y)), resample(y, group, n_boot, seed)])   # first the images as they are
+    w = np.vstack(
+        [np.ones(len(y)), resample(y, group, n_boot, seed)]
+    )  # first the images as they are
     curves = []
     for o, at in zip(os, places):
         p, k = o['positive'], o['y_score'].shape[1]
-        roc(o['y_true'] == p, o['y_score'][:, p])   # both classes must be there
+        roc(o['y_true'] == p, o['y_score'][:, p])  # both classes must be there
         score = o['y_score'][:, p] - (o['y_score'][:, 1 - p] if k == 2 else 0)
         curves.append(_curve((o['y_true'] == p).astype(int), score, w[:, at], grid))
     values, draws = np.array(curves)[:, 0], np.array(curves)[:, 1:]
     how = 'runs+images' if _one_test_set(os) else 'corrected t'
-    if how == 'corrected t' and ratio is None: ratio = _ratio(os, test_share(os))
+    if how == 'corrected t' and ratio is None:
+        ratio = _ratio(os, test_share(os))
     n, rows = len(np.unique(group[y == os[0]['positive']])), []
     for f, v, d in zip(grid, values.T, draws.transpose(2, 0, 1)):
-        view = _of_repeats(v, d, how, ratio, level, few) if len(os) > 1 else _student(v[0], _variance(d[0])*few[1], few[0], level)
-        reach = {'low': v.mean()*n/(n + _z(level)**2), 'high': (v.mean()*n + _z(level)**2)/(n + _z(level)**2)}
-        view = _widest(_ends(view), reach) if f < 1 else {'low': 1., 'high': 1.}   # where all is called positive, all positives are found
+        view = (
+            _of_repeats(v, d, how, ratio, level, few)
+            if len(os) > 1
+            else _student(v[0], _variance(d[0]) * few[1], few[0], level)
+        )
+        reach = {
+            'low': v.mean() * n / (n + _z(level) ** 2),
+            'high': (v.mean() * n + _z(level) ** 2) / (n + _z(level) ** 2),
+        }
+        view = (
+            _widest(_ends(view), reach) if f < 1 else {'low': 1.0, 'high': 1.0}
+        )  # where all is called positive, all positives are found
         low, high = _clip('auc', view['low'], view['high'])
         rows.append({'fpr': f, 'tpr': v.mean(), 'low': low, 'high': high})
     return pd.DataFrame(rows)
@@ -715,40 +1202,65 @@ def mean_roc(results,      # classify results of one arm
 def _agree(low, high, p, p_of_interval, level) -> dict:
     """Interval and p from two sources, so that they do not contradict each other: the more careful one decides whether 0 is left out.
     `p_of_interval` is the p at which the interval would just touch 0."""
-    if p < 1 - level and low <= 0 <= high: p = p_of_interval
-    elif p >= 1 - level: low, high = min(low, 0.), max(high, 0.)
+    if p < 1 - level and low <= 0 <= high:
+        p = p_of_interval
+    elif p >= 1 - level:
+        low, high = min(low, 0.0), max(high, 0.0)
     return {'low': float(low), 'high': float(high), 'p': float(p)}
 
-def correlation(x, y,        # (n,) sizes and qualities
-                level=.95) -> dict:  # rho, low, high, p, n; low and high nan below four points or if the order agrees throughout, all nan if one is constant
+# %% ../nbs/18_evaluation.ipynb #182deebd
+def correlation(
+    x,
+    y,  # (n,) sizes and qualities
+    level=0.95,
+) -> dict:  # rho, low, high, p, n; low and high nan below four points or if the order agrees throughout, all nan if one is constant
     "Spearman's rank correlation with Bonett and Wright's (2000) interval; p is exact up to seven points, by Student's t above."
     x, y = np.asarray(x, float), np.asarray(y, float)
     ok = np.isfinite(x) & np.isfinite(y)
     x, y, n = x[ok], y[ok], int(ok.sum())
-    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0: return {'rho': np.nan, 'low': np.nan, 'high': np.nan, 'p': np.nan, 'n': n}
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return {'rho': np.nan, 'low': np.nan, 'high': np.nan, 'p': np.nan, 'n': n}
     rho, p = stats.spearmanr(x, y)
     # Student's t gives four points in perfect order p = 0, though 2 of the 24 orders are as extreme
-    if n < 8: p = stats.permutation_test((x,), lambda a: stats.spearmanr(a, y).statistic, permutation_type='pairings', n_resamples=np.inf, vectorized=False).pvalue
-    if n < 4 or np.isclose(abs(rho), 1): return {'rho': float(rho), 'low': np.nan, 'high': np.nan, 'p': float(p), 'n': n}
-    half = stats.norm.ppf(.5 + level/2)*np.sqrt((1 + rho**2/2)/(n - 3))
+    if n < 8:
+        p = stats.permutation_test(
+            (x,),
+            lambda a: stats.spearmanr(a, y).statistic,
+            permutation_type='pairings',
+            n_resamples=np.inf,
+            vectorized=False,
+        ).pvalue
+    if n < 4 or np.isclose(abs(rho), 1):
+        return {'rho': float(rho), 'low': np.nan, 'high': np.nan, 'p': float(p), 'n': n}
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
     z = np.arctanh(rho)
-    touches = 2*stats.norm.sf(abs(z)/half*stats.norm.ppf(.5 + level/2))
-    return {'rho': float(rho), **_agree(np.tanh(z - half), np.tanh(z + half), p, touches, level), 'n': n}
+    touches = 2 * stats.norm.sf(abs(z) / half * stats.norm.ppf(0.5 + level / 2))
+    return {
+        'rho': float(rho),
+        **_agree(np.tanh(z - half), np.tanh(z + half), p, touches, level),
+        'n': n,
+    }
 
 # %% ../nbs/18_evaluation.ipynb #8a2d7cf8
-def difference_of_proportions(k1: int, n1: int,  # successes and trials
-                              k2: int, n2: int, level=.95,
-                             ) -> dict:          # difference (second - first), low, high, p
+def difference_of_proportions(
+    k1: int,
+    n1: int,  # successes and trials
+    k2: int,
+    n2: int,
+    level=0.95,
+) -> dict:  # difference (second - first), low, high, p
     "Two published proportions of which no pairs are known: Newcombe's (1998) interval from two Wilson intervals, Fisher's exact p; the more careful of them decides about 0."
-    d, p = k2/n2 - k1/n1, stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue
+    d, p = k2 / n2 - k1 / n1, stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue
+
     def newcombe(level):
         (l1, u1), (l2, u2) = wilson(k1, n1, level), wilson(k2, n2, level)
-        return d - np.hypot(k2/n2 - l2, u1 - k1/n1), d + np.hypot(u2 - k2/n2, k1/n1 - l1)
+        return d - np.hypot(k2 / n2 - l2, u1 - k1 / n1), d + np.hypot(u2 - k2 / n2, k1 / n1 - l1)
+
     low, high = newcombe(level)
     # bisection for the level at which it touches 0, only where the interval holds 0 and Fisher's test does not
-    least, most = 0., 1 - p
+    least, most = 0.0, 1 - p
     for _ in range(50 if p < 1 - level and low <= 0 <= high else 0):
-        middle = (least + most)/2
+        middle = (least + most) / 2
         ends = newcombe(middle)
         least, most = (least, middle) if ends[0] <= 0 <= ends[1] else (middle, most)
     return {'difference': d, **_agree(low, high, p, 1 - most, level)}

@@ -7,7 +7,10 @@ __all__ = ['natural', 'Found', 'walk', 'Picture', 'pair_masks', 'split_of', 'pat
            'scan_folder']
 
 # %% ../nbs/00c_folders.ipynb #942b877a
-import csv, os, re, zipfile
+import csv
+import os
+import re
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,55 +23,92 @@ from .records import InputError
 # %% ../nbs/00c_folders.ipynb #86dc0e10
 def natural(text) -> tuple:
     "Sort key that counts: 'a2' comes before 'a10'."
-    return [(0, int(p), '') if p.isdecimal() else (1, 0, p) for p in re.split(r'(\d+)', str(text)) if p], str(text)
+    return [
+        (0, int(p), '') if p.isdecimal() else (1, 0, p) for p in re.split(r'(\d+)', str(text)) if p
+    ], str(text)
 
+# %% ../nbs/00c_folders.ipynb #3c18b0b4
 def _seen(entry) -> bool:
     "Whether a folder's entry is one that people put there."
-    return not entry.name.startswith(('.', '__MACOSX')) and entry.name.lower() not in ('thumbs.db', 'desktop.ini')
+    return not entry.name.startswith(('.', '__MACOSX')) and entry.name.lower() not in (
+        'thumbs.db',
+        'desktop.ini',
+    )
 
+# %% ../nbs/00c_folders.ipynb #666569b9
 def _list(folder, kind: str = 'all') -> list:
     "What lies in a folder, naturally sorted: `kind` 'dirs', 'files' or 'all'."
     try:
-        entries = [Path(e.path) for e in os.scandir(folder)
-                   if _seen(e) and (kind == 'all' or (kind == 'dirs') == e.is_dir())]
-    except FileNotFoundError: raise InputError(f'{folder}: not found') from None
+        entries = [
+            Path(e.path)
+            for e in os.scandir(folder)
+            if _seen(e) and (kind == 'all' or (kind == 'dirs') == e.is_dir())
+        ]
+    except FileNotFoundError:
+        raise InputError(f'{folder}: not found') from None
     except OSError as e:
-        raise InputError(f'{folder}: the folder cannot be read ({e.strerror}). Look at its permissions') from None
+        raise InputError(
+            f'{folder}: the folder cannot be read ({e.strerror}). Look at its permissions'
+        ) from None
     return sorted(entries, key=lambda p: natural(p.name))
 
+# %% ../nbs/00c_folders.ipynb #6f8ebfe9
 def _pictures(folder, deep: bool = False) -> list:
     "Image files of a folder, by their ending; `deep`: also in its sub-folders."
     found = [p for p in _list(folder, 'files') if p.suffix.lower() in SUFFIXES]
-    if deep: found += [q for d in _list(folder, 'dirs') for q in _pictures(d, True)]
+    if deep:
+        found += [q for d in _list(folder, 'dirs') for q in _pictures(d, True)]
     return found
 
+# %% ../nbs/00c_folders.ipynb #b9f7c77b
 @dataclass(frozen=True)
 class Found:
     "One file of a folder."
-    path: Path
-    kind: str      # see `reading.kind_of`
-    parts: tuple   # names of the folders between the root and the file
 
-def walk(root,        # folder
-         parts=(),    # of the folder, for recursion
-         seen=None,   # folders on the way, for links that lead back
-        ) -> list:    # of `Found`, files of a folder before those of its sub-folders
+    path: Path
+    kind: str  # see `reading.kind_of`
+    parts: tuple  # names of the folders between the root and the file
+
+# %% ../nbs/00c_folders.ipynb #0d240508
+def walk(
+    root,  # folder
+    parts=(),  # of the folder, for recursion
+    seen=None,  # folders on the way, for links that lead back
+) -> list:  # of `Found`, files of a folder before those of its sub-folders
     "All files below a folder, and what they are."
     seen = {os.path.realpath(root)} if seen is None else seen
     found = [Found(p, kind_of(p), parts) for p in _list(root, 'files')]
     for d in _list(root, 'dirs'):
-        if (real := os.path.realpath(d)) in seen: continue
+        if (real := os.path.realpath(d)) in seen:
+            continue
         found += walk(d, (*parts, d.name), seen | {real})
     return found
 
 # %% ../nbs/00c_folders.ipynb #0136baf2
 _IMAGE_FOLDERS = {'image', 'images', 'img', 'imgs'}
-_MASK_FOLDERS = {'mask', 'masks', 'seg', 'segs', 'segmentation', 'segmentations', 'annotation', 'annotations',
-                 'ground_truth', 'groundtruth', 'gt', 'roi', 'rois'}
+_MASK_FOLDERS = {
+    'mask',
+    'masks',
+    'seg',
+    'segs',
+    'segmentation',
+    'segmentations',
+    'annotation',
+    'annotations',
+    'ground_truth',
+    'groundtruth',
+    'gt',
+    'roi',
+    'rois',
+}
 _SURE = r'masks?|seg|segm|segmentations?|gt|ground[ _-]?truth'
-_MASK_NAME = re.compile(rf'(.+?)[ ._-]+({_SURE}|labels?|annotations?|roi|contour)([ ._-]?\d+)?|({_SURE})[ '
-                        rf'._-]+(.+)', re.I)
+_MASK_NAME = re.compile(
+    rf'(.+?)[ ._-]+({_SURE}|labels?|annotations?|roi|contour)([ ._-]?\d+)?|({_SURE})[ '
+    rf'._-]+(.+)',
+    re.I,
+)
 _MASKS_OF = re.compile(rf'(.+?)[ _-]+({_SURE})', re.I)
+
 
 def _folder_of_masks(parts: tuple, folders: set):
     "`parts` without what says only images or masks; and whether one of them is a folder of masks. `folders`: all that there are."
@@ -76,143 +116,221 @@ def _folder_of_masks(parts: tuple, folders: set):
     for i, p in enumerate(parts):
         beside = (m := _MASKS_OF.fullmatch(p)) and (*parts[:i], m[1]) in folders
         masks = masks or p.lower() in _MASK_FOLDERS or bool(beside)
-        if beside: place.append(m[1])
-        elif p.lower() not in _IMAGE_FOLDERS | _MASK_FOLDERS: place.append(p)
+        if beside:
+            place.append(m[1])
+        elif p.lower() not in _IMAGE_FOLDERS | _MASK_FOLDERS:
+            place.append(p)
     return tuple(place), masks
 
+# %% ../nbs/00c_folders.ipynb #9f35d3d3
 def _base(stem: str) -> tuple:
     "Name of the image that a mask called `stem` would belong to, or None; and whether nothing but a mask is called so."
     m = _MASK_NAME.fullmatch(stem)
-    if not m: return None, False
+    if not m:
+        return None, False
     return m[1] or m[5], bool(re.fullmatch(_SURE, m[2] or m[4], re.I))
 
+# %% ../nbs/00c_folders.ipynb #1916e269
 @dataclass
 class Picture:
     "An image, and what its surroundings tell of it, as far as they do."
+
     path: Path
-    place: tuple         # see above
+    place: tuple  # see above
     mask: Path = None
     split: str = None
     label: str = None
-    below: tuple = ()    # names of the folders between class and file
+    below: tuple = ()  # names of the folders between class and file
     patient: str = None
 
-def pair_masks(found,     # pictures as `Found`
-               rejected,  # list, gets {file, why} of each that looks like a mask and is none
-              ) -> list:  # of `Picture`
+# %% ../nbs/00c_folders.ipynb #c0e0d9a2
+def pair_masks(
+    found,  # pictures as `Found`
+    rejected,  # list, gets {file, why} of each that looks like a mask and is none
+) -> list:  # of `Picture`
     "Tell images from masks, and give each image its mask."
     folders = {f.parts[:i] for f in found for i in range(1, len(f.parts) + 1)}
-    images, masks = {}, []      # by place and name: an image and its mask agree in both
+    images, masks = {}, []  # by place and name: an image and its mask agree in both
     for f in found:
         place, is_mask = _folder_of_masks(f.parts, folders)
-        if is_mask: masks.append((f, place, True))
-        elif _base(f.path.stem)[0]: masks.append((f, place, False))
-        else: images.setdefault((place, f.path.stem.lower()), []).append(Picture(f.path, place))
+        if is_mask:
+            masks.append((f, place, True))
+        elif _base(f.path.stem)[0]:
+            masks.append((f, place, False))
+        else:
+            images.setdefault((place, f.path.stem.lower()), []).append(Picture(f.path, place))
     loose = []
     for f, place, in_folder in masks:
         base, sure = _base(f.path.stem)
-        names = [f.path.stem.lower()]*in_folder + ([base.lower()] if base else [])
+        names = [f.path.stem.lower()] * in_folder + ([base.lower()] if base else [])
         mine = next((images[place, n] for n in names if (place, n) in images), None)
-        if mine is None and not in_folder and not sure: loose.append(Picture(f.path, place))
-        elif mine is None: rejected.append(dict(file=str(f.path), why=_LOST))
+        if mine is None and not in_folder and not sure:
+            loose.append(Picture(f.path, place))
+        elif mine is None:
+            rejected.append(dict(file=str(f.path), why=_LOST))
         elif mine[0].mask:
-            rejected.append(dict(file=str(f.path), why=f'a further mask of {mine[0].path.name}; '
-                                                       f'{mine[0].mask.name} is used'))
+            rejected.append(
+                dict(
+                    file=str(f.path),
+                    why=f'a further mask of {mine[0].path.name}; {mine[0].mask.name} is used',
+                )
+            )
         else:
-            for picture in mine: picture.mask = f.path
+            for picture in mine:
+                picture.mask = f.path
     order = {f.path: i for i, f in enumerate(found)}
-    return sorted([p for same in images.values() for p in same] + loose, key=lambda p: order[p.path])
+    return sorted(
+        [p for same in images.values() for p in same] + loose, key=lambda p: order[p.path]
+    )
 
+# %% ../nbs/00c_folders.ipynb #81ad8216
 _LOST = 'by its name or folder a mask, but no image belongs to it. If it is an image, rename it (or its folder)'
 
 # %% ../nbs/00c_folders.ipynb #29435f22
-_SPLIT_NAMES = dict(train='train', training='train', val='val', valid='val', validation='val',
-                    test='test', testing='test')
+_SPLIT_NAMES = dict(
+    train='train',
+    training='train',
+    val='val',
+    valid='val',
+    validation='val',
+    test='test',
+    testing='test',
+)
+
 
 def split_of(name: str):
     "'train', 'val' or 'test' for the name of a folder or a value of a table that says so, else None."
     word = re.sub('[^a-z]', '', str(name).lower())
     return _SPLIT_NAMES.get(word) or _SPLIT_NAMES.get(re.sub('(set|data|split|images?)$', '', word))
 
-def _level_of_splits(root,     # for messages
-                     places,   # of the images
-                     more=(),  # further names of folders at the top, whatever is in them
-                    ) -> int:
+# %% ../nbs/00c_folders.ipynb #8357a7b2
+def _level_of_splits(
+    root,  # for messages
+    places,  # of the images
+    more=(),  # further names of folders at the top, whatever is in them
+) -> int:
     "0 if the splits lie above the classes, 1 if below, None if there are none."
     top = list(dict.fromkeys([*(p[0] for p in places if p), *more]))
     if any(map(split_of, top)):
-        if all(map(split_of, top)): return 0
-        raise InputError(f'{root}: {top} are partly splits, partly classes. Put all classes below train, '
-                         f'val and test, or none')
+        if all(map(split_of, top)):
+            return 0
+        raise InputError(
+            f'{root}: {top} are partly splits, partly classes. Put all classes below train, '
+            f'val and test, or none'
+        )
     second = [p[1] if len(p) > 1 else '' for p in places if p]
-    if not any(map(split_of, second)): return None
-    if all(map(split_of, second)): return 1
+    if not any(map(split_of, second)):
+        return None
+    if all(map(split_of, second)):
+        return 1
     odd = next(p for p, s in zip((p for p in places if p), second) if not split_of(s))
-    raise InputError(f'{root}: some classes have sub-folders train, val and test, but images lie in '
-                     f'{"/".join(odd)} too. Move them')
+    raise InputError(
+        f'{root}: some classes have sub-folders train, val and test, but images lie in '
+        f'{"/".join(odd)} too. Move them'
+    )
 
+# %% ../nbs/00c_folders.ipynb #68067ea3
 def _sort_place(place: tuple, level) -> tuple:
     "(split, class, what is below the class) of a place."
     split = split_of(place[level]) if level is not None and len(place) > level else None
-    rest = place if level is None else place[:level] + place[level + 1:]
+    rest = place if level is None else place[:level] + place[level + 1 :]
     return split, rest[0] if rest else None, rest[1:]
 
 # %% ../nbs/00c_folders.ipynb #024481f5
-_NO_PATIENT = {'png', 'jpg', 'jpeg', 'raw', 'original', 'originals'}   # sub-folders of a class that say nothing
-_FEW = 100    # sub-folders that hold more images than this are not taken for patients, unless the user says so
-_LEAST = 3    # nor are sub-folders of which no class has this many
+_NO_PATIENT = {
+    'png',
+    'jpg',
+    'jpeg',
+    'raw',
+    'original',
+    'originals',
+}  # sub-folders of a class that say nothing
+_FEW = 100  # sub-folders that hold more images than this are not taken for patients, unless the user says so
+_LEAST = 3  # nor are sub-folders of which no class has this many
+
 
 def _pattern(patients) -> re.Pattern:
     "`patients` as a regular expression with one group; anything else is an `InputError`."
-    try: pattern = re.compile(patients)
+    try:
+        pattern = re.compile(patients)
     except (re.error, TypeError) as e:
-        raise InputError(f"patients={patients!r}: no regular expression ({e}). Write for instance "
-                         f"'(P[0-9]+)_'") from None
+        raise InputError(
+            f"patients={patients!r}: no regular expression ({e}). Write for instance '(P[0-9]+)_'"
+        ) from None
     if pattern.groups != 1:
-        raise InputError(f'patients={patients!r}: {pattern.groups} groups in brackets, one is needed: '
-                         "what it finds is the patient, as in '(P[0-9]+)_'")
+        raise InputError(
+            f'patients={patients!r}: {pattern.groups} groups in brackets, one is needed: '
+            "what it finds is the patient, as in '(P[0-9]+)_'"
+        )
     return pattern
 
+# %% ../nbs/00c_folders.ipynb #4762fa80
 def _by_pattern(paths, patients) -> list:
     "The patient that each file name tells; a name that tells none is an `InputError`."
     pattern = _pattern(patients)
     found = [pattern.search(p.name) for p in paths]
     if odd := next((p for p, m in zip(paths, found) if not (m and m[1])), None):
-        raise InputError(f'patients={patients!r}: finds nothing in {odd}. Correct the expression, or '
-                         f'rename the file')
+        raise InputError(
+            f'patients={patients!r}: finds nothing in {odd}. Correct the expression, or '
+            f'rename the file'
+        )
     return [m[1] for m in found]
 
-def patients_of(paths,          # image files
-                tops,           # the class of each
-                below,          # names of the folders between class and file
-                patients=None,  # None: sub-folders with few images; 'folders': all sub-folders; False: none; or a regular expression
-               ) -> tuple:      # (a patient or None for each file; a note for the user, or '')
+# %% ../nbs/00c_folders.ipynb #cdc39752
+def patients_of(
+    paths,  # image files
+    tops,  # the class of each
+    below,  # names of the folders between class and file
+    patients=None,  # None: sub-folders with few images; 'folders': all sub-folders; False: none; or a regular expression
+) -> tuple:  # (a patient or None for each file; a note for the user, or '')
     "Which patient each file belongs to."
-    if patients is False: return [None]*len(paths), ''
-    if patients not in (None, 'folders'): return _by_pattern(paths, patients), ''
+    if patients is False:
+        return [None] * len(paths), ''
+    if patients not in (None, 'folders'):
+        return _by_pattern(paths, patients), ''
     names = [next((d for d in b if d.lower() not in _NO_PATIENT), None) for b in below]
     sizes = Counter((t, n) for t, n in zip(tops, names) if n)
     each = pd.Series(sizes, dtype=float).median() if sizes else 0
-    if patients == 'folders' or (each <= _FEW and max(Counter(t for t, _ in sizes).values(), default=0) >= _LEAST):
+    if patients == 'folders' or (
+        each <= _FEW and max(Counter(t for t, _ in sizes).values(), default=0) >= _LEAST
+    ):
         if not sizes:
-            raise InputError("patients='folders': no class has sub-folders. Give a regular expression for "
-                             "the file names")
-        note = '' if patients else (f'{len(set(n for n in names if n))} sub-folders of the classes, '
-                                    f'{each:g} images each in the median, '
-                                    'are taken for patients. Give patients=False if they are none')
+            raise InputError(
+                "patients='folders': no class has sub-folders. Give a regular expression for "
+                'the file names'
+            )
+        note = (
+            ''
+            if patients
+            else (
+                f'{len(set(n for n in names if n))} sub-folders of the classes, '
+                f'{each:g} images each in the median, '
+                'are taken for patients. Give patients=False if they are none'
+            )
+        )
         return names, note
-    if not sizes: return [None]*len(paths), _hint(paths)
-    return [None]*len(paths), (f'the classes have {len(sizes)} sub-folders, {each:g} images each in the '
-                               f'median (series? batches?), which are '
-                               "not taken for patients. Give patients='folders' if each is one patient, "
-                               "patients=False if not")
+    if not sizes:
+        return [None] * len(paths), _hint(paths)
+    return [None] * len(paths), (
+        f'the classes have {len(sizes)} sub-folders, {each:g} images each in the '
+        f'median (series? batches?), which are '
+        "not taken for patients. Give patients='folders' if each is one patient, "
+        'patients=False if not'
+    )
 
+# %% ../nbs/00c_folders.ipynb #3f92e239
 _WORDS = r'patient|pat|subject|subj|sub|person|case|pid|study|series|scan|exam|volume|vol|p'
-_TELLS = re.compile(rf'(?<![a-z])(?:{_WORDS})[ _-]?\d+(?=[^\d])', re.I), re.compile(r'^.*\d(?=[ _.-]+\d+$)')
-_UNKNOWN = ('the patients are not known. If several images show one patient, training and test may share '
-            'them: give patients= (a regular expression that finds '
-            'the patient in the file name), or make a sub-folder for each patient; patients=False if no '
-            'two images show the same one')
+_TELLS = (
+    re.compile(rf'(?<![a-z])(?:{_WORDS})[ _-]?\d+(?=[^\d])', re.I),
+    re.compile(r'^.*\d(?=[ _.-]+\d+$)'),
+)
+_UNKNOWN = (
+    'the patients are not known. If several images show one patient, training and test may share '
+    'them: give patients= (a regular expression that finds '
+    'the patient in the file name), or make a sub-folder for each patient; patients=False if no '
+    'two images show the same one'
+)
+
 
 def _hint(paths) -> str:
     "What to tell the user who said nothing of patients: that file names look as if they told them, or that nobody knows."
@@ -220,132 +338,197 @@ def _hint(paths) -> str:
     for tells in _TELLS:
         found = [tells.search(s) for s in stems]
         groups = Counter(m[0].lower() for m in found if m)
-        if sum(groups.values()) < .8*len(stems) or len(groups) < 2 or 2*len(groups) > len(stems): continue
+        if (
+            sum(groups.values()) < 0.8 * len(stems)
+            or len(groups) < 2
+            or 2 * len(groups) > len(stems)
+        ):
+            continue
         first = next(m[0] for m in found if m)
         files = [p.name for p, m in zip(paths, found) if m and m[0] == first][:2]
         general = re.sub(r'\d+', r'\\d+', re.sub(r'([.()+\[\]])', r'\\\1', first))
         end = r'[ _.-]+\d+\.' if tells is _TELLS[1] else ''
-        return (f'LOOK: the file names seem to tell the patient ({first!r} in {" and ".join(files)}; '
-                f'{len(groups)} such names in {len(stems)} images), but one patient may now stand in '
-                f"training and test. Give patients=r'({general}){end}', or another regular expression; "
-                f"patients=False if no two images show the same one")
+        return (
+            f'LOOK: the file names seem to tell the patient ({first!r} in {" and ".join(files)}; '
+            f'{len(groups)} such names in {len(stems)} images), but one patient may now stand in '
+            f"training and test. Give patients=r'({general}){end}', or another regular expression; "
+            f'patients=False if no two images show the same one'
+        )
     return _UNKNOWN
 
 # %% ../nbs/00c_folders.ipynb #037f8782
-_COLUMNS = {'label': 'label class diagnosis target category', 'split': 'split subset set',
-            'patient': 'patient patientid subject subjectid person case'}
+_COLUMNS = {
+    'label': 'label class diagnosis target category',
+    'split': 'split subset set',
+    'patient': 'patient patientid subject subjectid person case',
+}
 
-def _slug(name) -> str: return re.sub('[^a-z0-9]', '', str(name).lower())
 
+def _slug(name) -> str:
+    return re.sub('[^a-z0-9]', '', str(name).lower())
+
+# %% ../nbs/00c_folders.ipynb #f2e71947
 def _sheet(path) -> pd.DataFrame:
     "A .csv, .tsv or .xlsx as text, with header names stripped and in lower case."
     path = Path(path)
     try:
-        if path.suffix.lower() in ('.xlsx', '.xls'): t = pd.read_excel(path, dtype=str)
+        if path.suffix.lower() in ('.xlsx', '.xls'):
+            t = pd.read_excel(path, dtype=str)
         else:
-            t = pd.read_csv(path, dtype=str, encoding_errors='replace', skipinitialspace=True, index_col=False,
-                            sep='\t' if path.suffix.lower() == '.tsv' else ',')
+            t = pd.read_csv(
+                path,
+                dtype=str,
+                encoding_errors='replace',
+                skipinitialspace=True,
+                index_col=False,
+                sep='\t' if path.suffix.lower() == '.tsv' else ',',
+            )
     except (OSError, ValueError, KeyError, ImportError, zipfile.BadZipFile, csv.Error) as e:
         raise InputError(f'{path}: not readable as a table ({e})') from None
     return t.rename(columns=lambda c: str(c).strip().lower())
 
+# %% ../nbs/00c_folders.ipynb #bbbd7bbf
 def _names_of(path: Path, root: Path) -> list:
     "The names by which a table may mean a file."
     number = [str(int(path.stem))] if path.stem.isascii() and path.stem.isdecimal() else []
     return list(dict.fromkeys([path.relative_to(root).as_posix(), path.name, path.stem, *number]))
 
+# %% ../nbs/00c_folders.ipynb #7a0b8a29
 def _by_name(paths, root) -> dict:
     "Name -> files that it may mean."
     known = {}
     for p in paths:
-        for n in _names_of(p, root): known.setdefault(n, []).append(p)
+        for n in _names_of(p, root):
+            known.setdefault(n, []).append(p)
     return known
 
+# %% ../nbs/00c_folders.ipynb #a611787b
 def _columns_of(table: pd.DataFrame, known: dict) -> dict:
     "Which column holds the files' names and which the labels (None: not clear), the split and the patient, if there are such."
-    hits = {c: table[c].dropna().str.strip().isin(known).mean() for c in table if table[c].notna().any()}
-    image = 'image' if 'image' in table else max(hits, key=hits.get) if hits and max(hits.values()) >= .5 else None
-    named = {role: next((c for c in table if _slug(c) in words.split() and c != image), None)
-             for role, words in _COLUMNS.items()}
+    hits = {
+        c: table[c].dropna().str.strip().isin(known).mean() for c in table if table[c].notna().any()
+    }
+    image = (
+        'image'
+        if 'image' in table
+        else max(hits, key=hits.get)
+        if hits and max(hits.values()) >= 0.5
+        else None
+    )
+    named = {
+        role: next((c for c in table if _slug(c) in words.split() and c != image), None)
+        for role, words in _COLUMNS.items()
+    }
     if image and not named['label']:
         others = [c for c in table if c != image and c not in named.values()]
         named['label'] = others[0] if len(others) == 1 else None
     return {'image': image, **named}
 
+# %% ../nbs/00c_folders.ipynb #1c80ee52
 def labels_beside(found, root):
     "The table in `found` that holds the labels of the pictures beside it, as a sentence; '' if there is none."
     known = _by_name([f.path for f in found if f.kind == 'image'], root)
     for f in found:
-        if f.kind != 'table': continue
-        try: table = _sheet(f.path)
-        except InputError: continue
+        if f.kind != 'table':
+            continue
+        try:
+            table = _sheet(f.path)
+        except InputError:
+            continue
         if _columns_of(table, known)['image']:
             return f'{f.path} names them, with the columns {", ".join(table)}: give labels={str(f.path)!r}'
     return ''
 
+# %% ../nbs/00c_folders.ipynb #eaa04fe3
 def _file_of(name: str, known: dict, wrong: str, bases) -> Path:
     "The picture that a table means by `name`; `wrong` begins the message if there is none, or more than one."
     name = name.removeprefix('./')
     files = known.get(name, [])
-    if not files and any((base/name).is_file() for base in bases):
-        raise InputError(f'{wrong} is no image in a format known here ({", ".join(SUFFIXES)}), or it is a '
-                         f'mask. Take the line out')
-    if not files: raise InputError(f'{wrong} is not in {bases[0]}. Correct the table, or take the line out')
-    if len(files) > 1: raise InputError(f'{wrong} may be {files[0]} or {files[1]}. Write its folder too')
+    if not files and any((base / name).is_file() for base in bases):
+        raise InputError(
+            f'{wrong} is no image in a format known here ({", ".join(SUFFIXES)}), or it is a '
+            f'mask. Take the line out'
+        )
+    if not files:
+        raise InputError(f'{wrong} is not in {bases[0]}. Correct the table, or take the line out')
+    if len(files) > 1:
+        raise InputError(f'{wrong} may be {files[0]} or {files[1]}. Write its folder too')
     return files[0]
 
-def read_labels(path,      # the table
-                root,      # the folder of the images
-                pictures,  # all `Picture` in it
-               ) -> list:  # of those that the table names, with label, and with split and patient if it tells them
+# %% ../nbs/00c_folders.ipynb #4d208792
+def read_labels(
+    path,  # the table
+    root,  # the folder of the images
+    pictures,  # all `Picture` in it
+) -> list:  # of those that the table names, with label, and with split and patient if it tells them
     "Labels by a table; what does not fit is an `InputError` that names the line."
     path, root = Path(path).expanduser().absolute(), Path(root)
     if not path.is_file():
-        raise InputError(f"labels={str(path)!r}: no such file. Give 'folders', None, or a CSV file with "
-                         f"the columns image and label")
+        raise InputError(
+            f"labels={str(path)!r}: no such file. Give 'folders', None, or a CSV file with "
+            f'the columns image and label'
+        )
     table, known = _sheet(path), _by_name([p.path for p in pictures], root)
-    for p in pictures:   # names relative to the table's own folder
+    for p in pictures:  # names relative to the table's own folder
         if p.path.is_relative_to(path.parent):
             known.setdefault(p.path.relative_to(path.parent).as_posix(), [p.path])
     column = _columns_of(table, known)
     if not (column['image'] and column['label']):
-        raise InputError(f'{path}: columns {list(table)}, image and label are needed: which is which '
-                         f'cannot be told. Name two columns image and label')
+        raise InputError(
+            f'{path}: columns {list(table)}, image and label are needed: which is which '
+            f'cannot be told. Name two columns image and label'
+        )
     named, by_path = {}, {p.path: p for p in pictures}
     for line, row in enumerate(table.fillna('').to_dict('records'), 2):
         cells = {role: row[c].strip() if c else '' for role, c in column.items()}
-        wrong = f"{path}: line {line}: {cells['image']!r}"
+        wrong = f'{path}: line {line}: {cells["image"]!r}'
         p = by_path[_file_of(cells['image'], known, wrong, (root, path.parent))]
-        if not cells['label']: raise InputError(f'{wrong} has no label')
-        if p.path in named: raise InputError(f'{wrong}: {p.path} stands in it more than once')
+        if not cells['label']:
+            raise InputError(f'{wrong} has no label')
+        if p.path in named:
+            raise InputError(f'{wrong}: {p.path} stands in it more than once')
         named[p.path] = p
-        p.label, p.split, p.patient = cells['label'], split_of(cells['split']) or p.split, cells['patient'] or None
+        p.label, p.split, p.patient = (
+            cells['label'],
+            split_of(cells['split']) or p.split,
+            cells['patient'] or None,
+        )
     return list(named.values())
 
 # %% ../nbs/00c_folders.ipynb #d22a53f4
 @dataclass
 class Scan:
     "What a walk through a folder found."
-    rows: list = field(default_factory=list)      # dicts image, label, split, patient, mask, source
-    rejected: list = field(default_factory=list)  # dicts file, why
-    notes: list = field(default_factory=list)     # what the user should know
-    expected: dict = field(default_factory=dict)  # (split, class) -> a file in it that is an image, or should be one
-    beside: str = ''                              # a table that seems to hold the labels, see `labels_beside`
-    patients: str = ''                            # what to say about patients
 
+    rows: list = field(default_factory=list)  # dicts image, label, split, patient, mask, source
+    rejected: list = field(default_factory=list)  # dicts file, why
+    notes: list = field(default_factory=list)  # what the user should know
+    expected: dict = field(
+        default_factory=dict
+    )  # (split, class) -> a file in it that is an image, or should be one
+    beside: str = ''  # a table that seems to hold the labels, see `labels_beside`
+    patients: str = ''  # what to say about patients
+
+# %% ../nbs/00c_folders.ipynb #16a95a3c
 def _sort_files(found, also) -> tuple:
     "Pictures (`also`: further kinds that count as such), and dicts file, why, kind of all others."
     pictures, others = [], []
     for f in found:
         if f.kind == 'image' and f.path.suffix == '':
             others.append((f, 'a picture without an ending. Give it one, such as .png'))
-        elif f.kind in ('image', *also): pictures.append(f)
+        elif f.kind in ('image', *also):
+            pictures.append(f)
         elif f.kind == 'table':
-            others.append((f, 'a table. If it tells labels, patients or a split, give labels= and its path'))
-        elif f.kind in _ADVICE: others.append((f, advice(f.kind)))
-        else: others.append((f, 'no image'))
+            others.append(
+                (f, 'a table. If it tells labels, patients or a split, give labels= and its path')
+            )
+        elif f.kind in _ADVICE:
+            others.append((f, advice(f.kind)))
+        else:
+            others.append((f, 'no image'))
     return pictures, others
 
+# %% ../nbs/00c_folders.ipynb #619f1156
 def _by_folders(root, pictures, unread, strict: bool) -> dict:
     """Give the pictures split and class by their folders; what is expected, see `Scan`.
 
@@ -353,44 +536,74 @@ def _by_folders(root, pictures, unread, strict: bool) -> dict:
     folders = {f.parts for f in unread} | {p.path.relative_to(root).parts[:-1] for p in pictures}
     unread = [(f, _folder_of_masks(f.parts, folders)[0]) for f in unread]
     places = [p.place for p in pictures] + [place for _, place in unread]
-    top = [] if not strict else [d.name for d in _list(root, 'dirs')
-                                 if _folder_of_masks((d.name,), folders) == ((d.name,), False)]
-    try: level = _level_of_splits(root, places, top)
+    top = (
+        []
+        if not strict
+        else [
+            d.name
+            for d in _list(root, 'dirs')
+            if _folder_of_masks((d.name,), folders) == ((d.name,), False)
+        ]
+    )
+    try:
+        level = _level_of_splits(root, places, top)
     except InputError:
-        if strict: raise
+        if strict:
+            raise
         level = None
-    for p in pictures: p.split, p.label, p.below = _sort_place(p.place, level)
+    for p in pictures:
+        p.split, p.label, p.below = _sort_place(p.place, level)
     expected = {}
-    for p in pictures: expected.setdefault((p.split, p.label), p.path)
-    for f, place in unread: expected.setdefault(_sort_place(place, level)[:2], f.path)
+    for p in pictures:
+        expected.setdefault((p.split, p.label), p.path)
+    for f, place in unread:
+        expected.setdefault(_sort_place(place, level)[:2], f.path)
     return {key: path for key, path in expected.items() if key[1] is not None}
 
+# %% ../nbs/00c_folders.ipynb #a22b5a8e
 def _by_table(table, root, pictures, scan: Scan) -> list:
     "Give the pictures labels by a table; those that it does not name are rejected."
-    for p in pictures: p.below = (p.label, *p.below) if p.label else p.below   # folders are no classes now
+    for p in pictures:
+        p.below = (p.label, *p.below) if p.label else p.below  # folders are no classes now
     told = read_labels(table, root, pictures)
     left = {p.path for p in pictures} - {p.path for p in told}
-    scan.rejected = [r for r in scan.rejected if r['file'] != str(Path(table).expanduser().absolute())]
-    scan.rejected += [dict(file=str(p.path), why=f'no line in {Path(table).name}') for p in pictures if p.path in left]
-    scan.expected = {(p.split, p.label): p.path for p in reversed(told)}   # the first of each
+    scan.rejected = [
+        r for r in scan.rejected if r['file'] != str(Path(table).expanduser().absolute())
+    ]
+    scan.rejected += [
+        dict(file=str(p.path), why=f'no line in {Path(table).name}')
+        for p in pictures
+        if p.path in left
+    ]
+    scan.expected = {(p.split, p.label): p.path for p in reversed(told)}  # the first of each
     return told
 
+# %% ../nbs/00c_folders.ipynb #71360311
 def _find_patients(pictures, patients) -> str:
     "Give the pictures their patients, unless a table did; returns a note for the user, or ''."
-    if any(p.patient for p in pictures): return ''
-    found, note = patients_of([p.path for p in pictures], [p.label for p in pictures],
-                              [p.below for p in pictures], patients)
-    for p, who in zip(pictures, found): p.patient = who
+    if any(p.patient for p in pictures):
+        return ''
+    found, note = patients_of(
+        [p.path for p in pictures],
+        [p.label for p in pictures],
+        [p.below for p in pictures],
+        patients,
+    )
+    for p, who in zip(pictures, found):
+        p.patient = who
     return note
 
-def scan_folder(root,              # folder
-                labels='folders',  # 'folders': sub-folders are classes; None: no classes; or the path of a table, see `read_labels`
-                patients=None,     # see `patients_of`
-                also=(),           # kinds that count as images, besides 'image'
-               ) -> Scan:
+# %% ../nbs/00c_folders.ipynb #5158bd19
+def scan_folder(
+    root,  # folder
+    labels='folders',  # 'folders': sub-folders are classes; None: no classes; or the path of a table, see `read_labels`
+    patients=None,  # see `patients_of`
+    also=(),  # kinds that count as images, besides 'image'
+) -> Scan:
     "Which images a folder holds, with class, split, patient and mask; and what else is in it."
     root = Path(root).expanduser().absolute()
-    if not root.is_dir(): raise InputError(f'{root}: no such folder')
+    if not root.is_dir():
+        raise InputError(f'{root}: no such folder')
     found = walk(root)
     files, others = _sort_files(found, also)
     scan = Scan(rejected=[dict(file=str(f.path), why=why) for f, why in others])
@@ -400,12 +613,26 @@ def scan_folder(root,              # folder
     scan.expected = _by_folders(root, pictures, unread, strict=labels == 'folders')
     if labels is None:
         scan.expected, patients = {}, False if patients is None else patients
-        for p in pictures: p.label, p.below = None, (p.label, *p.below) if p.label else ()
-    elif labels != 'folders': pictures = _by_table(labels, root, pictures, scan)
-    else: scan.beside = labels_beside([f for f in found if not f.parts or split_of(f.parts[-1])], root)
+        for p in pictures:
+            p.label, p.below = None, (p.label, *p.below) if p.label else ()
+    elif labels != 'folders':
+        pictures = _by_table(labels, root, pictures, scan)
+    else:
+        scan.beside = labels_beside(
+            [f for f in found if not f.parts or split_of(f.parts[-1])], root
+        )
     scan.patients = _find_patients(pictures, patients)
     if masks := sum(bool(p.mask) for p in pictures):
         scan.notes.append(f'{masks} of {len(pictures)} images have a mask beside them')
-    scan.rows = [dict(image=p.path, label=p.label, split=p.split, patient=p.patient, mask=p.mask, source=root.name)
-                 for p in pictures]
+    scan.rows = [
+        dict(
+            image=p.path,
+            label=p.label,
+            split=p.split,
+            patient=p.patient,
+            mask=p.mask,
+            source=root.name,
+        )
+        for p in pictures
+    ]
     return scan

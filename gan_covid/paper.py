@@ -11,103 +11,224 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import evaluation, plotting, published as pub
+from . import plotting
+from . import published as pub
 from .records import InputError, data_note, find_records
 
 # %% ../nbs/21_paper.ipynb #fdab56ce
-STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'score', 'classify')   # a paper trains one kind of GAN or the other
+STEPS = (
+    'prepare',
+    'train_dcgan',
+    'train_stylegan2',
+    'generate',
+    'score',
+    'classify',
+)  # a paper trains one kind of GAN or the other
 SOURCE = 'published numbers; computed from the source alone, no data'
 METRICS = ('accuracy', 'sensitivity', 'specificity', 'precision', 'f1', 'mcc', 'auc')
 
+
 def _compared(train, heldout, trained, known):
     "How a score with `train` real images and `heldout` unseen ones is to be read, if its GAN was trained on `trained`."
-    with_, what = 'generated with real', f'compared with the {train} images that its GAN was trained on; ' + (f'{heldout} are unseen' if heldout else 'it has seen all, so none is unseen')
-    if not known: with_, what = 'generated with the training part', f'compared with the {train} images of the training part; what its GAN was trained on is not known'
-    elif train > trained: with_, what = "generated with all training images, not only this GAN's", f"compared with all {train} training images, not only this GAN's {trained}"
-    elif train < trained: with_, what = 'generated with the training part, this GAN was trained on more', f'compared with the {train} images of the training part only; its GAN was trained on {trained}, the {heldout} called unseen among them'
-    return {'own': known and train == trained, 'trained': trained if known else None, 'compared': with_, 'words': what}
+    with_, what = (
+        'generated with real',
+        f'compared with the {train} images that its GAN was trained on; '
+        + (f'{heldout} are unseen' if heldout else 'it has seen all, so none is unseen'),
+    )
+    if not known:
+        with_, what = (
+            'generated with the training part',
+            f'compared with the {train} images of the training part; what its GAN was trained on is not known',
+        )
+    elif train > trained:
+        with_, what = (
+            "generated with all training images, not only this GAN's",
+            f"compared with all {train} training images, not only this GAN's {trained}",
+        )
+    elif train < trained:
+        with_, what = (
+            'generated with the training part, this GAN was trained on more',
+            f'compared with the {train} images of the training part only; its GAN was trained on {trained}, the {heldout} called unseen among them',
+        )
+    return {
+        'own': known and train == trained,
+        'trained': trained if known else None,
+        'compared': with_,
+        'words': what,
+    }
 
+# %% ../nbs/21_paper.ipynb #71ef1482
 class Paper:
     "The records of one source in one profile, and its tables and figures as they come into being."
-    def __init__(self, key: str,   # of published.PAPERS
-                 profile: str,     # 'smoke', 'small', 'paper' or one's own
-                 records,          # folder of finished runs, published or at work
-                 figures,          # the profile's folder of figures
-                 work='work',      # prepared images, if they are there: only for pictures with real pixels
-                 steps=STEPS):
-        if key not in pub.PAPERS: raise InputError(f'key: {key!r} is unknown; choose one of {", ".join(pub.PAPERS)}')
-        self.key, self.profile, self.root, self.work = key, profile, Path(records)/profile, Path(work)
-        self.out, self.manifest = Path(figures)/key, plotting.Manifest(figures)
-        self.steps = {s: {r['name']: r for r in find_records(records, profile, key, s)} for s in steps}
+
+    def __init__(
+        self,
+        key: str,  # of published.PAPERS
+        profile: str,  # 'smoke', 'small', 'paper' or one's own
+        records,  # folder of finished runs, published or at work
+        figures,  # the profile's folder of figures
+        work='work',  # prepared images, if they are there: only for pictures with real pixels
+        steps=STEPS,
+    ):
+        if key not in pub.PAPERS:
+            raise InputError(f'key: {key!r} is unknown; choose one of {", ".join(pub.PAPERS)}')
+        self.key, self.profile, self.root, self.work = (
+            key,
+            profile,
+            Path(records) / profile,
+            Path(work),
+        )
+        self.out, self.manifest = Path(figures) / key, plotting.Manifest(figures)
+        self.steps = {
+            s: {r['name']: r for r in find_records(records, profile, key, s)} for s in steps
+        }
         first = next((r for runs in self.steps.values() for r in runs.values()), None)
         self.phantom = first is None or first['data']['kind'] == 'phantom'
         self.note = data_note({**first, 'weights': None}) if first else 'no records yet'
         self.weights = next((r['weights'] for r in self.steps.get('classify', {}).values()), None)
-        self.note_c = self.note + (f'; classifier from {self.weights} weights' if self.weights else '')
-        self.own = bool(first and first['data'].get('own'))   # images of one's own: what a source prints says nothing about them
-        self.why = 'images of one\'s own' if self.own else 'drawn phantoms, not the source\'s images' if self.phantom else None   # why nothing is comparable with the published numbers
+        self.note_c = self.note + (
+            f'; classifier from {self.weights} weights' if self.weights else ''
+        )
+        self.own = bool(
+            first and first['data'].get('own')
+        )  # images of one's own: what a source prints says nothing about them
+        self.why = (
+            "images of one's own"
+            if self.own
+            else "drawn phantoms, not the source's images"
+            if self.phantom
+            else None
+        )  # why nothing is comparable with the published numbers
 
-    def __getitem__(self, step) -> dict: return self.steps[step]   # {name: record}
+    def __getitem__(self, step) -> dict:
+        return self.steps[step]  # {name: record}
 
     @property
-    def dataset(self) -> str: return next(iter(self.steps.get('prepare', {})), self.key)   # name of the prepared images
+    def dataset(self) -> str:
+        return next(iter(self.steps.get('prepare', {})), self.key)  # name of the prepared images
 
     @property
     def positive(self):
         "The class that is looked for, where a profile names it; None: evaluation knows those of the sources."
-        return next((r.get('positive') for r in self.repeats()), None) if 'classify' in self.steps else None
+        return (
+            next((r.get('positive') for r in self.repeats()), None)
+            if 'classify' in self.steps
+            else None
+        )
 
     @property
-    def command(self) -> str: return f'make reproduce PAPER={self.key} PROFILE={self.profile}' + ('' if self.profile == 'smoke' else ' DATA=path/to/data')
+    def command(self) -> str:
+        return f'make reproduce PAPER={self.key} PROFILE={self.profile}' + (
+            '' if self.profile == 'smoke' else ' DATA=path/to/data'
+        )
 
     def missing(self) -> str:
         "What is not there yet and how to make it; empty if nothing is missing."
         trained = any(runs for s, runs in self.steps.items() if s.startswith('train_'))
-        lacking = [s for s, runs in self.steps.items() if not runs and not (trained and s.startswith('train_'))]
-        return f'no records yet of: {", ".join(lacking)}. Make them with\n    {self.command}' if lacking else ''
+        lacking = [
+            s
+            for s, runs in self.steps.items()
+            if not runs and not (trained and s.startswith('train_'))
+        ]
+        return (
+            f'no records yet of: {", ".join(lacking)}. Make them with\n    {self.command}'
+            if lacking
+            else ''
+        )
 
-    def repeats(self, *arms,      # in this order; none: all
-                network=None) -> list:  # key of classifiers.NETWORKS; None: all
+    def repeats(
+        self,
+        *arms,  # in this order; none: all
+        network=None,
+    ) -> list:  # key of classifiers.NETWORKS; None: all
         "Results of the classify step: the repeats of all runs."
-        found = [r for run in self['classify'].values() for r in run['results']['repeats'] if network is None or r['network'] == network]
+        found = [
+            r
+            for run in self['classify'].values()
+            for r in run['results']['repeats']
+            if network is None or r['network'] == network
+        ]
         return [r for a in arms for r in found if r['arm'] == a] if arms else found
 
-    def prepared(self, name: str,     # of the data set, or of another step's run that keeps images
-                 step='prepare'):     # `Prepared`, or None where the images are not here
+    def prepared(
+        self,
+        name: str,  # of the data set, or of another step's run that keeps images
+        step='prepare',
+    ):  # `Prepared`, or None where the images are not here
         "The prepared images, for pictures with real pixels."
         from gan_covid.preprocessing import Prepared
-        folder = self.work/self.profile/self.key/step/name/'images'
-        return Prepared.open(folder) if (folder/'images.npy').exists() else None
 
-    def reference(self, name: str,  # of a set of generated images with a score
-                 ) -> dict:         # own: compared with exactly what its GAN was trained on; train, heldout, trained: numbers of images; words; compared
+        folder = self.work / self.profile / self.key / step / name / 'images'
+        return Prepared.open(folder) if (folder / 'images.npy').exists() else None
+
+    def reference(
+        self,
+        name: str,  # of a set of generated images with a score
+    ) -> dict:  # own: compared with exactly what its GAN was trained on; train, heldout, trained: numbers of images; words; compared
         """What real images a score stands on. A record says it (`reference`); one made before it did is held against the records of the GANs: at that time every set was compared with
         the training part of the whole data set."""
         score = self['score'][name]['results']
         n, made = score['copies']['n'], score.get('reference')
         train, heldout = n['train'], n['heldout']
-        if made: return {**made, **_compared(train, heldout, train, made['known'])}
+        if made:
+            return {**made, **_compared(train, heldout, train, made['known'])}
         drawn = self['generate'].get(name, {'parameters': {'gans': {}}, 'results': {}})
         runs = set(drawn['parameters']['gans'].values())
-        trained = sum(len(r['results']['trained_on']) for s in self.steps if s.startswith('train_') for run, r in self[s].items() if run in runs)
-        return {'train': train, 'heldout': heldout, **_compared(train, heldout, trained, bool(trained))}
+        trained = sum(
+            len(r['results']['trained_on'])
+            for s in self.steps
+            if s.startswith('train_')
+            for run, r in self[s].items()
+            if run in runs
+        )
+        return {
+            'train': train,
+            'heldout': heldout,
+            **_compared(train, heldout, trained, bool(trained)),
+        }
 
-    def keep(self, id: str,      # of the inventory
-             files,              # as save_figure and save_table return them
-             steps=(),           # names of the steps whose records are behind it
-             values=(),          # rows of published_beside
-             title=None, local=False, weights=None, data=None, show=True):
+    def keep(
+        self,
+        id: str,  # of the inventory
+        files,  # as save_figure and save_table return them
+        steps=(),  # names of the steps whose records are behind it
+        values=(),  # rows of published_beside
+        title=None,
+        local=False,
+        weights=None,
+        data=None,
+        show=True,
+    ):
         "Enter files into the manifest, and show the first picture or table."
-        where = [r['folder'].relative_to(self.root).as_posix() for s in steps for r in self[s].values()]
-        self.manifest.add(id, self.key, title or self._title(id), files, where, data or ('phantom' if self.phantom else self.note), weights, self._ours(values), local)
-        if self.own: self.manifest.items[id]['own'] = True
-        if show and not local: self.show(files)
+        where = [
+            r['folder'].relative_to(self.root).as_posix() for s in steps for r in self[s].values()
+        ]
+        self.manifest.add(
+            id,
+            self.key,
+            title or self._title(id),
+            files,
+            where,
+            data or ('phantom' if self.phantom else self.note),
+            weights,
+            self._ours(values),
+            local,
+        )
+        if self.own:
+            self.manifest.items[id]['own'] = True
+        if show and not local:
+            self.show(files)
 
     def _ours(self, values):
         "Rows of published_beside; for images of one's own without what was published."
         rows = values.to_dict('records') if isinstance(values, pd.DataFrame) else list(values)
-        if not self.own: return rows
-        return [{**r, 'published': None, 'verdict': 'not comparable', 'why': self.why} for r in rows if not pd.isna(r['reproduced'])]
+        if not self.own:
+            return rows
+        return [
+            {**r, 'published': None, 'verdict': 'not comparable', 'why': self.why}
+            for r in rows
+            if not pd.isna(r['reproduced'])
+        ]
 
     def _title(self, id: str) -> str:
         "Title of a table or figure; the inventory's names the source's data."
@@ -117,39 +238,74 @@ class Paper:
     def show(self, files):
         "Show the first picture or table among files."
         from IPython.display import Image, Markdown, display
+
         first = next((Path(f) for f in files if str(f).endswith(('.png', '.md'))), None)
-        if first: display(Image(filename=str(first)) if first.suffix == '.png' else Markdown(first.read_text(encoding='utf-8')))
+        if first:
+            display(
+                Image(filename=str(first))
+                if first.suffix == '.png'
+                else Markdown(first.read_text(encoding='utf-8'))
+            )
 
     def add(self, id: str, files, local=False):
         "More files for an entry that is there, and show the first."
-        self.manifest.items[id]['files'] += [Path(f).resolve().relative_to(self.manifest.folder.resolve()).as_posix() for f in files]
+        self.manifest.items[id]['files'] += [
+            Path(f).resolve().relative_to(self.manifest.folder.resolve()).as_posix() for f in files
+        ]
         self.manifest.items[id]['local'] |= local
-        if not local: self.show(files)
+        if not local:
+            self.show(files)
 
-    def table(self, id, df, steps=(), values=(), title=None, note=None, weights=None, data=None, more=()):
+    def table(
+        self, id, df, steps=(), values=(), title=None, note=None, weights=None, data=None, more=()
+    ):
         "Save a table as an entry of its own, with further files after it."
         title = title or self._title(id)
         if self.own:
-            if 'reproduced' in df: df = df[df.reproduced.notna()]   # what was not asked for
+            if 'reproduced' in df:
+                df = df[df.reproduced.notna()]  # what was not asked for
             df = df.drop(columns=['published', 'verdict', 'why'], errors='ignore')
-        self.keep(id, [*plotting.save_table(df, self.out, id.split('@')[0], title, note or self.note), *more], steps, values, title, weights=weights, data=data)
+        self.keep(
+            id,
+            [*plotting.save_table(df, self.out, id.split('@')[0], title, note or self.note), *more],
+            steps,
+            values,
+            title,
+            weights=weights,
+            data=data,
+        )
 
     def also(self, id, df, name, title, note=None):
         "Save a further table under an entry that is there."
         self.add(id, plotting.save_table(df, self.out, name, title, note or self.note))
 
-    def figure(self, fig, name, local=False) -> list: return plotting.save_figure(fig, self.out, name, local=local)
+    def figure(self, fig, name, local=False) -> list:
+        return plotting.save_figure(fig, self.out, name, local=local)
 
     def earlier(self, name) -> list:
         "Files of a figure that an earlier run drew and that cannot be drawn again here; of real images the local ones, which lie elsewhere."
-        if not self.phantom: return [self.out/f'{name}.local.{end}' for end in ('png', 'pdf')]
-        return [f for f in (self.out/f'{name}.png', self.out/f'{name}.pdf') if f.exists()]
+        if not self.phantom:
+            return [self.out / f'{name}.local.{end}' for end in ('png', 'pdf')]
+        return [f for f in (self.out / f'{name}.png', self.out / f'{name}.pdf') if f.exists()]
 
     def source_tables(self, id: str):
         "What does not add up in the source and what it does not state, under an entry that is there; not beside images of one's own."
-        if self.own: return
-        self.also(id, pub.does_not_add_up(self.key), 'does_not_add_up', 'The source against its own arithmetic', SOURCE)
-        self.also(id, pub.not_stated(self.key), 'not_stated', 'Not stated in the source, and what is done here', SOURCE)
+        if self.own:
+            return
+        self.also(
+            id,
+            pub.does_not_add_up(self.key),
+            'does_not_add_up',
+            'The source against its own arithmetic',
+            SOURCE,
+        )
+        self.also(
+            id,
+            pub.not_stated(self.key),
+            'not_stated',
+            'Not stated in the source, and what is done here',
+            SOURCE,
+        )
 
     def finish(self) -> list:  # problems; empty if every id of the paper has its files
         "Write the manifest and check it."
@@ -157,55 +313,124 @@ class Paper:
         return plotting.Manifest.check(self.manifest.folder, papers=[self.key])
 
 # %% ../nbs/21_paper.ipynb #11f6b3e0
-def quality(score: dict,            # a record of the score step
-            reference: dict = None, # from `Paper.reference`: says in the first row of each where the real images are not this GAN's own
-           ) -> pd.DataFrame:  # images, compared, n real, n generated, the distance under its own name, low, high, KID or KD, precision, recall, density, coverage
+def quality(
+    score: dict,  # a record of the score step
+    reference: dict = None,  # from `Paper.reference`: says in the first row of each where the real images are not this GAN's own
+) -> pd.DataFrame:  # images, compared, n real, n generated, the distance under its own name, low, high, KID or KD, precision, recall, density, coverage
     "Distance and variety of a set of generated images, and the same numbers for real images against real ones."
     four = ('precision', 'recall', 'density', 'coverage')
-    words = {('halves', 'generated'): 'half of the training images with generated', ('halves', 'real'): 'half of the training images with the other half',
-             ('heldout', 'generated'): 'training images with generated, as many as unseen', ('heldout', 'real'): 'training images with unseen real ones'}
+    words = {
+        ('halves', 'generated'): 'half of the training images with generated',
+        ('halves', 'real'): 'half of the training images with the other half',
+        ('heldout', 'generated'): 'training images with generated, as many as unseen',
+        ('heldout', 'real'): 'training images with unseen real ones',
+    }
     rows = []
     for name, s in score['results']['fidelity'].items():
         key = 'fid' if 'fid' in s else 'fd'
-        rows.append({'images': name, 'compared': reference['compared'] if reference else 'generated with real', 'n real': s['n']['real'], 'n generated': s['n']['generated'], s['names'][key]: s[key], 'low': s['interval'][0], 'high': s['interval'][1],
-                     'KID' if key == 'fid' else 'KD': s['kid']['mean'], **{k: s[k] for k in four}})
+        rows.append(
+            {
+                'images': name,
+                'compared': reference['compared'] if reference else 'generated with real',
+                'n real': s['n']['real'],
+                'n generated': s['n']['generated'],
+                s['names'][key]: s[key],
+                'low': s['interval'][0],
+                'high': s['interval'][1],
+                'KID' if key == 'fid' else 'KD': s['kid']['mean'],
+                **{k: s[k] for k in four},
+            }
+        )
         for (what, side), text in words.items():
             r = s['sanity'].get(what, {}).get(side)
-            if r: rows.append({'images': name, 'compared': text, s['names'][key]: r[key]['mean'], **{k: r[k]['mean'] for k in four}})
+            if r:
+                rows.append(
+                    {
+                        'images': name,
+                        'compared': text,
+                        s['names'][key]: r[key]['mean'],
+                        **{k: r[k]['mean'] for k in four},
+                    }
+                )
     return pd.DataFrame(rows)
 
+# %% ../nbs/21_paper.ipynb #f47c53ea
 def copies_in_words(score: dict, reference: dict = None) -> str:
     "What the score step found about copies of training images; nothing where it looked among others than the GAN's own, or had no unseen image to compare with."
     c = score['results']['copies']
-    if reference and not reference['own']: return f"copies of training images: not to be told from this record ({reference['words']})"
-    if c['distance'] is None: return f"copies of training images: {c['identical']} identical; how near is too near cannot be said, because no real image is unseen"
-    return (f"copies of training images: {c['identical']} identical; {c['distance']['nearer']} of {c['n']['generated']} nearer than {c['distance']['expected']:.1%} of unseen real images come "
-            f"(p = {c['distance']['p_value']:.3f}); C_T = {c['distance']['c_t']:.1f}")
+    if reference and not reference['own']:
+        return f'copies of training images: not to be told from this record ({reference["words"]})'
+    if c['distance'] is None:
+        return f'copies of training images: {c["identical"]} identical; how near is too near cannot be said, because no real image is unseen'
+    return (
+        f'copies of training images: {c["identical"]} identical; {c["distance"]["nearer"]} of {c["n"]["generated"]} nearer than {c["distance"]["expected"]:.1%} of unseen real images come '
+        f'(p = {c["distance"]["p_value"]:.3f}); C_T = {c["distance"]["c_t"]:.1f}'
+    )
 
 # %% ../nbs/21_paper.ipynb #1453f5a8
 def _cell(r) -> str:
     "Mean and interval, or that there is none."
-    if r.mean != r.mean: return 'undefined'
-    return f'{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]' if r.low == r.low else f'{r.mean:.3f} (no interval)'
+    if r.mean != r.mean:
+        return 'undefined'
+    return (
+        f'{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]'
+        if r.low == r.low
+        else f'{r.mean:.3f} (no interval)'
+    )
 
-def wide(summary: pd.DataFrame,   # evaluation.summarise's rows
-         rows=('arm',),           # columns that name a row
-         metrics=METRICS) -> pd.DataFrame:
+# %% ../nbs/21_paper.ipynb #ae0530e4
+def wide(
+    summary: pd.DataFrame,  # evaluation.summarise's rows
+    rows=('arm',),  # columns that name a row
+    metrics=METRICS,
+) -> pd.DataFrame:
     "One row an arm, one column a metric, mean and interval in a cell; rows and columns in the order of the summary and of `metrics`."
-    if not len(summary): return pd.DataFrame(columns=list(rows))
+    if not len(summary):
+        return pd.DataFrame(columns=list(rows))
     rows = list(rows)
     order = summary[rows].drop_duplicates()
-    cells = summary.assign(value=[_cell(r) for r in summary.itertuples()]).pivot(index=rows, columns='metric', values='value').reindex(columns=[m for m in metrics if m in set(summary.metric)]).reset_index()
+    cells = (
+        summary.assign(value=[_cell(r) for r in summary.itertuples()])
+        .pivot(index=rows, columns='metric', values='value')
+        .reindex(columns=[m for m in metrics if m in set(summary.metric)])
+        .reset_index()
+    )
     return order.merge(cells, on=rows, how='left')
 
-def p_in_words(p: float) -> str: return 'p < 0.001' if p < .001 else f'p = {p:.3f}'
+# %% ../nbs/21_paper.ipynb #1be95563
+def p_in_words(p: float) -> str:
+    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
+# %% ../nbs/21_paper.ipynb #784ab4f3
 def verdicts(differences: pd.DataFrame, metric='accuracy') -> str:
     "The differences of evaluation.compare_arms in words, a line an arm."
     most = 2 if metric == 'mcc' else 1
-    nothing = lambda r: r['low'] <= -most and r['high'] >= most
-    said = lambda r: 'these runs cannot tell' if nothing(r) else 'chance cannot be excluded' if not r['p_adjusted'] <= .05 else 'better' if r['difference'] > 0 else 'worse'
-    head = lambda r: ', '.join(str(r[k]) for k in ('network', 'arm') if k in r)
-    span = lambda r: f"[{r['low']:+.3f}, {r['high']:+.3f}]" if r['low'] == r['low'] else '(one value, no interval)'
-    return '\n'.join(f"{head(r)}: {metric} {r['difference']:+.3f} {span(r)} against {r['baseline']}, adjusted {p_in_words(r['p_adjusted'])}: {said(r)}"
-                     for r in differences[differences.metric == metric].to_dict('records'))
+
+    def nothing(r):
+        return r['low'] <= -most and r['high'] >= most
+
+    def said(r):
+        return (
+            'these runs cannot tell'
+            if nothing(r)
+            else 'chance cannot be excluded'
+            if not r['p_adjusted'] <= 0.05
+            else 'better'
+            if r['difference'] > 0
+            else 'worse'
+        )
+
+    def head(r):
+        return ', '.join(str(r[k]) for k in ('network', 'arm') if k in r)
+
+    def span(r):
+        return (
+            f'[{r["low"]:+.3f}, {r["high"]:+.3f}]'
+            if r['low'] == r['low']
+            else '(one value, no interval)'
+        )
+
+    return '\n'.join(
+        f'{head(r)}: {metric} {r["difference"]:+.3f} {span(r)} against {r["baseline"]}, adjusted {p_in_words(r["p_adjusted"])}: {said(r)}'
+        for r in differences[differences.metric == metric].to_dict('records')
+    )

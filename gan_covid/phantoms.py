@@ -10,7 +10,9 @@ __all__ = ['LOBES', 'OTHERS', 'BLEEDS', 'LETTERS', 'TEXTS', 'CLASSES', 'PAINTERS
            'is_phantom', 'write']
 
 # %% ../nbs/02_phantoms.ipynb #fc7995e2
-import json, math, os
+import json
+import math
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,677 +25,1367 @@ from tqdm.auto import tqdm
 from .records import InputError, atomic_save, atomic_write, read_json, write_json
 
 # %% ../nbs/02_phantoms.ipynb #5c2de8e7
-def film(path: np.ndarray,    # attenuation along each ray, the sum of mu*t
-         centre: float,       # attenuation that comes out mid-gray: the exposure
-         gamma: float,        # contrast
-        ) -> np.ndarray:      # brightness of the negative, 0…1
+def film(
+    path: np.ndarray,  # attenuation along each ray, the sum of mu*t
+    centre: float,  # attenuation that comes out mid-gray: the exposure
+    gamma: float,  # contrast
+) -> np.ndarray:  # brightness of the negative, 0…1
     "Beer-Lambert, then the film's logistic curve in log exposure (Hurter and Driffield): much light is black."
-    return 1/(1 + np.exp(gamma*(centre - path)))
+    return 1 / (1 + np.exp(gamma * (centre - path)))
 
+# %% ../nbs/02_phantoms.ipynb #be9df97d
 def bump(t):
     "Path of a ray through a round body of radius 1, at distance `t` from its middle."
-    return np.sqrt(np.maximum(0, 1 - t*t))
+    return np.sqrt(np.maximum(0, 1 - t * t))
 
 # %% ../nbs/02_phantoms.ipynb #04f7b8ad
 @lru_cache(maxsize=128)
 def _splines(n, cells):
     "Cubic B-splines on a grid of `cells` + 3 knots, at the centres of `n` pixels: (n, cells + 3)."
-    t = np.abs(((np.arange(n) + .5)*cells/n)[:, None] - np.arange(-1, cells + 2))
-    return np.where(t < 1, 2/3 - t**2 + t**3/2, np.maximum(2 - t, 0)**3/6).astype(np.float32)
+    t = np.abs(((np.arange(n) + 0.5) * cells / n)[:, None] - np.arange(-1, cells + 2))
+    return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.maximum(2 - t, 0) ** 3 / 6).astype(
+        np.float32
+    )
 
+# %% ../nbs/02_phantoms.ipynb #c50548e0
 class Plane:
     "The picture's coordinates after the pose: `x` to the right, `y` down, −1…1 for no pose; `px` is the size of a pixel."
-    def __init__(self, size,         # (height, width) in pixels
-                 turn=0.,            # rotation in radians
-                 zoom=1.,            # over 1: nearer
-                 shift=(0., 0.)):    # in x and y
+
+    def __init__(
+        self,
+        size,  # (height, width) in pixels
+        turn=0.0,  # rotation in radians
+        zoom=1.0,  # over 1: nearer
+        shift=(0.0, 0.0),
+    ):  # in x and y
         (h, w), c, s = size, math.cos(turn), math.sin(turn)
-        self.size, self.px = (h, w), 2/(min(h, w)*zoom)
-        gx = (np.arange(w, dtype=np.float32) + .5)*(2/w) - 1 - shift[0]
-        gy = ((np.arange(h, dtype=np.float32) + .5)*(2/h) - 1 - shift[1])[:, None]
-        self.x, self.y = (c*gx + s*gy)/zoom, (c*gy - s*gx)/zoom
+        self.size, self.px = (h, w), 2 / (min(h, w) * zoom)
+        gx = (np.arange(w, dtype=np.float32) + 0.5) * (2 / w) - 1 - shift[0]
+        gy = ((np.arange(h, dtype=np.float32) + 0.5) * (2 / h) - 1 - shift[1])[:, None]
+        self.x, self.y = (c * gx + s * gy) / zoom, (c * gy - s * gx) / zoom
         self.turn, self.zoom, self.shift = np.array([[c, s], [-s, c]]), zoom, shift
 
     def pixels(self, points):
         "Where `points` (…, 2) lie in the picture, in pixels."
-        return (points @ self.turn*self.zoom + self.shift + 1)*np.array(self.size[::-1])/2
+        return (points @ self.turn * self.zoom + self.shift + 1) * np.array(self.size[::-1]) / 2
 
-    def fill(self, d, edge=0.):
+    def fill(self, d, edge=0.0):
         "Coverage 0…1 of the shape with signed distance `d`, with a border `edge` wide, one pixel at least."
-        out = d*(-1/max(edge, self.px)) + .5
+        out = d * (-1 / max(edge, self.px)) + 0.5
         return np.clip(out, 0, 1, out=out)
 
     def cloud(self, rng, *cells):
         "Random field of mean 0 and variance about 1, a wave or so per cell, each further octave with half the amplitude."
         (h, w), out = self.size, 0
         for i, n in enumerate(cells):
-            knots = rng.standard_normal((n + 3, n + 3), dtype=np.float32)*(.5**i/.479/math.sqrt(sum(.25**j for j in range(len(cells)))))
+            knots = rng.standard_normal((n + 3, n + 3), dtype=np.float32) * (
+                0.5**i / 0.479 / math.sqrt(sum(0.25**j for j in range(len(cells))))
+            )
             out = out + _splines(h, n) @ knots @ _splines(w, n).T
         return out
 
     def net(self, rng, cells, width):
         "Meshes, 0…1: the zero lines of two clouds."
-        return np.exp(-(np.minimum(np.abs(self.cloud(rng, cells)), np.abs(self.cloud(rng, cells)))/width)**2)
+        return np.exp(
+            -(
+                (np.minimum(np.abs(self.cloud(rng, cells)), np.abs(self.cloud(rng, cells))) / width)
+                ** 2
+            )
+        )
 
-    def strokes(self, lines, blur=0.):
+    def strokes(self, lines, blur=0.0):
         "Coverage 0…1 of `lines`, a list of (points (n, 2) or many such lines (k, n, 2), width), drawn larger and reduced."
         (h, w), f = self.size, 4 if min(self.size) < 160 else 2
-        im = Image.new('L', (w*f, h*f))
+        im = Image.new('L', (w * f, h * f))
         pen = ImageDraw.Draw(im)
         for points, width in lines:
-            k, points = width*f/self.px, np.asarray(points)
-            many = (self.pixels(points)*f).reshape(-1, 2*points.shape[-2]).tolist()
-            for line in many: pen.line(line, fill=round(255*min(1, k)), width=max(1, round(k)), joint='curve' if k > 3 and len(line) > 4 else None)
+            k, points = width * f / self.px, np.asarray(points)
+            many = (self.pixels(points) * f).reshape(-1, 2 * points.shape[-2]).tolist()
+            for line in many:
+                pen.line(
+                    line,
+                    fill=round(255 * min(1, k)),
+                    width=max(1, round(k)),
+                    joint='curve' if k > 3 and len(line) > 4 else None,
+                )
         im = im.reduce(f)
-        if blur > self.px: im = im.filter(ImageFilter.BoxBlur(blur/self.px/2))
-        return np.asarray(im, dtype=np.float32)*np.float32(1/255)
+        if blur > self.px:
+            im = im.filter(ImageFilter.BoxBlur(blur / self.px / 2))
+        return np.asarray(im, dtype=np.float32) * np.float32(1 / 255)
 
 # %% ../nbs/02_phantoms.ipynb #be20f5df
-def ellipse(x, y, cx, cy, a, b, turn=0., power=2.):
+def ellipse(x, y, cx, cy, a, b, turn=0.0, power=2.0):
     "Signed distance (near the edge) to a superellipse with centre (cx, cy) and half axes a, b, turned by `turn` radians."
     x, y = x - cx, y - cy
     if turn:
         c, s = math.cos(turn), math.sin(turn)
-        x, y = c*x + s*y, c*y - s*x
-    r = np.sqrt((x*(1/a))**2 + (y*(1/b))**2) if power == 2 else (np.abs(x*(1/a))**power + np.abs(y*(1/b))**power)**(1/power)
-    return (r - 1)*min(a, b)
+        x, y = c * x + s * y, c * y - s * x
+    r = (
+        np.sqrt((x * (1 / a)) ** 2 + (y * (1 / b)) ** 2)
+        if power == 2
+        else (np.abs(x * (1 / a)) ** power + np.abs(y * (1 / b)) ** power) ** (1 / power)
+    )
+    return (r - 1) * min(a, b)
 
-def join(d, e, soft=.08):
+# %% ../nbs/02_phantoms.ipynb #e11cb0cc
+def join(d, e, soft=0.08):
     "Union of two shapes given by signed distance, with the corner between them rounded over `soft`."
-    t = np.clip(.5 + (e - d)*(.5/soft), 0, 1)
-    return e + (d - e)*t - soft*t*(1 - t)
+    t = np.clip(0.5 + (e - d) * (0.5 / soft), 0, 1)
+    return e + (d - e) * t - soft * t * (1 - t)
 
+# %% ../nbs/02_phantoms.ipynb #38b8f350
 def mix(t, *stops):
     "Between `stops`, evenly spaced from t = 0 to t = 1."
     return float(np.interp(t, np.linspace(0, 1, len(stops)), stops))
 
+# %% ../nbs/02_phantoms.ipynb #ecaa2519
 def wavy(rng, points, amount):
     "A polyline through `points` with three more points between any two, all but the ends moved by about `amount`."
     points = np.asarray(points, float)
-    t = np.linspace(0, len(points) - 1, 4*len(points) - 3)
+    t = np.linspace(0, len(points) - 1, 4 * len(points) - 3)
     out = np.stack([np.interp(t, np.arange(len(points)), c) for c in points.T], 1)
     out[1:-1] += rng.normal(0, amount, out[1:-1].shape)
     return out
 
-def tree(rng, start, turns, length, width, generations, shrink=.78):
+# %% ../nbs/02_phantoms.ipynb #11d68cc1
+def tree(rng, start, turns, length, width, generations, shrink=0.78):
     "Vessels from `start` in the directions `turns`: each forks in two, shorter and thinner. One item per generation, for `Plane.strokes`."
     p, turns, lines = np.repeat([start], len(turns), 0), np.asarray(turns), []
     for g in range(generations):
-        reach = length*shrink**g*rng.uniform(.6, 1.4, len(turns))
-        q = p + reach[:, None]*np.stack([np.cos(turns), np.sin(turns)], 1)
-        lines.append((np.stack([p, q], 1), width*.66**g))
+        reach = length * shrink**g * rng.uniform(0.6, 1.4, len(turns))
+        q = p + reach[:, None] * np.stack([np.cos(turns), np.sin(turns)], 1)
+        lines.append((np.stack([p, q], 1), width * 0.66**g))
         p = np.repeat(q, 2, 0)
-        turns = np.repeat(turns, 2) + np.tile([-.5, .5], len(turns))*rng.uniform(.1, 1.3, 2*len(turns)) + rng.normal(0, .12, 2*len(turns))
+        turns = (
+            np.repeat(turns, 2)
+            + np.tile([-0.5, 0.5], len(turns)) * rng.uniform(0.1, 1.3, 2 * len(turns))
+            + rng.normal(0, 0.12, 2 * len(turns))
+        )
     return lines
 
 # %% ../nbs/02_phantoms.ipynb #41b93335
-def thorax(pl: Plane,   # picture plane
-           rng,         # numpy Generator: the body
-          ) -> dict:    # maps (h, w): attenuation of the parts, signed distances, `lungs` = lung mask 0…1, `left` = 1 on the patient's left
+def thorax(
+    pl: Plane,  # picture plane
+    rng,  # numpy Generator: the body
+) -> dict:  # maps (h, w): attenuation of the parts, signed distances, `lungs` = lung mask 0…1, `left` = 1 on the patient's left
     "Parts of a chest seen from the front: the patient's left is on the right of the picture."
     U, N, fill, m = rng.uniform, rng.normal, pl.fill, {}
-    x = pl.x + N(0, .03)*pl.y
-    y = pl.y + N(0, .03)*x
-    u, left = np.abs(x), fill(-x, .02)
+    x = pl.x + N(0, 0.03) * pl.y
+    y = pl.y + N(0, 0.03) * x
+    u, left = np.abs(x), fill(-x, 0.02)
     # outline: neck, shoulders, flanks
-    neck, shoulder, flank, slope, axilla = U(.2, .28), U(.98, 1.2), U(.84, 1.05), U(-.85, -.72), U(-.3, -.05)
-    half = neck + (shoulder - neck)/(1 + np.exp((slope - y)*20)) - (shoulder - flank)/(1 + np.exp((axilla - y)*16))
-    body = bump(np.minimum(1, u/half)**2)
+    neck, shoulder, flank, slope, axilla = (
+        U(0.2, 0.28),
+        U(0.98, 1.2),
+        U(0.84, 1.05),
+        U(-0.85, -0.72),
+        U(-0.3, -0.05),
+    )
+    half = (
+        neck
+        + (shoulder - neck) / (1 + np.exp((slope - y) * 20))
+        - (shoulder - flank) / (1 + np.exp((axilla - y) * 16))
+    )
+    body = bump(np.minimum(1, u / half) ** 2)
     # rib cage and diaphragm
-    a, middle, up, lean = U(.33, .38), U(.28, .42), U(1., 1.14), U(.06, .12)
-    width = a - U(0, .04)*left
-    v = (y - middle)/np.where(y < middle, up, .95)
-    cage = ((np.abs((u - .37 + lean*v*v)/width)**2.4 + np.abs(v)**2.4)**(1/2.4) - 1)*a
-    right_dome = U(.3, .5)
-    left_dome = right_dome + U(.05, .15)
-    dome = (y - (right_dome + (left_dome - right_dome)*left + U(.3, .6)*(u - U(.3, .38))**2 + U(1.8, 3)*np.maximum(0, u - .48)**2))*.9
-    above = fill(dome, .035)
+    a, middle, up, lean = U(0.33, 0.38), U(0.28, 0.42), U(1.0, 1.14), U(0.06, 0.12)
+    width = a - U(0, 0.04) * left
+    v = (y - middle) / np.where(y < middle, up, 0.95)
+    cage = (
+        (np.abs((u - 0.37 + lean * v * v) / width) ** 2.4 + np.abs(v) ** 2.4) ** (1 / 2.4) - 1
+    ) * a
+    right_dome = U(0.3, 0.5)
+    left_dome = right_dome + U(0.05, 0.15)
+    dome = (
+        y
+        - (
+            right_dome
+            + (left_dome - right_dome) * left
+            + U(0.3, 0.6) * (u - U(0.3, 0.38)) ** 2
+            + U(1.8, 3) * np.maximum(0, u - 0.48) ** 2
+        )
+    ) * 0.9
+    above = fill(dome, 0.035)
     # heart, aortic arch, mediastinum
-    k, hilum = U(.88, 1.12), U(.10, .14)
-    heart = join(ellipse(x, y, .11*k, left_dome - .2, .37*k, .27*k, U(.45, .75)), ellipse(x, y, .03, left_dome - .35, .2*k, .35), .12)
-    middle_d = join(np.minimum(u - hilum, ellipse(x, y, .0, -.95, .16, .42)), ellipse(x, y, .1, -.3 + N(0, .02), .1, .1), .05)
-    hs, ms = fill(heart, .05), fill(middle_d, .06)
+    k, hilum = U(0.88, 1.12), U(0.10, 0.14)
+    heart = join(
+        ellipse(x, y, 0.11 * k, left_dome - 0.2, 0.37 * k, 0.27 * k, U(0.45, 0.75)),
+        ellipse(x, y, 0.03, left_dome - 0.35, 0.2 * k, 0.35),
+        0.12,
+    )
+    middle_d = join(
+        np.minimum(u - hilum, ellipse(x, y, 0.0, -0.95, 0.16, 0.42)),
+        ellipse(x, y, 0.1, -0.3 + N(0, 0.02), 0.1, 0.1),
+        0.05,
+    )
+    hs, ms = fill(heart, 0.05), fill(middle_d, 0.06)
     # ribs: one curve for all of them, the number of the rib is the rounded distance in gaps
-    gap, first = U(.13, .16), U(-.72, -.66)
-    t = (y + .14*u - U(.5, .72)*u*u - first)/gap
+    gap, first = U(0.13, 0.16), U(-0.72, -0.66)
+    t = (y + 0.14 * u - U(0.5, 0.72) * u * u - first) / gap
     n = np.round(t)
-    behind = fill(np.abs(t - n)*gap - U(.024, .034), .025)*fill(cage - .015, .02)*((u > .07) & (n >= 0) & (n < 10))
-    s = .76 - u
-    t = (y - U(.55, .75)*s + .25*s*s - first - .12)/(1.12*gap)
+    behind = (
+        fill(np.abs(t - n) * gap - U(0.024, 0.034), 0.025)
+        * fill(cage - 0.015, 0.02)
+        * ((u > 0.07) & (n >= 0) & (n < 10))
+    )
+    s = 0.76 - u
+    t = (y - U(0.55, 0.75) * s + 0.25 * s * s - first - 0.12) / (1.12 * gap)
     n = np.round(t)
-    front = fill(np.abs(t - n)*gap*1.12 - .034, .04)*fill(cage - .015, .02)*fill(.24 - u, .06)*((n >= 0) & (n < 6))
-    rim = np.exp(-((cage - .005)*50)**2)*fill(y - .62, .2)
-    ribs = (U(.11, .17)*behind + .08*front)*(.3 + .7*above)*(1 - .55*hs) + .06*rim
+    front = (
+        fill(np.abs(t - n) * gap * 1.12 - 0.034, 0.04)
+        * fill(cage - 0.015, 0.02)
+        * fill(0.24 - u, 0.06)
+        * ((n >= 0) & (n < 6))
+    )
+    rim = np.exp(-(((cage - 0.005) * 50) ** 2)) * fill(y - 0.62, 0.2)
+    ribs = (U(0.11, 0.17) * behind + 0.08 * front) * (0.3 + 0.7 * above) * (
+        1 - 0.55 * hs
+    ) + 0.06 * rim
     # clavicles, shoulder blades, arms, spine, windpipe
-    lift = y - (U(-.66, -.56) - U(.2, .4)*(u - .08) + .035*np.sin((u - .08)*9))
-    clavicle = fill(np.abs(lift) - .022, .02)*fill(.06 - u, .03)*fill(u - U(.66, .8), .06)
-    blades = pl.strokes([([(q*.62, -.52), (q*.72, -.1), (q*.76, .02)], .03) for q in (-1, 1)] + [([(q*.6, -.66), (q*.9, -.72)], .05) for q in (-1, 1)], .02)
-    arm = U(.93, 1.02)
-    arms = fill(ellipse(u, y, arm, -.5, .09, .1), .03) + .5*fill(np.maximum(np.abs(u - arm - .03) - .05, -.45 - y), .02)
-    vertebrae = np.cos((y - first)*(2*math.pi/gap))
-    spine = fill(u - .085, .03)*(.07 + .025*vertebrae) + fill(u - .02, .02)*.02*(vertebrae > 0)
-    windpipe = fill(np.abs(x - .01) - .034, .02)*fill(y + .2, .05)*.12
+    lift = y - (U(-0.66, -0.56) - U(0.2, 0.4) * (u - 0.08) + 0.035 * np.sin((u - 0.08) * 9))
+    clavicle = (
+        fill(np.abs(lift) - 0.022, 0.02) * fill(0.06 - u, 0.03) * fill(u - U(0.66, 0.8), 0.06)
+    )
+    blades = pl.strokes(
+        [([(q * 0.62, -0.52), (q * 0.72, -0.1), (q * 0.76, 0.02)], 0.03) for q in (-1, 1)]
+        + [([(q * 0.6, -0.66), (q * 0.9, -0.72)], 0.05) for q in (-1, 1)],
+        0.02,
+    )
+    arm = U(0.93, 1.02)
+    arms = fill(ellipse(u, y, arm, -0.5, 0.09, 0.1), 0.03) + 0.5 * fill(
+        np.maximum(np.abs(u - arm - 0.03) - 0.05, -0.45 - y), 0.02
+    )
+    vertebrae = np.cos((y - first) * (2 * math.pi / gap))
+    spine = fill(u - 0.085, 0.03) * (0.07 + 0.025 * vertebrae) + fill(u - 0.02, 0.02) * 0.02 * (
+        vertebrae > 0
+    )
+    windpipe = fill(np.abs(x - 0.01) - 0.034, 0.02) * fill(y + 0.2, 0.05) * 0.12
     # vessels fan out from the hila
-    lines, fan, base = [], np.linspace(-1.35, 1.35, 5), -.05 + U(-.03, .03)
+    lines, fan, base = [], np.linspace(-1.35, 1.35, 5), -0.05 + U(-0.03, 0.03)
     for q in (-1, 1):
-        turns = fan + rng.normal(0, .12, 5)
-        lines += tree(rng, (q*(hilum + .05), base), turns if q > 0 else math.pi - turns, .2, .03, 4)
-    vessels = pl.strokes(lines) + np.exp(-((u - hilum - .05)*14)**2 - ((y - base)*8)**2)
+        turns = fan + rng.normal(0, 0.12, 5)
+        lines += tree(
+            rng, (q * (hilum + 0.05), base), turns if q > 0 else math.pi - turns, 0.2, 0.03, 4
+        )
+    vessels = pl.strokes(lines) + np.exp(-(((u - hilum - 0.05) * 14) ** 2) - ((y - base) * 8) ** 2)
     # below the diaphragm: stomach bubble; before the chest: breasts
-    gas = .3*(U() < .6)*fill(ellipse(x, y, U(.3, .5), left_dome + U(.1, .16), U(.08, .16), U(.04, .07), N(0, .2)) + .02*pl.cloud(rng, 7), .03)*(1 - above)
-    breasts = (U() < .4)*U(.04, .14)*bump(np.minimum(1, np.sqrt(((u - .45)/.36)**2 + ((y - .22)/.34)**2)))
-    m.update(x=x, y=y, u=u, left=left, cage=cage, inside=fill(u - half), lines=lines, vessels=vessels,
-             airy=fill(cage, .02)*above*(1 - hs)*(1 - ms), air=.62*bump(1 - np.clip(-cage*5, 0, 1))*above*(1 - .86*hs)*(1 - .88*ms),
-             lungs=fill(np.maximum(cage, dome))*(1 - fill(heart))*(1 - fill(middle_d)),
-             rest=1.05*body + .14*hs*bump(np.clip(1 + heart*4, 0, 1))*above + .12*ms + .12*(1 - above)*fill(cage, .1) + ribs + .13*clavicle
-                  + .06*blades + .1*arms + spine - windpipe - gas + breasts + .02*pl.cloud(rng, 3, 6))
+    gas = (
+        0.3
+        * (U() < 0.6)
+        * fill(
+            ellipse(
+                x, y, U(0.3, 0.5), left_dome + U(0.1, 0.16), U(0.08, 0.16), U(0.04, 0.07), N(0, 0.2)
+            )
+            + 0.02 * pl.cloud(rng, 7),
+            0.03,
+        )
+        * (1 - above)
+    )
+    breasts = (
+        (U() < 0.4)
+        * U(0.04, 0.14)
+        * bump(np.minimum(1, np.sqrt(((u - 0.45) / 0.36) ** 2 + ((y - 0.22) / 0.34) ** 2)))
+    )
+    m.update(
+        x=x,
+        y=y,
+        u=u,
+        left=left,
+        cage=cage,
+        inside=fill(u - half),
+        lines=lines,
+        vessels=vessels,
+        airy=fill(cage, 0.02) * above * (1 - hs) * (1 - ms),
+        air=0.62 * bump(1 - np.clip(-cage * 5, 0, 1)) * above * (1 - 0.86 * hs) * (1 - 0.88 * ms),
+        lungs=fill(np.maximum(cage, dome)) * (1 - fill(heart)) * (1 - fill(middle_d)),
+        rest=1.05 * body
+        + 0.14 * hs * bump(np.clip(1 + heart * 4, 0, 1)) * above
+        + 0.12 * ms
+        + 0.12 * (1 - above) * fill(cage, 0.1)
+        + ribs
+        + 0.13 * clavicle
+        + 0.06 * blades
+        + 0.1 * arms
+        + spine
+        - windpipe
+        - gas
+        + breasts
+        + 0.02 * pl.cloud(rng, 3, 6),
+    )
     return m
 
 # %% ../nbs/02_phantoms.ipynb #805e70ab
 LOBES = 'right upper', 'right middle', 'right lower', 'left upper', 'left lower'
 
-def xray_finding(pl: Plane, m: dict, label: str, rng) -> tuple:   # (part of the air replaced (h, w), gain of the vessels, what it is)
+
+def xray_finding(
+    pl: Plane, m: dict, label: str, rng
+) -> tuple:  # (part of the air replaced (h, w), gain of the vessels, what it is)
     "What is wrong in the lungs of `thorax`, by class."
     U, u, y = rng.uniform, m['u'], m['y']
-    severity = U(.3, 1)
+    severity = U(0.3, 1)
     if label == 'COVID':
-        haze = 0*u
+        haze = 0 * u
         for q in (-1, 1):
             for _ in range(rng.integers(2, 5)):
-                px, py = q*U(.45, .68), U(-.25, .5)
-                haze = np.maximum(haze, np.exp(-((m['x'] - px)/U(.12, .2))**2 - ((y - py)/U(.12, .25))**2))
-        return np.clip((.25 + .6*severity)*haze*(1 + .4*pl.cloud(rng, 9, 18)), 0, .9)*m['airy'], 1., 'ground glass, both sides'
+                px, py = q * U(0.45, 0.68), U(-0.25, 0.5)
+                haze = np.maximum(
+                    haze,
+                    np.exp(
+                        -(((m['x'] - px) / U(0.12, 0.2)) ** 2) - ((y - py) / U(0.12, 0.25)) ** 2
+                    ),
+                )
+        return (
+            np.clip((0.25 + 0.6 * severity) * haze * (1 + 0.4 * pl.cloud(rng, 9, 18)), 0, 0.9)
+            * m['airy'],
+            1.0,
+            'ground glass, both sides',
+        )
     if label == 'Lung_Opacity':
         lobe = LOBES[rng.integers(len(LOBES))]
         side = m['left'] if lobe.startswith('left') else 1 - m['left']
-        level = y - U(-.12, .06) - rng.normal(0, .06)*u - .15*(u - .4)**2      # horizontal fissure
-        slant = U(.5, .9)*(.45 - u) - y + .1                                    # oblique fissure
-        d = {'right upper': level, 'right middle': np.maximum(-level, .7*(u + y - U(.6, .72))), 'left upper': y - .12 + .5*(u - .4)}.get(lobe, slant)
-        open_airways = pl.strokes([(p, w) for p, w in m['lines'] if w > .012])
-        return np.clip((.4 + .5*severity)*pl.fill(d, .025)*side*(1 - .4*open_airways)*(1 + .08*pl.cloud(rng, 8)), 0, .95)*m['airy'], 1., f'consolidation, {lobe} lobe'
+        level = (
+            y - U(-0.12, 0.06) - rng.normal(0, 0.06) * u - 0.15 * (u - 0.4) ** 2
+        )  # horizontal fissure
+        slant = U(0.5, 0.9) * (0.45 - u) - y + 0.1  # oblique fissure
+        d = {
+            'right upper': level,
+            'right middle': np.maximum(-level, 0.7 * (u + y - U(0.6, 0.72))),
+            'left upper': y - 0.12 + 0.5 * (u - 0.4),
+        }.get(lobe, slant)
+        open_airways = pl.strokes([(p, w) for p, w in m['lines'] if w > 0.012])
+        return (
+            np.clip(
+                (0.4 + 0.5 * severity)
+                * pl.fill(d, 0.025)
+                * side
+                * (1 - 0.4 * open_airways)
+                * (1 + 0.08 * pl.cloud(rng, 8)),
+                0,
+                0.95,
+            )
+            * m['airy'],
+            1.0,
+            f'consolidation, {lobe} lobe',
+        )
     if label == 'Viral Pneumonia':
-        meshes = pl.net(rng, int(rng.integers(15, 22)), .4)*(.55 + .45*np.exp(-((u - .25)/.3)**2))
-        return ((.15 + .38*severity)*meshes + .05*severity)*m['airy'], 1.2 + .4*severity, 'interstitial pattern'
-    return 0*u, 1., 'none'
+        meshes = pl.net(rng, int(rng.integers(15, 22)), 0.4) * (
+            0.55 + 0.45 * np.exp(-(((u - 0.25) / 0.3) ** 2))
+        )
+        return (
+            ((0.15 + 0.38 * severity) * meshes + 0.05 * severity) * m['airy'],
+            1.2 + 0.4 * severity,
+            'interstitial pattern',
+        )
+    return 0 * u, 1.0, 'none'
 
 # %% ../nbs/02_phantoms.ipynb #108e1c48
 def chest_xray(size, label, body, finding, grain):
     "A frontal chest film of `size` (h, w) from three random streams. Returns (brightness 0…1, lung mask 0…1, finding 0…1, note)."
-    pl = Plane(size, body.normal(0, .035), body.uniform(.92, 1.2), (body.normal(0, .03), body.normal(0, .04)))
+    pl = Plane(
+        size,
+        body.normal(0, 0.035),
+        body.uniform(0.92, 1.2),
+        (body.normal(0, 0.03), body.normal(0, 0.04)),
+    )
     m = thorax(pl, body)
     wet, gain, note = xray_finding(pl, m, label, finding)
-    path = m['rest'] - m['air']*(1 - .85*wet) + .1*gain*m['airy']*m['vessels']
-    path = np.maximum(path, 0)*m['inside']
-    seen = pl.fill(np.maximum(np.abs(pl.x), np.abs(pl.y)) - .7)
-    centre, gamma, white, speckle = float((path*seen).sum()/seen.sum()) + grain.normal(0, .07), grain.uniform(3, 5), grain.uniform(.85, 1), grain.uniform(.006, .02)
-    speckle *= math.sqrt(min(1, min(size)/256))                             # a larger pixel collects more quanta
-    path = path + speckle*(.5 + path)*grain.standard_normal(size, dtype=np.float32)   # and fewer arrive behind more tissue
+    path = m['rest'] - m['air'] * (1 - 0.85 * wet) + 0.1 * gain * m['airy'] * m['vessels']
+    path = np.maximum(path, 0) * m['inside']
+    seen = pl.fill(np.maximum(np.abs(pl.x), np.abs(pl.y)) - 0.7)
+    centre, gamma, white, speckle = (
+        float((path * seen).sum() / seen.sum()) + grain.normal(0, 0.07),
+        grain.uniform(3, 5),
+        grain.uniform(0.85, 1),
+        grain.uniform(0.006, 0.02),
+    )
+    speckle *= math.sqrt(min(1, min(size) / 256))  # a larger pixel collects more quanta
+    path = path + speckle * (0.5 + path) * grain.standard_normal(
+        size, dtype=np.float32
+    )  # and fewer arrive behind more tissue
     image = film(path, centre, gamma)
-    low, high = np.quantile(image[::max(1, size[0]//64), ::max(1, size[1]//64)], (.01, .995)).tolist()
-    return np.clip((image - low)*(white/max(high - low, .05)), 0, 1), m['lungs'], wet, note
+    low, high = np.quantile(
+        image[:: max(1, size[0] // 64), :: max(1, size[1] // 64)], (0.01, 0.995)
+    ).tolist()
+    return np.clip((image - low) * (white / max(high - low, 0.05)), 0, 1), m['lungs'], wet, note
 
 # %% ../nbs/02_phantoms.ipynb #9ae80f03
 def window(hu: np.ndarray, level: float, width: float) -> np.ndarray:  # brightness 0…1
     "Hounsfield units to brightness: `level` is mid-gray, `width` spans black to white."
-    return np.clip((hu - level)*(1/width) + .5, 0, 1)
+    return np.clip((hu - level) * (1 / width) + 0.5, 0, 1)
 
+# %% ../nbs/02_phantoms.ipynb #31c8b50f
 def paint(hu: np.ndarray, cover, value):
     "Paint `value` over `hu`, in place, where and as far as `cover` (0…1) says."
-    hu += cover*(value - hu)
+    hu += cover * (value - hu)
 
 # %% ../nbs/02_phantoms.ipynb #f83d637b
-def chest_slice(pl: Plane, rng) -> dict:  # hu (h, w) in Hounsfield units, signed distance and coverage of the lungs, vessels, size of the cavity
+def chest_slice(
+    pl: Plane, rng
+) -> dict:  # hu (h, w) in Hounsfield units, signed distance and coverage of the lungs, vessels, size of the cavity
     "A transverse slice through a chest without findings."
     U, N, x, y, fill = rng.uniform, rng.normal, pl.x, pl.y, pl.fill
-    E = lambda *a, **k: ellipse(x, y, *a, **k)
+
+    def E(*a, **k):
+        return ellipse(x, y, *a, **k)
+
     u, level = np.abs(x), U(0, 1)
-    a, b, fat, wall, breast = U(.88, .95), U(.74, .86), U(.03, .12), U(.07, .11), U(-.02, .1)
-    ca, cb = a - 1.3*fat - wall - .02, b - fat - wall
-    skin = join(E(0, 0, a, b, power=2.5), ellipse(u, y, .45, -.62*b, .3, .2 + breast), .2)
-    muscle = skin + fat*(1 + .3*u)
-    cavity = np.maximum(E(0, 0, ca, cb, power=2.4), muscle + .04)
+    a, b, fat, wall, breast = (
+        U(0.88, 0.95),
+        U(0.74, 0.86),
+        U(0.03, 0.12),
+        U(0.07, 0.11),
+        U(-0.02, 0.1),
+    )
+    ca, cb = a - 1.3 * fat - wall - 0.02, b - fat - wall
+    skin = join(E(0, 0, a, b, power=2.5), ellipse(u, y, 0.45, -0.62 * b, 0.3, 0.2 + breast), 0.2)
+    muscle = skin + fat * (1 + 0.3 * u)
+    cavity = np.maximum(E(0, 0, ca, cb, power=2.4), muscle + 0.04)
     hu = np.full(pl.size, -1000, np.float32)
-    for depth, value in ((.08, -300), (.16, -350)):                              # the table
-        paint(hu, .6*fill(np.abs(y - .97*b - depth + .12*x*x) - .008), value)
+    for depth, value in ((0.08, -300), (0.16, -350)):  # the table
+        paint(hu, 0.6 * fill(np.abs(y - 0.97 * b - depth + 0.12 * x * x) - 0.008), value)
     paint(hu, fill(skin), -95)
-    paint(hu, .8*fill(np.abs(skin + .008) - .008), 20)
-    paint(hu, fill(muscle - .015*pl.cloud(rng, 8, 16), .015), 50)
-    paint(hu, .5*fill(np.abs(cavity - .09 - .01*pl.cloud(rng, 6)) - .008)*fill(muscle), -60)
+    paint(hu, 0.8 * fill(np.abs(skin + 0.008) - 0.008), 20)
+    paint(hu, fill(muscle - 0.015 * pl.cloud(rng, 8, 16), 0.015), 50)
+    paint(
+        hu, 0.5 * fill(np.abs(cavity - 0.09 - 0.01 * pl.cloud(rng, 6)) - 0.008) * fill(muscle), -60
+    )
     # ribs: they run obliquely, so a slice cuts each into a short slanted arc
     n = int(rng.integers(11, 15))
-    t = np.arctan2(y, x*(cb/ca))*(n/(2*math.pi)) + U(0, 1)
+    t = np.arctan2(y, x * (cb / ca)) * (n / (2 * math.pi)) + U(0, 1)
     t = t - np.round(t)
-    rib = np.maximum(np.maximum(np.abs(cavity - .045 - .04*np.where(x > 0, t, -t)) - .02, (np.abs(t) - .33)*(2*math.pi*ca/n)), .16 - u)
-    paint(hu, fill(rib), 500); paint(hu, fill(rib + .014), 220)
+    rib = np.maximum(
+        np.maximum(
+            np.abs(cavity - 0.045 - 0.04 * np.where(x > 0, t, -t)) - 0.02,
+            (np.abs(t) - 0.33) * (2 * math.pi * ca / n),
+        ),
+        0.16 - u,
+    )
+    paint(hu, fill(rib), 500)
+    paint(hu, fill(rib + 0.014), 220)
     # what lies between the lungs
-    k = U(.88, 1.12)
-    heart = E(mix(level, .02, .05, .12, .14), mix(level, -.12, -.16, -.2, -.16), k*mix(level, .16, .24, .33, .37), k*mix(level, .26, .26, .32, .32), mix(level, 0, .1, .5, .6))
-    aorta = E(mix(level, .13, .17, .13, .09), mix(level, .05, .2, .28, .3), mix(level, .1, .075, .07, .065), mix(level, .2, .08, .07, .065), mix(level, .3, 0, 0, 0))
-    back = .72*cb
-    spine = E(0, back, .15, .13)
-    front = np.maximum(u - mix(level, .14, .1, .06, .05), y + .1)
-    middle = join(join(join(heart, aorta), join(E(0, .5*cb, .1, .45*cb), front)), join(spine, E(0, back + .1, .27, .2)), .1)
-    liver = E(-.42, -.05, 1.35*(level - .75), 1.2*(level - .75)) if level > .78 else None
-    if liver is not None: middle = np.minimum(middle, liver)
-    lung = np.maximum(cavity + .012*pl.cloud(rng, 5), -middle)
+    k = U(0.88, 1.12)
+    heart = E(
+        mix(level, 0.02, 0.05, 0.12, 0.14),
+        mix(level, -0.12, -0.16, -0.2, -0.16),
+        k * mix(level, 0.16, 0.24, 0.33, 0.37),
+        k * mix(level, 0.26, 0.26, 0.32, 0.32),
+        mix(level, 0, 0.1, 0.5, 0.6),
+    )
+    aorta = E(
+        mix(level, 0.13, 0.17, 0.13, 0.09),
+        mix(level, 0.05, 0.2, 0.28, 0.3),
+        mix(level, 0.1, 0.075, 0.07, 0.065),
+        mix(level, 0.2, 0.08, 0.07, 0.065),
+        mix(level, 0.3, 0, 0, 0),
+    )
+    back = 0.72 * cb
+    spine = E(0, back, 0.15, 0.13)
+    front = np.maximum(u - mix(level, 0.14, 0.1, 0.06, 0.05), y + 0.1)
+    middle = join(
+        join(join(heart, aorta), join(E(0, 0.5 * cb, 0.1, 0.45 * cb), front)),
+        join(spine, E(0, back + 0.1, 0.27, 0.2)),
+        0.1,
+    )
+    liver = E(-0.42, -0.05, 1.35 * (level - 0.75), 1.2 * (level - 0.75)) if level > 0.78 else None
+    if liver is not None:
+        middle = np.minimum(middle, liver)
+    lung = np.maximum(cavity + 0.012 * pl.cloud(rng, 5), -middle)
     lungs = fill(lung)
-    inner = fill(cavity)*(1 - lungs)
+    inner = fill(cavity) * (1 - lungs)
     paint(hu, inner, -40)
-    paint(hu, lungs, U(-880, -800) + U(20, 70)*y + 12*pl.cloud(rng, 4, 8))
-    blood = U(35, 60) if U() < .6 else U(120, 260)                              # some slices with contrast medium
-    paint(hu, inner*fill(np.minimum(heart, aorta) + .01, .02), blood)
-    if liver is not None: paint(hu, fill(liver + .01), 60)
-    if level < .4: airway = E(0, .01, .06, .065)
+    paint(hu, lungs, U(-880, -800) + U(20, 70) * y + 12 * pl.cloud(rng, 4, 8))
+    blood = U(35, 60) if U() < 0.6 else U(120, 260)  # some slices with contrast medium
+    paint(hu, inner * fill(np.minimum(heart, aorta) + 0.01, 0.02), blood)
+    if liver is not None:
+        paint(hu, fill(liver + 0.01), 60)
+    if level < 0.4:
+        airway = E(0, 0.01, 0.06, 0.065)
     else:
-        g = (level - .4)/.3
-        airway = E(0, .05, 1, 1) + 9 if g > 1 else ellipse(u, y, mix(g, .07, .16), .05, 1.2*mix(g, .055, .04), mix(g, .055, .04))
-    paint(hu, fill(np.abs(airway) - .012), 20); paint(hu, fill(airway), -980)
+        g = (level - 0.4) / 0.3
+        airway = (
+            E(0, 0.05, 1, 1) + 9
+            if g > 1
+            else ellipse(
+                u, y, mix(g, 0.07, 0.16), 0.05, 1.2 * mix(g, 0.055, 0.04), mix(g, 0.055, 0.04)
+            )
+        )
+    paint(hu, fill(np.abs(airway) - 0.012), 20)
+    paint(hu, fill(airway), -980)
     # vertebra, canal, arch; breastbone; shoulder blades
-    paint(hu, fill(E(0, back + .02, .28, .2))*(1 - lungs)*fill(cavity - .1), 50)
-    paint(hu, fill(spine), 420); paint(hu, fill(spine + .025), 230 + 30*pl.cloud(rng, 24))
-    canal = E(0, back + .185, .065, .055)
-    arch = np.minimum(np.minimum(canal - .035, E(0, back + .3, .022, .12)), ellipse(u, y, .15, back + .2, .13, .03, .35))
-    paint(hu, fill(arch), 450); paint(hu, fill(canal), 30)
-    bone = E(0, -cb - .035, mix(level, .17, .13, .11, .06), .04)
-    paint(hu, fill(bone), 400); paint(hu, fill(bone + .015), 180)
-    if level < .35: paint(hu, fill(np.maximum(ellipse(u, y, ca + .03, .32, .03, .26, .5), muscle)), 450)
+    paint(hu, fill(E(0, back + 0.02, 0.28, 0.2)) * (1 - lungs) * fill(cavity - 0.1), 50)
+    paint(hu, fill(spine), 420)
+    paint(hu, fill(spine + 0.025), 230 + 30 * pl.cloud(rng, 24))
+    canal = E(0, back + 0.185, 0.065, 0.055)
+    arch = np.minimum(
+        np.minimum(canal - 0.035, E(0, back + 0.3, 0.022, 0.12)),
+        ellipse(u, y, 0.15, back + 0.2, 0.13, 0.03, 0.35),
+    )
+    paint(hu, fill(arch), 450)
+    paint(hu, fill(canal), 30)
+    bone = E(0, -cb - 0.035, mix(level, 0.17, 0.13, 0.11, 0.06), 0.04)
+    paint(hu, fill(bone), 400)
+    paint(hu, fill(bone + 0.015), 180)
+    if level < 0.35:
+        paint(hu, fill(np.maximum(ellipse(u, y, ca + 0.03, 0.32, 0.03, 0.26, 0.5), muscle)), 450)
     # vessels: branches in the slice, and dots where they cross it
     lines, fan = [], np.linspace(-1.5, 1.5, 4)
     for q in (-1, 1):
-        turns = fan + rng.normal(0, .25, 4)
-        lines += tree(rng, (q*mix(level, .2, .24, .26, .3), mix(level, .02, .05, .1, .12)), turns if q > 0 else math.pi - turns, .13, .034, 4, .85)
-    dots = [(p := rng.normal(0, .45, (30, 1, 2))*(ca, cb), p + rng.normal(0, .012, (30, 1, 2))) for _ in range(5)]
-    vessels = np.minimum(1, 1.2*pl.strokes(lines + [(np.concatenate(d, 1), w) for d, w in zip(dots, (.004, .007, .01, .014, .018))]))*fill(lung + .02, .03)
+        turns = fan + rng.normal(0, 0.25, 4)
+        lines += tree(
+            rng,
+            (q * mix(level, 0.2, 0.24, 0.26, 0.3), mix(level, 0.02, 0.05, 0.1, 0.12)),
+            turns if q > 0 else math.pi - turns,
+            0.13,
+            0.034,
+            4,
+            0.85,
+        )
+    dots = [
+        (p := rng.normal(0, 0.45, (30, 1, 2)) * (ca, cb), p + rng.normal(0, 0.012, (30, 1, 2)))
+        for _ in range(5)
+    ]
+    vessels = np.minimum(
+        1,
+        1.2
+        * pl.strokes(
+            lines
+            + [(np.concatenate(d, 1), w) for d, w in zip(dots, (0.004, 0.007, 0.01, 0.014, 0.018))]
+        ),
+    ) * fill(lung + 0.02, 0.03)
     paint(hu, vessels, 20)
-    fissure = [(wavy(rng, [(q*.25, .12 + mix(level, .2, 0)), (q*.45, .1 + U(-.1, .1)), (q*ca, U(-.15, .05))], .008), .006) for q in (-1, 1)]
-    paint(hu, .5*pl.strokes(fissure)*lungs, -600)
+    fissure = [
+        (
+            wavy(
+                rng,
+                [
+                    (q * 0.25, 0.12 + mix(level, 0.2, 0)),
+                    (q * 0.45, 0.1 + U(-0.1, 0.1)),
+                    (q * ca, U(-0.15, 0.05)),
+                ],
+                0.008,
+            ),
+            0.006,
+        )
+        for q in (-1, 1)
+    ]
+    paint(hu, 0.5 * pl.strokes(fissure) * lungs, -600)
     return dict(hu=hu, lung=lung, lungs=lungs, vessels=vessels, lines=lines, ca=ca, cb=cb, u=u)
 
 # %% ../nbs/02_phantoms.ipynb #d70f8ca2
-OTHERS = {'none': .45, 'nodule': .2, 'effusion': .15, 'lobe': .1, 'miliary': .1}
+OTHERS = {'none': 0.45, 'nodule': 0.2, 'effusion': 0.15, 'lobe': 0.1, 'miliary': 0.1}
 
-def ct_finding(pl: Plane, m: dict, label: str, rng) -> tuple:   # (coverage (h, w), what it is); paints m['hu']
+
+def ct_finding(
+    pl: Plane, m: dict, label: str, rng
+) -> tuple:  # (coverage (h, w), what it is); paints m['hu']
     "Paint the finding of a class into a `chest_slice`."
     U, hu, x, y, u, fill = rng.uniform, m['hu'], pl.x, pl.y, m['u'], pl.fill
-    ca, cb, pleura, severity = m['ca'], m['cb'], fill(m['lung'] - .012, .02), U(.3, 1)
+    ca, cb, pleura, severity = m['ca'], m['cb'], fill(m['lung'] - 0.012, 0.02), U(0.3, 1)
     if label == 'COVID':
-        kind, glass = ('ground glass', 'crazy paving', 'consolidation')[rng.choice(3, p=(.5, .25, .25))], 0*u
+        kind, glass = (
+            ('ground glass', 'crazy paving', 'consolidation')[rng.choice(3, p=(0.5, 0.25, 0.25))],
+            0 * u,
+        )
         for q in (-1, 1):
             for _ in range(rng.integers(1, 5)):
-                turn, r = rng.normal(.75, .55), U(.09, .2)*(.7 + .6*severity)    # 0: to the side, pi/2: behind
-                d = ellipse(x, y, q*(.4 + (ca - .42)*math.cos(turn)), .86*cb*math.sin(turn), 1.2*r, r)
-                glass = np.maximum(glass, fill(d + .04*pl.cloud(rng, 7, 14), .08))
-        glass = glass*pleura
-        paint(hu, glass*(1 - m['vessels'])*np.clip(.85 + .15*pl.cloud(rng, 12), .3, 1), U(-600, -400))
-        if kind == 'crazy paving': paint(hu, .6*glass*pl.net(rng, 22, .3), -250)
-        if kind == 'consolidation': paint(hu, fill(.75 - glass, .2)*np.clip(.6 + .4*pl.cloud(rng, 10), 0, 1), -30)
+                turn, r = (
+                    rng.normal(0.75, 0.55),
+                    U(0.09, 0.2) * (0.7 + 0.6 * severity),
+                )  # 0: to the side, pi/2: behind
+                d = ellipse(
+                    x,
+                    y,
+                    q * (0.4 + (ca - 0.42) * math.cos(turn)),
+                    0.86 * cb * math.sin(turn),
+                    1.2 * r,
+                    r,
+                )
+                glass = np.maximum(glass, fill(d + 0.04 * pl.cloud(rng, 7, 14), 0.08))
+        glass = glass * pleura
+        paint(
+            hu,
+            glass * (1 - m['vessels']) * np.clip(0.85 + 0.15 * pl.cloud(rng, 12), 0.3, 1),
+            U(-600, -400),
+        )
+        if kind == 'crazy paving':
+            paint(hu, 0.6 * glass * pl.net(rng, 22, 0.3), -250)
+        if kind == 'consolidation':
+            paint(hu, fill(0.75 - glass, 0.2) * np.clip(0.6 + 0.4 * pl.cloud(rng, 10), 0, 1), -30)
         return glass, kind
-    kind, q = list(OTHERS)[rng.choice(len(OTHERS), p=list(OTHERS.values()))], int(rng.choice((-1, 1)))
-    side = fill(-q*x, .02)
+    kind, q = (
+        list(OTHERS)[rng.choice(len(OTHERS), p=list(OTHERS.values()))],
+        int(rng.choice((-1, 1))),
+    )
+    side = fill(-q * x, 0.02)
     if kind == 'nodule':
-        r = U(.045, .16)
-        cover = fill(ellipse(x, y, q*U(.35, .55), U(-.3, .35), r, r*U(.8, 1.1)) + .015*pl.cloud(rng, 12))*pleura
+        r = U(0.045, 0.16)
+        cover = (
+            fill(
+                ellipse(x, y, q * U(0.35, 0.55), U(-0.3, 0.35), r, r * U(0.8, 1.1))
+                + 0.015 * pl.cloud(rng, 12)
+            )
+            * pleura
+        )
         paint(hu, cover, 40)
     elif kind == 'effusion':
-        cover = fill(cb*U(.35, .65) - y - .35*(u - .35)**2, .015)*pleura*(1 if U() < .3 else side)
+        cover = (
+            fill(cb * U(0.35, 0.65) - y - 0.35 * (u - 0.35) ** 2, 0.015)
+            * pleura
+            * (1 if U() < 0.3 else side)
+        )
         paint(hu, cover, 12)
     elif kind == 'lobe':
-        edge = rng.normal(0, .08) + .4*(u - .4)
-        cover = fill(.05 + edge - y if U() < .5 else y + .1 + edge, .02)*side*pleura
+        edge = rng.normal(0, 0.08) + 0.4 * (u - 0.4)
+        cover = fill(0.05 + edge - y if U() < 0.5 else y + 0.1 + edge, 0.02) * side * pleura
         paint(hu, cover, 20)
-        paint(hu, .7*cover*pl.strokes([(p, w) for p, w in m['lines'] if w > .015]), -700)
+        paint(hu, 0.7 * cover * pl.strokes([(p, w) for p, w in m['lines'] if w > 0.015]), -700)
     elif kind == 'miliary':
-        seeds = [U(-1, 1, (65, 1, 2))*(ca, cb) for _ in range(4)]
-        cover = pl.strokes([(np.concatenate([s, s + .004], 1), w) for s, w in zip(seeds, (.018, .024, .03, .035))])*pleura
+        seeds = [U(-1, 1, (65, 1, 2)) * (ca, cb) for _ in range(4)]
+        cover = (
+            pl.strokes(
+                [
+                    (np.concatenate([s, s + 0.004], 1), w)
+                    for s, w in zip(seeds, (0.018, 0.024, 0.03, 0.035))
+                ]
+            )
+            * pleura
+        )
         paint(hu, cover, -50)
-    else: cover = 0*u
+    else:
+        cover = 0 * u
     return cover, kind
 
+# %% ../nbs/02_phantoms.ipynb #c49f7a15
 def chest_ct(size, label, body, finding, grain):
     "A transverse chest CT slice of `size` (h, w) in a lung window. Returns (brightness 0…1, lung mask 0…1, finding 0…1, note)."
-    pl = Plane(size, body.normal(0, .04), body.uniform(.95, 1.38), (body.normal(0, .03), body.normal(0, .03)))
+    pl = Plane(
+        size,
+        body.normal(0, 0.04),
+        body.uniform(0.95, 1.38),
+        (body.normal(0, 0.03), body.normal(0, 0.03)),
+    )
     m = chest_slice(pl, body)
     cover, note = ct_finding(pl, m, label, finding)
-    level, width, noise = grain.uniform(-680, -420), grain.uniform(1200, 1900), grain.uniform(10, 60)*min(1, min(size)/300)
-    return window(m['hu'] + noise*grain.standard_normal(size, dtype=np.float32), level, width), m['lungs'], cover, note
+    level, width, noise = (
+        grain.uniform(-680, -420),
+        grain.uniform(1200, 1900),
+        grain.uniform(10, 60) * min(1, min(size) / 300),
+    )
+    return (
+        window(m['hu'] + noise * grain.standard_normal(size, dtype=np.float32), level, width),
+        m['lungs'],
+        cover,
+        note,
+    )
 
 # %% ../nbs/02_phantoms.ipynb #ab19053d
-BLEEDS = {'intraparenchymal': .4, 'epidural': .17, 'subdural': .18, 'intraventricular': .12, 'subarachnoid': .13}
+BLEEDS = {
+    'intraparenchymal': 0.4,
+    'epidural': 0.17,
+    'subdural': 0.18,
+    'intraventricular': 0.12,
+    'subarachnoid': 0.13,
+}
 
-def head_slice(pl: Plane, rng,
-               push=0.,     # displacement of the midline, in x
-              ) -> dict:    # hu (h, w), signed distance `skull` (negative in the brain), `brain`, ventricles, cisterns, size
+
+def head_slice(
+    pl: Plane,
+    rng,
+    push=0.0,  # displacement of the midline, in x
+) -> dict:  # hu (h, w), signed distance `skull` (negative in the brain), `brain`, ventricles, cisterns, size
     "A transverse slice through a head without findings; the front is up."
     U, x, y, fill = rng.uniform, pl.x, pl.y, pl.fill
-    level, atrophy, a, b, bone, scalp = U(0, 1), U(0, 1), U(.78, .9), U(.88, .95), U(.06, .1), U(.02, .07)
-    if level > .85: a, b = .94*a, .95*b
-    outer = ellipse(x/(1 + .1*y), y, 0, 0, a, b, power=2.2)
-    skull = outer + bone*(1 + .3*(y/b)**4 + .12*pl.cloud(rng, 4))
+    level, atrophy, a, b, bone, scalp = (
+        U(0, 1),
+        U(0, 1),
+        U(0.78, 0.9),
+        U(0.88, 0.95),
+        U(0.06, 0.1),
+        U(0.02, 0.07),
+    )
+    if level > 0.85:
+        a, b = 0.94 * a, 0.95 * b
+    outer = ellipse(x / (1 + 0.1 * y), y, 0, 0, a, b, power=2.2)
+    skull = outer + bone * (1 + 0.3 * (y / b) ** 4 + 0.12 * pl.cloud(rng, 4))
     brain = fill(skull)
-    xm = x - push*np.exp(-(1.4*y)**2)*brain
-    E = lambda *p: ellipse(xm, y, *p)
-    pair = lambda cx, cy, ea, eb, turn: np.minimum(E(cx, cy, ea, eb, turn), E(-cx, cy, ea, eb, -turn))
-    mirror = lambda *lines: [(wavy(rng, np.asarray(p)*(q, 1), .012), w) for p, w in lines for q in (-1, 1)]
+    xm = x - push * np.exp(-((1.4 * y) ** 2)) * brain
+
+    def E(*p):
+        return ellipse(xm, y, *p)
+
+    def pair(cx, cy, ea, eb, turn):
+        return np.minimum(E(cx, cy, ea, eb, turn), E(-cx, cy, ea, eb, -turn))
+
+    def mirror(*lines):
+        return [(wavy(rng, np.asarray(p) * (q, 1), 0.012), w) for p, w in lines for q in (-1, 1)]
+
     hu = np.full(pl.size, -1000, np.float32)
-    paint(hu, fill(outer - scalp), U(0, 40)); paint(hu, .6*fill(outer - .6*scalp), -40)
-    paint(hu, fill(outer), 1100); paint(hu, .35*fill(np.abs(outer + .5*bone) - .18*bone), 500)
+    paint(hu, fill(outer - scalp), U(0, 40))
+    paint(hu, 0.6 * fill(outer - 0.6 * scalp), -40)
+    paint(hu, fill(outer), 1100)
+    paint(hu, 0.35 * fill(np.abs(outer + 0.5 * bone) - 0.18 * bone), 500)
     paint(hu, brain, 6)
-    paint(hu, fill(skull + .012 + .02*atrophy), 38)
-    paint(hu, fill(skull + .16 + .05*pl.cloud(rng, 9, 18), .08), 27)
-    if .25 < level < .7: paint(hu, .9*fill(np.minimum(pair(.27, -.02, .09, .17, .35), pair(.11, .1, .08, .11, -.4)), .05), 38)
+    paint(hu, fill(skull + 0.012 + 0.02 * atrophy), 38)
+    paint(hu, fill(skull + 0.16 + 0.05 * pl.cloud(rng, 9, 18), 0.08), 27)
+    if 0.25 < level < 0.7:
+        paint(
+            hu,
+            0.9
+            * fill(
+                np.minimum(pair(0.27, -0.02, 0.09, 0.17, 0.35), pair(0.11, 0.1, 0.08, 0.11, -0.4)),
+                0.05,
+            ),
+            38,
+        )
     # fluid: sulci, the Sylvian fissures, the star of the basal cisterns, the midline
-    sulci = pl.net(rng, 13, .22 + .12*atrophy)*brain*(1 - fill(skull + .2 + .08*atrophy, .12))*(.25 + .6*atrophy)
-    wide, lines = .022 + .03*atrophy, []
-    if level < .6: lines += mirror(([(.88*a, -.1), (.62*a, -.06), (.45*a, -.16)], wide), ([(.62*a, -.06), (.52*a, .14)], .7*wide))
-    if level < .3:
-        lines += [(wavy(rng, [(0, -.02), (.24*math.cos(t), .24*math.sin(t) - .02)], .012), .05) for t in (np.arange(5)*.4 - .5)*math.pi]
-        lines += [(wavy(rng, [(-.16, .22), (0, .26), (.16, .22)], .01), .04)]
-    cisterns = pl.strokes(lines, .015)*brain
-    ends = [wavy(rng, [(0, -b), (.3*push, -.45)], .006), wavy(rng, [(.3*push, .52), (0, b)], .006)]
-    if level > .75: ends.append(wavy(rng, [(.3*push, -.45), (.6*push, .05), (.3*push, .52)], .006))
-    midline = pl.strokes([(p, .028 + .03*atrophy) for p in ends], .01)*brain
-    g, t = U(.7, 1.15)*(.75 + .6*atrophy), (level - .25)/.55
-    if level <= .25: ventricles = np.minimum(E(0, .45, .09*g, .05*g), pair(.38, .06, .035*g, .08, .4))
+    sulci = (
+        pl.net(rng, 13, 0.22 + 0.12 * atrophy)
+        * brain
+        * (1 - fill(skull + 0.2 + 0.08 * atrophy, 0.12))
+        * (0.25 + 0.6 * atrophy)
+    )
+    wide, lines = 0.022 + 0.03 * atrophy, []
+    if level < 0.6:
+        lines += mirror(
+            ([(0.88 * a, -0.1), (0.62 * a, -0.06), (0.45 * a, -0.16)], wide),
+            ([(0.62 * a, -0.06), (0.52 * a, 0.14)], 0.7 * wide),
+        )
+    if level < 0.3:
+        lines += [
+            (wavy(rng, [(0, -0.02), (0.24 * math.cos(t), 0.24 * math.sin(t) - 0.02)], 0.012), 0.05)
+            for t in (np.arange(5) * 0.4 - 0.5) * math.pi
+        ]
+        lines += [(wavy(rng, [(-0.16, 0.22), (0, 0.26), (0.16, 0.22)], 0.01), 0.04)]
+    cisterns = pl.strokes(lines, 0.015) * brain
+    ends = [
+        wavy(rng, [(0, -b), (0.3 * push, -0.45)], 0.006),
+        wavy(rng, [(0.3 * push, 0.52), (0, b)], 0.006),
+    ]
+    if level > 0.75:
+        ends.append(wavy(rng, [(0.3 * push, -0.45), (0.6 * push, 0.05), (0.3 * push, 0.52)], 0.006))
+    midline = pl.strokes([(p, 0.028 + 0.03 * atrophy) for p in ends], 0.01) * brain
+    g, t = U(0.7, 1.15) * (0.75 + 0.6 * atrophy), (level - 0.25) / 0.55
+    if level <= 0.25:
+        ventricles = np.minimum(
+            E(0, 0.45, 0.09 * g, 0.05 * g), pair(0.38, 0.06, 0.035 * g, 0.08, 0.4)
+        )
     elif t < 1:
-        horns, back = .055*g, .7 + .3*g
-        ventricles = np.minimum(pair(mix(t, .1, .1, .1), mix(t, -.26, -.22, -.12), horns, back*mix(t, .15, .2, .3), -mix(t, .45, .3, .12)),
-                                pair(mix(t, .27, .25, .17), mix(t, .36, .33, .24), .9*horns, back*mix(t, .13, .16, .2), -mix(t, .5, .4, .3)))
-        if t < .6: ventricles = np.minimum(ventricles, E(0, .06, .022*g, .13))
-    else: ventricles = E(0, 0, 1, 1) + 9
-    ventricles = ventricles + .012*pl.cloud(rng, 10)
+        horns, back = 0.055 * g, 0.7 + 0.3 * g
+        ventricles = np.minimum(
+            pair(
+                mix(t, 0.1, 0.1, 0.1),
+                mix(t, -0.26, -0.22, -0.12),
+                horns,
+                back * mix(t, 0.15, 0.2, 0.3),
+                -mix(t, 0.45, 0.3, 0.12),
+            ),
+            pair(
+                mix(t, 0.27, 0.25, 0.17),
+                mix(t, 0.36, 0.33, 0.24),
+                0.9 * horns,
+                back * mix(t, 0.13, 0.16, 0.2),
+                -mix(t, 0.5, 0.4, 0.3),
+            ),
+        )
+        if t < 0.6:
+            ventricles = np.minimum(ventricles, E(0, 0.06, 0.022 * g, 0.13))
+    else:
+        ventricles = E(0, 0, 1, 1) + 9
+    ventricles = ventricles + 0.012 * pl.cloud(rng, 10)
     paint(hu, np.maximum(np.maximum(sulci, cisterns), midline), 6)
-    paint(hu, fill(ventricles)*brain, 6)
-    if level > .25: paint(hu, .7*pl.strokes([(p, .014) for p in ends])*brain, 55)          # falx
-    if .3 < level < .65 and U() < .5:
-        paint(hu, fill(pair(.24, .34, .022, .035, 0)), 110)                                 # plexus
-        if U() < .7: paint(hu, fill(E(0, .22, .022, .026)), 110)                            # pineal gland
-    if level < .2:                                                                          # skull base and air cells
-        rough = .015*pl.cloud(rng, 12)
-        paint(hu, fill(pair(.58, .25, .3, .055, -.55) + rough, .03)*fill(outer), 800)
-        paint(hu, fill(pair(.58, -.45, .28, .035, .4) + rough, .03)*fill(outer), 800)
-        paint(hu, fill(pair(.66, .28, .08, .025, -.5) + .5*rough)*fill(outer + .05), -500)
-        paint(hu, fill(ellipse(np.abs(x), y, .14, .04 - b, .1, .035) + rough)*fill(outer + .02), -900)
-    return dict(hu=hu, skull=skull, brain=brain, ventricles=ventricles, cisterns=np.maximum(cisterns, midline), level=level, a=a - bone, b=b - bone)
+    paint(hu, fill(ventricles) * brain, 6)
+    if level > 0.25:
+        paint(hu, 0.7 * pl.strokes([(p, 0.014) for p in ends]) * brain, 55)  # falx
+    if 0.3 < level < 0.65 and U() < 0.5:
+        paint(hu, fill(pair(0.24, 0.34, 0.022, 0.035, 0)), 110)  # plexus
+        if U() < 0.7:
+            paint(hu, fill(E(0, 0.22, 0.022, 0.026)), 110)  # pineal gland
+    if level < 0.2:  # skull base and air cells
+        rough = 0.015 * pl.cloud(rng, 12)
+        paint(hu, fill(pair(0.58, 0.25, 0.3, 0.055, -0.55) + rough, 0.03) * fill(outer), 800)
+        paint(hu, fill(pair(0.58, -0.45, 0.28, 0.035, 0.4) + rough, 0.03) * fill(outer), 800)
+        paint(
+            hu, fill(pair(0.66, 0.28, 0.08, 0.025, -0.5) + 0.5 * rough) * fill(outer + 0.05), -500
+        )
+        paint(
+            hu,
+            fill(ellipse(np.abs(x), y, 0.14, 0.04 - b, 0.1, 0.035) + rough) * fill(outer + 0.02),
+            -900,
+        )
+    return dict(
+        hu=hu,
+        skull=skull,
+        brain=brain,
+        ventricles=ventricles,
+        cisterns=np.maximum(cisterns, midline),
+        level=level,
+        a=a - bone,
+        b=b - bone,
+    )
 
 # %% ../nbs/02_phantoms.ipynb #d9254858
-def head_finding(pl: Plane, m: dict, kind: str, side: int, severity: float, rng) -> np.ndarray:   # coverage (h, w)
+def head_finding(
+    pl: Plane, m: dict, kind: str, side: int, severity: float, rng
+) -> np.ndarray:  # coverage (h, w)
     "Paint a bleed of a kind in `BLEEDS` into a `head_slice`, on `side` −1 or 1 of the picture."
     U, hu, x, y, fill, brain, q = rng.uniform, m['hu'], pl.x, pl.y, pl.fill, m['brain'], side
     rough = pl.cloud(rng, 5, 10, 20)
     if kind == 'intraparenchymal':
-        r = .1 + .17*severity
-        d = ellipse(x, y, q*U(.22, .45), U(-.45, .45), r, r*U(.9, 1.5), rng.normal(0, .4)) + .06*rough
-        paint(hu, .8*fill(d - .07 - .05*severity, .08)*brain, 17)
-        blood = fill(d, .015)*brain
+        r = 0.1 + 0.17 * severity
+        d = (
+            ellipse(x, y, q * U(0.22, 0.45), U(-0.45, 0.45), r, r * U(0.9, 1.5), rng.normal(0, 0.4))
+            + 0.06 * rough
+        )
+        paint(hu, 0.8 * fill(d - 0.07 - 0.05 * severity, 0.08) * brain, 17)
+        blood = fill(d, 0.015) * brain
     elif kind == 'epidural':
-        t = U(-.9, .9)
-        cx, cy = q*m['a']*math.cos(t), m['b']*math.sin(t)
-        blood = fill(ellipse(x, y, cx, cy, .13 + .2*severity, .3 + .22*severity, math.atan2(cy/m['b']**2, cx/m['a']**2)) + .008*rough)*brain
+        t = U(-0.9, 0.9)
+        cx, cy = q * m['a'] * math.cos(t), m['b'] * math.sin(t)
+        blood = (
+            fill(
+                ellipse(
+                    x,
+                    y,
+                    cx,
+                    cy,
+                    0.13 + 0.2 * severity,
+                    0.3 + 0.22 * severity,
+                    math.atan2(cy / m['b'] ** 2, cx / m['a'] ** 2),
+                )
+                + 0.008 * rough
+            )
+            * brain
+        )
     elif kind == 'subdural':
-        turn = np.arctan2(y, q*x) - U(-.7, .7)
-        deep = (.09 + .11*severity)*np.maximum(0, 1 - (turn/U(1.1, 1.5))**2)**.8
-        blood = fill(.01*rough - m['skull'] - deep)*brain*(deep > .01)
+        turn = np.arctan2(y, q * x) - U(-0.7, 0.7)
+        deep = (0.09 + 0.11 * severity) * np.maximum(0, 1 - (turn / U(1.1, 1.5)) ** 2) ** 0.8
+        blood = fill(0.01 * rough - m['skull'] - deep) * brain * (deep > 0.01)
     elif kind == 'intraventricular':
-        if .25 < m['level'] < .8: blood = fill(m['ventricles'] - .02)*brain*fill(U(-.35, .15) - y, .05)*(1 if U() < .6 else fill(-q*x, .03))
-        else: blood = fill(np.minimum(ellipse(x, y, 0, .1, .06 + .06*severity, .16), ellipse(x, y, q*.2, .2, .07, .2, -.4*q)) + .02*rough)*brain
+        if 0.25 < m['level'] < 0.8:
+            blood = (
+                fill(m['ventricles'] - 0.02)
+                * brain
+                * fill(U(-0.35, 0.15) - y, 0.05)
+                * (1 if U() < 0.6 else fill(-q * x, 0.03))
+            )
+        else:
+            blood = (
+                fill(
+                    np.minimum(
+                        ellipse(x, y, 0, 0.1, 0.06 + 0.06 * severity, 0.16),
+                        ellipse(x, y, q * 0.2, 0.2, 0.07, 0.2, -0.4 * q),
+                    )
+                    + 0.02 * rough
+                )
+                * brain
+            )
     else:
-        where = np.maximum(fill(ellipse(x, y, q*.4, -.05, .5, .75), .3), .8*(severity > .6))
-        sulci = pl.net(rng, 11, .28)*(1 - fill(m['skull'] + .22, .12))
-        blood = np.clip(1.3*np.maximum(sulci, m['cisterns'])*where, 0, 1)*brain
-    paint(hu, blood, U(60, 85) + 4*rough)
+        where = np.maximum(
+            fill(ellipse(x, y, q * 0.4, -0.05, 0.5, 0.75), 0.3), 0.8 * (severity > 0.6)
+        )
+        sulci = pl.net(rng, 11, 0.28) * (1 - fill(m['skull'] + 0.22, 0.12))
+        blood = np.clip(1.3 * np.maximum(sulci, m['cisterns']) * where, 0, 1) * brain
+    paint(hu, blood, U(60, 85) + 4 * rough)
     return blood
 
+# %% ../nbs/02_phantoms.ipynb #bde27474
 def head_ct(size, label, body, finding, grain):
     "A transverse head CT slice of `size` (h, w) in a brain window. Returns (brightness 0…1, brain mask 0…1, bleed 0…1, note)."
-    kind = list(BLEEDS)[finding.choice(len(BLEEDS), p=list(BLEEDS.values()))] if label == 'hemorrhage' else 'none'
-    side, severity = int(finding.choice((-1, 1))), finding.uniform(.3, 1)
-    pl = Plane(size, body.normal(0, .09), body.uniform(.9, 1.08), (body.normal(0, .025), body.normal(0, .025)))
-    m = head_slice(pl, body, -.1*side*severity*(kind in ('intraparenchymal', 'epidural', 'subdural')))
-    blood = 0*pl.x + 0*pl.y if kind == 'none' else head_finding(pl, m, kind, side, severity, finding)
-    level, width, noise = grain.uniform(34, 46), grain.uniform(70, 140), grain.uniform(1.5, 6)*max(.35, min(1, min(size)/300))
-    hu = m['hu'] + noise*m['brain']*(.6*pl.cloud(grain, 60) + .8*grain.standard_normal(size, dtype=np.float32))
-    return window(hu, level, width), m['brain'], blood, f'{kind} bleeding' if kind != 'none' else kind
+    kind = (
+        list(BLEEDS)[finding.choice(len(BLEEDS), p=list(BLEEDS.values()))]
+        if label == 'hemorrhage'
+        else 'none'
+    )
+    side, severity = int(finding.choice((-1, 1))), finding.uniform(0.3, 1)
+    pl = Plane(
+        size,
+        body.normal(0, 0.09),
+        body.uniform(0.9, 1.08),
+        (body.normal(0, 0.025), body.normal(0, 0.025)),
+    )
+    m = head_slice(
+        pl, body, -0.1 * side * severity * (kind in ('intraparenchymal', 'epidural', 'subdural'))
+    )
+    blood = (
+        0 * pl.x + 0 * pl.y
+        if kind == 'none'
+        else head_finding(pl, m, kind, side, severity, finding)
+    )
+    level, width, noise = (
+        grain.uniform(34, 46),
+        grain.uniform(70, 140),
+        grain.uniform(1.5, 6) * max(0.35, min(1, min(size) / 300)),
+    )
+    hu = m['hu'] + noise * m['brain'] * (
+        0.6 * pl.cloud(grain, 60) + 0.8 * grain.standard_normal(size, dtype=np.float32)
+    )
+    return (
+        window(hu, level, width),
+        m['brain'],
+        blood,
+        f'{kind} bleeding' if kind != 'none' else kind,
+    )
 
 # %% ../nbs/02_phantoms.ipynb #255b89a3
 LETTERS = {'chest_xray': 'LR', 'chest_ct': 'abcABCD', 'head_ct': 'AHFabcB'}
-TEXTS = {'chest_xray': ('AP', 'PORTABLE', 'SUPINE', 'ERECT 10:42', 'DCHA.', 'KV70'), 'chest_ct': ('WL-600 W1500', 'Se:3 Im:41', 'KV 120 mA 250', 'PHANTOM'),
-         'head_ct': ('5 of 29', 'IM: 12', 'W80 L40', 'GT 0.0')}
+TEXTS = {
+    'chest_xray': ('AP', 'PORTABLE', 'SUPINE', 'ERECT 10:42', 'DCHA.', 'KV70'),
+    'chest_ct': ('WL-600 W1500', 'Se:3 Im:41', 'KV 120 mA 250', 'PHANTOM'),
+    'head_ct': ('5 of 29', 'IM: 12', 'W80 L40', 'GT 0.0'),
+}
 
-def add_marks(image: np.ndarray,   # (h, w) in 0…1, changed in place
-              kind: str, rng) -> np.ndarray:   # bool (h, w): where marks can be seen
+
+def add_marks(
+    image: np.ndarray,  # (h, w) in 0…1, changed in place
+    kind: str,
+    rng,
+) -> np.ndarray:  # bool (h, w): where marks can be seen
     "Burn one to three marks into the picture: a letter (perhaps in a box), a line of text, arrows, scale ticks."
     h, w = image.shape
-    touched, ink = np.zeros((h, w), bool), 1. if rng.random() < .85 else 0.
+    touched, ink = np.zeros((h, w), bool), 1.0 if rng.random() < 0.85 else 0.0
+
     def burn(draw, value):
         im = Image.new('L', (w, h))
         draw(ImageDraw.Draw(im))
-        cover = np.asarray(im, dtype=np.float32)/255
+        cover = np.asarray(im, dtype=np.float32) / 255
         before = image.copy()
-        paint(image, cover, value); touched[np.abs(image - before) > .1] = True   # black on black is no mark
+        paint(image, cover, value)
+        touched[np.abs(image - before) > 0.1] = True  # black on black is no mark
+
     def text(words, tall):
-        font = ImageFont.load_default(max(6, round(tall*h)))
+        font = ImageFont.load_default(max(6, round(tall * h)))
         x0, y0, x1, y1 = font.getbbox(words)
-        width, height, right, low = x1 - x0, y1 - y0, rng.random() < .5, rng.random() < .15
-        if words in ('L', 'R'): right, low = words == 'L', False               # the patient's left is on the right
-        at = [max(1, w - width - 2 - int(rng.uniform(0, .08)*w)) if right else 1 + int(rng.uniform(0, .08)*w),
-              max(1, h - height - 2 - int(rng.uniform(0, .06)*h)) if low else 1 + int(rng.uniform(0, .12)*h)]
+        width, height, right, low = x1 - x0, y1 - y0, rng.random() < 0.5, rng.random() < 0.15
+        if words in ('L', 'R'):
+            right, low = words == 'L', False  # the patient's left is on the right
+        at = [
+            max(1, w - width - 2 - int(rng.uniform(0, 0.08) * w))
+            if right
+            else 1 + int(rng.uniform(0, 0.08) * w),
+            max(1, h - height - 2 - int(rng.uniform(0, 0.06) * h))
+            if low
+            else 1 + int(rng.uniform(0, 0.12) * h),
+        ]
         colour = ink
-        if rng.random() < .2:
-            pad = max(1, height//4)
-            burn(lambda d: d.rectangle([at[0] - pad, at[1] - pad, at[0] + width + pad, at[1] + height + pad], fill=255), ink)
+        if rng.random() < 0.2:
+            pad = max(1, height // 4)
+            burn(
+                lambda d: d.rectangle(
+                    [at[0] - pad, at[1] - pad, at[0] + width + pad, at[1] + height + pad], fill=255
+                ),
+                ink,
+            )
             colour = 1 - ink
         burn(lambda d: d.text((at[0] - x0, at[1] - y0), words, fill=255, font=font), colour)
+
     def arrows():
         for _ in range(rng.integers(1, 4)):
-            tip, turn, reach = np.array([rng.uniform(.2, .8)*w, rng.uniform(.25, .75)*h]), rng.uniform(0, 2*math.pi), rng.uniform(.08, .16)*min(h, w)
-            along = np.array([math.cos(turn), math.sin(turn)])*reach
+            tip, turn, reach = (
+                np.array([rng.uniform(0.2, 0.8) * w, rng.uniform(0.25, 0.75) * h]),
+                rng.uniform(0, 2 * math.pi),
+                rng.uniform(0.08, 0.16) * min(h, w),
+            )
+            along = np.array([math.cos(turn), math.sin(turn)]) * reach
             across = np.array([-along[1], along[0]])
-            head = [tuple(tip), tuple(tip + .45*along + .25*across), tuple(tip + .45*along - .25*across)]
-            burn(lambda d: (d.line([tuple(tip + .3*along), tuple(tip + along)], fill=255, width=max(1, round(.012*min(h, w)))), d.polygon(head, fill=255)), ink)
+            head = [
+                tuple(tip),
+                tuple(tip + 0.45 * along + 0.25 * across),
+                tuple(tip + 0.45 * along - 0.25 * across),
+            ]
+            burn(
+                lambda d: (
+                    d.line(
+                        [tuple(tip + 0.3 * along), tuple(tip + along)],
+                        fill=255,
+                        width=max(1, round(0.012 * min(h, w))),
+                    ),
+                    d.polygon(head, fill=255),
+                ),
+                ink,
+            )
+
     def ticks():
-        for y in np.arange(.25, .76, .1)*h: burn(lambda d: d.line([(w - 1 - .03*w, y), (w - 2, y)], fill=255), ink)
+        for y in np.arange(0.25, 0.76, 0.1) * h:
+            burn(lambda d: d.line([(w - 1 - 0.03 * w, y), (w - 2, y)], fill=255), ink)
+
     letters = LETTERS[kind]
-    todo = [lambda: text(letters[rng.integers(len(letters))], rng.uniform(.07, .12)), lambda: text(TEXTS[kind][rng.integers(len(TEXTS[kind]))], rng.uniform(.03, .06)),
-            arrows, ticks]
-    for i in rng.choice(len(todo), int(rng.integers(1, 4)), replace=False, p=(.45, .25, .2, .1)): todo[i]()
+    todo = [
+        lambda: text(letters[rng.integers(len(letters))], rng.uniform(0.07, 0.12)),
+        lambda: text(TEXTS[kind][rng.integers(len(TEXTS[kind]))], rng.uniform(0.03, 0.06)),
+        arrows,
+        ticks,
+    ]
+    for i in rng.choice(
+        len(todo), int(rng.integers(1, 4)), replace=False, p=(0.45, 0.25, 0.2, 0.1)
+    ):
+        todo[i]()
     return touched
 
-def add_border(image: np.ndarray, rng) -> np.ndarray:   # bool (h, w): the border
+# %% ../nbs/02_phantoms.ipynb #1c385283
+def add_border(image: np.ndarray, rng) -> np.ndarray:  # bool (h, w): the border
     "A black or white border on some sides, up to 6 % wide, in place."
     h, w = image.shape
-    top, bottom, left, right = (rng.uniform(0, .06, 4)*(rng.random(4) < .6)*(h, h, w, w)).astype(int).tolist()
+    top, bottom, left, right = (
+        (rng.uniform(0, 0.06, 4) * (rng.random(4) < 0.6) * (h, h, w, w)).astype(int).tolist()
+    )
     border = np.ones((h, w), bool)
-    border[top:h - bottom, left:w - right] = False
-    image[border] = float(rng.random() < .4)
+    border[top : h - bottom, left : w - right] = False
+    image[border] = float(rng.random() < 0.4)
     return border
 
 # %% ../nbs/02_phantoms.ipynb #73387d61
-CLASSES = {'chest_xray': ('COVID', 'Lung_Opacity', 'Normal', 'Viral Pneumonia'), 'chest_ct': ('COVID', 'NonCOVID'), 'head_ct': ('normal', 'hemorrhage')}
+CLASSES = {
+    'chest_xray': ('COVID', 'Lung_Opacity', 'Normal', 'Viral Pneumonia'),
+    'chest_ct': ('COVID', 'NonCOVID'),
+    'head_ct': ('normal', 'hemorrhage'),
+}
 PAINTERS = {'chest_xray': chest_xray, 'chest_ct': chest_ct, 'head_ct': head_ct}
+
 
 @dataclass
 class Drawing:
     "One phantom: `image` uint8 (h, w); `mask` (lungs or brain), `finding`, `marks` bool (h, w); `note` says what the finding is."
+
     image: np.ndarray
     mask: np.ndarray
     finding: np.ndarray
     marks: np.ndarray
     note: str
 
+# %% ../nbs/02_phantoms.ipynb #73743a7f
 def _checked(kind, label, size, seed, marks):
-    if kind not in CLASSES: raise InputError(f'kind {kind!r}: choose one of {", ".join(CLASSES)}')
-    if label not in CLASSES[kind]: raise InputError(f'label {label!r}: the classes of {kind} are {", ".join(CLASSES[kind])}')
-    whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool)
+    if kind not in CLASSES:
+        raise InputError(f'kind {kind!r}: choose one of {", ".join(CLASSES)}')
+    if label not in CLASSES[kind]:
+        raise InputError(f'label {label!r}: the classes of {kind} are {", ".join(CLASSES[kind])}')
+
+    def whole(v):
+        return isinstance(v, (int, np.integer)) and not isinstance(v, bool)
+
     both = (size, size) if whole(size) else size
-    if not (isinstance(both, (tuple, list)) and len(both) == 2 and all(whole(v) and 16 <= v <= 4096 for v in both)):
+    if not (
+        isinstance(both, (tuple, list))
+        and len(both) == 2
+        and all(whole(v) and 16 <= v <= 4096 for v in both)
+    ):
         raise InputError(f'size {size!r}: give one number or (height, width), 16 to 4096 pixels')
-    if not (whole(seed) and seed >= 0): raise InputError(f'seed {seed!r}: give a whole number from 0 on')
-    if not (isinstance(marks, (int, float)) and 0 <= marks <= 1): raise InputError(f'marks {marks!r}: give a probability between 0 and 1')
+    if not (whole(seed) and seed >= 0):
+        raise InputError(f'seed {seed!r}: give a whole number from 0 on')
+    if not (isinstance(marks, (int, float)) and 0 <= marks <= 1):
+        raise InputError(f'marks {marks!r}: give a probability between 0 and 1')
     return tuple(map(int, both))
 
-def draw_one(kind: str,        # 'chest_xray', 'chest_ct' or 'head_ct'
-             label: str,       # a class of `CLASSES[kind]`
-             index: int = 0,   # number of the image
-             size=64,          # pixels: one number or (height, width)
-             seed: int = 0,    # with kind, label and index it fixes the image
-             marks: float = .2,  # probability of burnt-in marks
-            ) -> Drawing:
+# %% ../nbs/02_phantoms.ipynb #6a1c6c6c
+def draw_one(
+    kind: str,  # 'chest_xray', 'chest_ct' or 'head_ct'
+    label: str,  # a class of `CLASSES[kind]`
+    index: int = 0,  # number of the image
+    size=64,  # pixels: one number or (height, width)
+    seed: int = 0,  # with kind, label and index it fixes the image
+    marks: float = 0.2,  # probability of burnt-in marks
+) -> Drawing:
     "One phantom with everything that is known about it. Bad parameters are an `InputError`."
     size = _checked(kind, label, size, seed, marks)
     key = (list(CLASSES).index(kind), CLASSES[kind].index(label), int(index))
-    body, finding, grain, marking, edging = (np.random.default_rng(s) for s in np.random.SeedSequence(int(seed), spawn_key=key).spawn(5))
+    body, finding, grain, marking, edging = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(int(seed), spawn_key=key).spawn(5)
+    )
     image, mask, found, note = PAINTERS[kind](size, label, body, finding, grain)
-    mask, found, marked = mask > .5, found > .15, np.zeros(size, bool)
-    if marking.random() < marks: marked = add_marks(image, kind, marking)
-    if edging.random() < .08:
+    mask, found, marked = mask > 0.5, found > 0.15, np.zeros(size, bool)
+    if marking.random() < marks:
+        marked = add_marks(image, kind, marking)
+    if edging.random() < 0.08:
         border = add_border(image, edging)
         mask, found, marked = mask & ~border, found & ~border, marked & ~border
-    return Drawing(np.round(image*255).astype(np.uint8), mask, found, marked, note)
+    return Drawing(np.round(image * 255).astype(np.uint8), mask, found, marked, note)
 
-def draw(kind: str,            # 'chest_xray', 'chest_ct' or 'head_ct'
-         label: str,           # a class of `CLASSES[kind]`
-         n: int,               # how many
-         size=64,              # pixels: one number or (height, width)
-         seed: int = 0,        # image i depends on kind, label, seed and i only
-         marks: float = .2,    # probability of burnt-in marks
-         return_mask: bool = False,
-        ):                     # uint8 (n, h, w); with `return_mask` also the lungs (of the head: the brain), bool (n, h, w)
+# %% ../nbs/02_phantoms.ipynb #20e02473
+def draw(
+    kind: str,  # 'chest_xray', 'chest_ct' or 'head_ct'
+    label: str,  # a class of `CLASSES[kind]`
+    n: int,  # how many
+    size=64,  # pixels: one number or (height, width)
+    seed: int = 0,  # image i depends on kind, label, seed and i only
+    marks: float = 0.2,  # probability of burnt-in marks
+    return_mask: bool = False,
+):  # uint8 (n, h, w); with `return_mask` also the lungs (of the head: the brain), bool (n, h, w)
     "Draw `n` phantoms of one class. They are inspired by anatomy and are no patients; the classes are those of the real sets (SOURCES §5)."
     size = _checked(kind, label, size, seed, marks)
-    if not (isinstance(n, (int, np.integer)) and n >= 0): raise InputError(f'n {n!r}: give a whole number from 0 on')
+    if not (isinstance(n, (int, np.integer)) and n >= 0):
+        raise InputError(f'n {n!r}: give a whole number from 0 on')
     images, masks = np.empty((n, *size), np.uint8), np.empty((n, *size), bool)
-    for i in tqdm(range(n), desc=f'{kind} {label}', disable=n*(size[0]*size[1] + 10_000) < 2e7, leave=False):
+    for i in tqdm(
+        range(n),
+        desc=f'{kind} {label}',
+        disable=n * (size[0] * size[1] + 10_000) < 2e7,
+        leave=False,
+    ):
         one = draw_one(kind, label, i, size, seed, marks)
         images[i], masks[i] = one.image, one.mask
     return (images, masks) if return_mask else images
 
 # %% ../nbs/02_phantoms.ipynb #1fd59727
-FOLDERS = {'radiography': 'COVID-19_Radiography_Dataset', 'covid_ct': 'COVID-CT', 'head_ct': 'head_ct_hemorrhage'}
+FOLDERS = {
+    'radiography': 'COVID-19_Radiography_Dataset',
+    'covid_ct': 'COVID-CT',
+    'head_ct': 'head_ct_hemorrhage',
+}
 KINDS = {'radiography': 'chest_xray', 'covid_ct': 'chest_ct', 'head_ct': 'head_ct'}
 NOTICE, MARKER, BEGUN = 'PHANTOM.txt', 'phantom.json', 'phantom.begun.json'
 VERSION = 1  # of the drawings: raise it when the same parameters would give other pixels
-NOTICE_TEXT = '''These images are DRAWINGS made by a program (gan_covid.phantoms). They are not patients.
+NOTICE_TEXT = """These images are DRAWINGS made by a program (gan_covid.phantoms). They are not patients.
 
 Anatomy and findings are inspired by radiographs and CT slices; no image of a patient was used to make them. The folder has the layout of a real data
 set so that software can be run and tested without one. Do not use them for diagnosis or teaching, do not present them as patients, and do not mix
 them with patients' images. Nothing that is measured on them says anything about patients.
-'''
+"""
+
 
 def is_phantom(path) -> bool:
     "Does this file or folder lie in a folder of drawn phantoms?"
     path = Path(path).resolve()
-    return any((p/NOTICE).is_file() and ((p/MARKER).is_file() or (p/BEGUN).is_file()) for p in (path, *path.parents))
+    return any(
+        (p / NOTICE).is_file() and ((p / MARKER).is_file() or (p / BEGUN).is_file())
+        for p in (path, *path.parents)
+    )
 
+# %% ../nbs/02_phantoms.ipynb #4dfcc321
 def _radiography(counts, size, rng):
     for label, n in counts.items():
         for i in range(n):
-            yield dict(file=f'{label}/images/{label}-{i + 1}.png', mask=f'{label}/masks/{label}-{i + 1}.png', label=label, index=i, size=size or (299, 299),
-                       mode='RGB' if i % 40 == 39 else 'L')
+            yield dict(
+                file=f'{label}/images/{label}-{i + 1}.png',
+                mask=f'{label}/masks/{label}-{i + 1}.png',
+                label=label,
+                index=i,
+                size=size or (299, 299),
+                mode='RGB' if i % 40 == 39 else 'L',
+            )
 
+# %% ../nbs/02_phantoms.ipynb #3f6650c8
 def _patients(n, rng):
     "`n` images to patients with one to five images (fewer in a small set): a list of (patient, number of its image or None)."
     out, patient = [], 0
     while len(out) < n:
-        k, patient = min(int(rng.integers(1, 2 + min(4, max(1, n//8)))), n - len(out)), patient + 1
+        k, patient = (
+            min(int(rng.integers(1, 2 + min(4, max(1, n // 8)))), n - len(out)),
+            patient + 1,
+        )
         out += [(patient, i if k > 1 else None) for i in range(k)]
     return out
 
+# %% ../nbs/02_phantoms.ipynb #110ac6b5
 def _covid_ct(counts, size, rng):
     for label, n in counts.items():
         for i, (patient, k) in enumerate(_patients(n, rng)):
-            part, tail = '' if k is None else f'%{k}', '.png' if label == 'COVID' or patient % 2 == 0 else '.jpg'
-            stem = f'phantom-2020.03.{patient % 28 + 1:02d}.{20030000 + patient}-p{patient % 30 + 1}-{patient}' if label == 'COVID' else f'{patient}'
-            if label == 'COVID' and patient == 2: stem = 'phantom_' + 'with_a_name_as_long_as_some_names_of_the_real_set_'*2 + 'are-p8-2'
+            part, tail = (
+                '' if k is None else f'%{k}',
+                '.png' if label == 'COVID' or patient % 2 == 0 else '.jpg',
+            )
+            stem = (
+                f'phantom-2020.03.{patient % 28 + 1:02d}.{20030000 + patient}-p{patient % 30 + 1}-{patient}'
+                if label == 'COVID'
+                else f'{patient}'
+            )
+            if label == 'COVID' and patient == 2:
+                stem = (
+                    'phantom_'
+                    + 'with_a_name_as_long_as_some_names_of_the_real_set_' * 2
+                    + 'are-p8-2'
+                )
             width = int(rng.integers(180, 520))
-            yield dict(file=f'Images-processed/CT_{label}/{stem}{part}{tail}', label=label, index=i, size=size or (int(width*rng.uniform(.66, .85)), width),
-                       mode=('RGBA', 'L', 'RGB', 'L', 'L')[i % 5], jpeg=tail == '.jpg' or (label == 'COVID' and i % 10 == 2), patient=patient)
+            yield dict(
+                file=f'Images-processed/CT_{label}/{stem}{part}{tail}',
+                label=label,
+                index=i,
+                size=size or (int(width * rng.uniform(0.66, 0.85)), width),
+                mode=('RGBA', 'L', 'RGB', 'L', 'L')[i % 5],
+                jpeg=tail == '.jpg' or (label == 'COVID' and i % 10 == 2),
+                patient=patient,
+            )
 
+# %% ../nbs/02_phantoms.ipynb #64d06cce
 def _head_ct(counts, size, rng):
     i = 0
     for label in ('hemorrhage', 'normal'):
         for k in range(counts[label]):
             width = int(rng.integers(134, 420))
-            yield dict(file=f'head_ct/head_ct/{i:03d}.png', label=label, index=k, size=size or (int(width*rng.uniform(1.1, 1.25)), width),
-                       mode=('L', 'RGB', 'L', 'RGBA')[i % 4])
+            yield dict(
+                file=f'head_ct/head_ct/{i:03d}.png',
+                label=label,
+                index=k,
+                size=size or (int(width * rng.uniform(1.1, 1.25)), width),
+                mode=('L', 'RGB', 'L', 'RGBA')[i % 4],
+            )
             i += 1
 
 # %% ../nbs/02_phantoms.ipynb #5a43ffe6
-def _csv(rows): return '\n'.join(','.join(map(str, r)) for r in rows) + '\n'
+def _csv(rows):
+    return '\n'.join(','.join(map(str, r)) for r in rows) + '\n'
 
+# %% ../nbs/02_phantoms.ipynb #18d8f599
 def _beside(name, root, jobs, rng):
     "Write the tables that come with a data set."
-    if name == 'head_ct': atomic_write(root/'labels.csv', _csv([('id', ' hemorrhage')] + [(i, int(j['label'] == 'hemorrhage')) for i, j in enumerate(jobs)]))
+    if name == 'head_ct':
+        atomic_write(
+            root / 'labels.csv',
+            _csv(
+                [('id', ' hemorrhage')]
+                + [(i, int(j['label'] == 'hemorrhage')) for i, j in enumerate(jobs)]
+            ),
+        )
     if name == 'radiography':
         for label in dict.fromkeys(j['label'] for j in jobs):
             stems = [Path(j['file']).stem for j in jobs if j['label'] == label]
-            rows = pd.DataFrame({'FILE NAME': [s.replace('Normal', 'NORMAL') for s in stems], 'FORMAT': 'PNG', 'SIZE': '256*256', 'URL': 'drawn, no patient'})
-            atomic_save(root/f'{label}.metadata.xlsx', lambda p: rows.to_excel(p, index=False))
+            rows = pd.DataFrame(
+                {
+                    'FILE NAME': [s.replace('Normal', 'NORMAL') for s in stems],
+                    'FORMAT': 'PNG',
+                    'SIZE': '256*256',
+                    'URL': 'drawn, no patient',
+                }
+            )
+            atomic_save(root / f'{label}.metadata.xlsx', lambda p: rows.to_excel(p, index=False))
     if name == 'covid_ct':
         for label, parts in (('COVID', (191, 60, 98)), ('NonCOVID', (234, 58, 105))):
             mine = [(Path(j['file']).name, j['patient']) for j in jobs if j['label'] == label]
             lists, patients = {'train': [], 'val': [], 'test': []}, [p for _, p in mine]
-            for patient in rng.permutation(sorted(set(patients))).tolist():      # to an empty list, else to the one that lacks most
-                lack = {k: share/sum(parts)*len(mine) - len(v) for (k, v), share in zip(lists.items(), parts)}
-                lists[max(lack, key=lambda k: (not lists[k], lack[k]))] += [f for f, p in mine if p == patient]
-            for k, files in lists.items(): atomic_write(root/f'Data-split/{label}/{k}CT_{label}.txt', ''.join(f'{f}\n' for f in sorted(files)))
+            for patient in rng.permutation(
+                sorted(set(patients))
+            ).tolist():  # to an empty list, else to the one that lacks most
+                lack = {
+                    k: share / sum(parts) * len(mine) - len(v)
+                    for (k, v), share in zip(lists.items(), parts)
+                }
+                lists[max(lack, key=lambda k: (not lists[k], lack[k]))] += [
+                    f for f, p in mine if p == patient
+                ]
+            for k, files in lists.items():
+                atomic_write(
+                    root / f'Data-split/{label}/{k}CT_{label}.txt',
+                    ''.join(f'{f}\n' for f in sorted(files)),
+                )
             if label == 'COVID':
-                head = 'File name,Patient ID,Age,Gender,Location,Medical history,Time,Severity,Other diseases,DOI,Captions,,'.split(',')
-                atomic_write(root/'COVID-CT-MetaInfo.csv', _csv([head] + [(f, f'Patient {p}', *[''] * 8, 'drawn - no patient', '', '') for f, p in mine]))
-            else: atomic_write(root/'NonCOVID-CT-MetaInfo.csv', _csv([('', 'image name', 'patient id')] + [(i, f, f'crawled_patient_{p}') for i, (f, p) in enumerate(mine)]))
+                head = 'File name,Patient ID,Age,Gender,Location,Medical history,Time,Severity,Other diseases,DOI,Captions,,'.split(
+                    ','
+                )
+                atomic_write(
+                    root / 'COVID-CT-MetaInfo.csv',
+                    _csv(
+                        [head]
+                        + [
+                            (f, f'Patient {p}', *[''] * 8, 'drawn - no patient', '', '')
+                            for f, p in mine
+                        ]
+                    ),
+                )
+            else:
+                atomic_write(
+                    root / 'NonCOVID-CT-MetaInfo.csv',
+                    _csv(
+                        [('', 'image name', 'patient id')]
+                        + [(i, f, f'crawled_patient_{p}') for i, (f, p) in enumerate(mine)]
+                    ),
+                )
 
 # %% ../nbs/02_phantoms.ipynb #da1590b5
 def _save(root, job, kind, seed, marks):
     "Draw and save one image (and its mask) unless it is there."
-    file, mask = root/job['file'], root/job['mask'] if 'mask' in job else None
-    if file.exists() and (mask is None or mask.exists()): return
+    file, mask = root / job['file'], root / job['mask'] if 'mask' in job else None
+    if file.exists() and (mask is None or mask.exists()):
+        return
     d = draw_one(kind, job['label'], job['index'], job['size'], seed, marks)
-    if mask is not None:       # 256 pixels for 299, as in the real set
-        small = Image.fromarray(d.mask).convert('L').resize(tuple(max(1, round(v*256/299)) for v in d.mask.shape[::-1]), Image.NEAREST)
+    if mask is not None:  # 256 pixels for 299, as in the real set
+        small = (
+            Image.fromarray(d.mask)
+            .convert('L')
+            .resize(tuple(max(1, round(v * 256 / 299)) for v in d.mask.shape[::-1]), Image.NEAREST)
+        )
         atomic_save(mask, lambda p: small.convert('RGB').save(p, format='PNG'))
     image = Image.fromarray(d.image)
-    if job.get('jpeg'): atomic_save(file, lambda p: image.convert('RGB').save(p, format='JPEG', quality=92))
-    else: atomic_save(file, lambda p: image.convert(job['mode']).save(p, format='PNG'))
+    if job.get('jpeg'):
+        atomic_save(file, lambda p: image.convert('RGB').save(p, format='JPEG', quality=92))
+    else:
+        atomic_save(file, lambda p: image.convert(job['mode']).save(p, format='PNG'))
 
-def write(name: str,                # 'radiography', 'covid_ct' or 'head_ct'
-          folder,                   # the data set's own folder is made in it
-          n_per_class=20,           # images per class: a number, or a dict by class
-          size=None,                # pixels: a number or (height, width); None: as the real set, 299 or varied
-          seed: int = 0,
-          marks: float = .2,        # probability of burnt-in marks
-          workers: int | None = None,  # processes; None: as many as there are cores
-         ) -> Path:                 # the data set's folder
+# %% ../nbs/02_phantoms.ipynb #ade4b2f0
+def write(
+    name: str,  # 'radiography', 'covid_ct' or 'head_ct'
+    folder,  # the data set's own folder is made in it
+    n_per_class=20,  # images per class: a number, or a dict by class
+    size=None,  # pixels: a number or (height, width); None: as the real set, 299 or varied
+    seed: int = 0,
+    marks: float = 0.2,  # probability of burnt-in marks
+    workers: int | None = None,  # processes; None: as many as there are cores
+) -> Path:  # the data set's folder
     """Write phantoms as files in the layout of a real data set (SOURCES §5), with `PHANTOM.txt` beside them.
 
     A second call with the same parameters does nothing; after an interruption it goes on. A folder that holds something else, real images or
     phantoms drawn with other parameters, is left alone: an `InputError`."""
-    if name not in FOLDERS: raise InputError(f'name {name!r}: choose one of {", ".join(FOLDERS)}')
+    if name not in FOLDERS:
+        raise InputError(f'name {name!r}: choose one of {", ".join(FOLDERS)}')
     kind = KINDS[name]
-    if isinstance(n_per_class, dict) and (odd := sorted(set(map(str, n_per_class)) - set(CLASSES[kind]))):
-        raise InputError(f'n_per_class: {name} has no class {", ".join(odd)}; its classes are {", ".join(CLASSES[kind])}')
-    counts = {c: n_per_class.get(c, 0) if isinstance(n_per_class, dict) else n_per_class for c in CLASSES[kind]}
-    if not all(isinstance(n, (int, np.integer)) and n >= 0 for n in counts.values()) or not any(counts.values()):
-        raise InputError(f'n_per_class {n_per_class!r}: give a number over 0, or a dict of numbers by class')
+    if isinstance(n_per_class, dict) and (
+        odd := sorted(set(map(str, n_per_class)) - set(CLASSES[kind]))
+    ):
+        raise InputError(
+            f'n_per_class: {name} has no class {", ".join(odd)}; its classes are {", ".join(CLASSES[kind])}'
+        )
+    counts = {
+        c: n_per_class.get(c, 0) if isinstance(n_per_class, dict) else n_per_class
+        for c in CLASSES[kind]
+    }
+    if not all(isinstance(n, (int, np.integer)) and n >= 0 for n in counts.values()) or not any(
+        counts.values()
+    ):
+        raise InputError(
+            f'n_per_class {n_per_class!r}: give a number over 0, or a dict of numbers by class'
+        )
     checked = _checked(kind, CLASSES[kind][0], 64 if size is None else size, seed, marks)
-    parameters = json.loads(json.dumps(dict(name=name, n_per_class={k: int(n) for k, n in counts.items()}, size=None if size is None else checked, seed=int(seed),
-                                            marks=float(marks), version=VERSION)))
-    root = Path(folder)/FOLDERS[name]
+    parameters = json.loads(
+        json.dumps(
+            dict(
+                name=name,
+                n_per_class={k: int(n) for k, n in counts.items()},
+                size=None if size is None else checked,
+                seed=int(seed),
+                marks=float(marks),
+                version=VERSION,
+            )
+        )
+    )
+    root = Path(folder) / FOLDERS[name]
     if root.exists() and any(root.iterdir()):
-        done = next((root/f for f in (MARKER, BEGUN) if (root/f).is_file()), None)
-        if done is None: raise InputError(f'{root}: holds files that are not phantoms. Choose another folder')
+        done = next((root / f for f in (MARKER, BEGUN) if (root / f).is_file()), None)
+        if done is None:
+            raise InputError(f'{root}: holds files that are not phantoms. Choose another folder')
         if (found := read_json(done)) != parameters:
-            changed = ', '.join(f'{k} {found.get(k)!r} instead of {v!r}' for k, v in parameters.items() if found.get(k) != v)
-            raise InputError(f'{root}: holds phantoms drawn with other parameters ({changed}). Choose another folder, or delete this one')
-        if done.name == MARKER: return root
-    write_json(root/BEGUN, parameters)
-    atomic_write(root/NOTICE, NOTICE_TEXT)
-    layout, beside = (np.random.default_rng(s) for s in np.random.SeedSequence(int(seed), spawn_key=(9,)).spawn(2))
+            changed = ', '.join(
+                f'{k} {found.get(k)!r} instead of {v!r}'
+                for k, v in parameters.items()
+                if found.get(k) != v
+            )
+            raise InputError(
+                f'{root}: holds phantoms drawn with other parameters ({changed}). Choose another folder, or delete this one'
+            )
+        if done.name == MARKER:
+            return root
+    write_json(root / BEGUN, parameters)
+    atomic_write(root / NOTICE, NOTICE_TEXT)
+    layout, beside = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(int(seed), spawn_key=(9,)).spawn(2)
+    )
     jobs = list(globals()[f'_{name}'](counts, None if size is None else checked, layout))
     _beside(name, root, jobs, beside)
     from joblib import Parallel, delayed
+
     workers = (os.cpu_count() or 1) if workers is None else workers
     todo = (delayed(_save)(root, job, kind, seed, marks) for job in jobs)
     done = Parallel(n_jobs=workers if len(jobs) > 40 else 1, return_as='generator_unordered')(todo)
-    for _ in tqdm(done, total=len(jobs), desc=f'drawing {name} phantoms', disable=len(jobs) <= 40): pass
-    for rest in root.rglob('.*.part*'): rest.unlink()     # half a file of a killed run
-    os.replace(root/BEGUN, root/MARKER)
+    for _ in tqdm(done, total=len(jobs), desc=f'drawing {name} phantoms', disable=len(jobs) <= 40):
+        pass
+    for rest in root.rglob('.*.part*'):
+        rest.unlink()  # half a file of a killed run
+    os.replace(root / BEGUN, root / MARKER)
     return root

@@ -9,10 +9,19 @@ __all__ = ['COLOURS', 'MARKERS', 'DASHES', 'GREY', 'WIDTH', 'STYLE', 'VERDICTS',
            'table_figure']
 
 # %% ../nbs/20_plotting.ipynb #b837580b
-import contextlib, functools, html, io, math, os, re, textwrap
+import contextlib
+import functools
+import html
+import io
+import math
+import os
+import re
+import textwrap
 from pathlib import Path
 
-import matplotlib, matplotlib.style, matplotlib.ticker
+import matplotlib
+import matplotlib.style
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -23,362 +32,714 @@ from .records import InputError, atomic_write, read_json, write_json
 
 # %% ../nbs/20_plotting.ipynb #cfb8fe0e
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#5B5B5B', '#B8A900')
-MARKERS, DASHES = 'osD^vPX*', ('-', '--', '-.', ':', (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
+MARKERS, DASHES = (
+    'osD^vPX*',
+    ('-', '--', '-.', ':', (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2))),
+)
 GREY = '#5B5B5B'
-WIDTH = 7.  # inches
+WIDTH = 7.0  # inches
 
-STYLE = {'font.family': 'DejaVu Sans', 'font.size': 11, 'axes.titlesize': 11, 'axes.labelsize': 11, 'legend.fontsize': 10, 'xtick.labelsize': 10, 'ytick.labelsize': 10,
-         'axes.prop_cycle': matplotlib.cycler(color=COLOURS), 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#E4E4E4', 'axes.axisbelow': True,
-         'legend.frameon': False, 'image.cmap': 'gray', 'image.interpolation': 'nearest', 'lines.linewidth': 1.6, 'figure.dpi': 160, 'savefig.dpi': 160, 'svg.hashsalt': 'gan_covid', 'pdf.fonttype': 42,
-         'text.parse_math': False}   # a class may be called $a_b$: text is shown as it is
+STYLE = {
+    'font.family': 'DejaVu Sans',
+    'font.size': 11,
+    'axes.titlesize': 11,
+    'axes.labelsize': 11,
+    'legend.fontsize': 10,
+    'xtick.labelsize': 10,
+    'ytick.labelsize': 10,
+    'axes.prop_cycle': matplotlib.cycler(color=COLOURS),
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.color': '#E4E4E4',
+    'axes.axisbelow': True,
+    'legend.frameon': False,
+    'image.cmap': 'gray',
+    'image.interpolation': 'nearest',
+    'lines.linewidth': 1.6,
+    'figure.dpi': 160,
+    'savefig.dpi': 160,
+    'svg.hashsalt': 'gan_covid',
+    'pdf.fonttype': 42,
+    'text.parse_math': False,
+}  # a class may be called $a_b$: text is shown as it is
+
 
 def style():
     "Context manager: the house style over Matplotlib's defaults, whatever the user has set."
     return matplotlib.style.context(['default', STYLE])
 
+# %% ../nbs/20_plotting.ipynb #e8f2877e
 def _named(name) -> str:
     "A name for the legend, which leaves out those that begin with _: a space without width goes before it."
     return f'\u200b{name}' if str(name).startswith('_') else str(name)
 
+# %% ../nbs/20_plotting.ipynb #d3888b38
 def _legend(fig, handles, labels):
     "The legend above all panels, in as many columns as fit beside each other."
     labels = [str(l) for l in labels]
-    inches = lambda n: sum(.075*max(map(len, c)) + .65 for c in np.array_split(labels, n))   # letters of ten points; line and gap
-    fig.legend(handles, labels, loc='outside upper center', ncols=next((n for n in (4, 3, 2) if n <= len(labels) and inches(n) < WIDTH), 1))
 
+    def inches(n):
+        return sum(
+            0.075 * max(map(len, c)) + 0.65 for c in np.array_split(labels, n)
+        )  # letters of ten points; line and gap
+
+    fig.legend(
+        handles,
+        labels,
+        loc='outside upper center',
+        ncols=next((n for n in (4, 3, 2) if n <= len(labels) and inches(n) < WIDTH), 1),
+    )
+
+# %% ../nbs/20_plotting.ipynb #afc3a155
 def _plain_powers(axis, scale, *args, **kwargs):
     "Set a logarithmic scale with plain numbers: powers of ten would be formulas, which are not parsed here."
     scale(*args, **kwargs)
     axis.set_major_formatter(lambda value, position: f'{value:g}'.replace('-', '−'))
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
+# %% ../nbs/20_plotting.ipynb #4ac06f41
 def _drawn(draw):
     "A figure function: runs in the house style."
+
     @functools.wraps(draw)
     def wrapped(*args, **kwargs):
-        with style(): return draw(*args, **kwargs)
+        with style():
+            return draw(*args, **kwargs)
+
     return wrapped
 
-def canvas(width: float, height: float,  # inches, without the foot
-           note: str,                    # which data and weights; printed at the foot
-          ) -> Figure:
+# %% ../nbs/20_plotting.ipynb #640d9b10
+def canvas(
+    width: float,
+    height: float,  # inches, without the foot
+    note: str,  # which data and weights; printed at the foot
+) -> Figure:
     "An empty figure with its note. Not a pyplot figure: nothing is left in memory, no window opens."
-    if not str(note or '').strip(): raise InputError('note: every figure says on which data and weights it stands; give e.g. records.data_note(record)')
-    lines = textwrap.wrap(str(note), max(30, int(width*14.5)))
-    foot = .12 + .155*len(lines)
+    if not str(note or '').strip():
+        raise InputError(
+            'note: every figure says on which data and weights it stands; give e.g. records.data_note(record)'
+        )
+    lines = textwrap.wrap(str(note), max(30, int(width * 14.5)))
+    foot = 0.12 + 0.155 * len(lines)
     fig = Figure((width, height + foot), layout='constrained')
-    fig.get_layout_engine().set(w_pad=.09, h_pad=.07, rect=(0, foot/(height + foot), 1, height/(height + foot)))
-    fig.text(.08/width, .05/(height + foot), '\n'.join(lines), fontsize=8.5, color=GREY, va='bottom', linespacing=1.15)
+    fig.get_layout_engine().set(
+        w_pad=0.09, h_pad=0.07, rect=(0, foot / (height + foot), 1, height / (height + foot))
+    )
+    fig.text(
+        0.08 / width,
+        0.05 / (height + foot),
+        '\n'.join(lines),
+        fontsize=8.5,
+        color=GREY,
+        va='bottom',
+        linespacing=1.15,
+    )
     return fig
 
 # %% ../nbs/20_plotting.ipynb #0e129a04
-_METADATA = {'png': {'Software': None}, 'pdf': {'CreationDate': None, 'Creator': None, 'Producer': None}, 'svg': {'Date': None, 'Creator': None}}  # nothing that changes by itself
+_METADATA = {
+    'png': {'Software': None},
+    'pdf': {'CreationDate': None, 'Creator': None, 'Producer': None},
+    'svg': {'Date': None, 'Creator': None},
+}  # nothing that changes by itself
 
-def save_figure(fig: Figure,
-                folder,       # e.g. figures/smoke/head_ct; made if missing
-                id: str,      # file name without ending, e.g. 'F26'
-                local: bool=False,  # True: shows pixels of real patients' images; named so that git ignores it
-                formats=('png', 'pdf'),
-               ) -> list:     # paths in the order of the formats
+
+def save_figure(
+    fig: Figure,
+    folder,  # e.g. figures/smoke/head_ct; made if missing
+    id: str,  # file name without ending, e.g. 'F26'
+    local: bool = False,  # True: shows pixels of real patients' images; named so that git ignores it
+    formats=('png', 'pdf'),
+) -> list:  # paths in the order of the formats
     "Write a figure, as PNG and PDF unless told otherwise; the same figure gives the same bytes."
     out = []
     for ending in formats:
-        if ending not in _METADATA: raise InputError(f'formats: {ending!r} is unknown; choose among {", ".join(_METADATA)}')
+        if ending not in _METADATA:
+            raise InputError(f'formats: {ending!r} is unknown; choose among {", ".join(_METADATA)}')
         buffer = io.BytesIO()
-        with style(): fig.savefig(buffer, format=ending, metadata=_METADATA[ending])
-        out.append(atomic_write(Path(folder)/f"{id}{'.local' if local else ''}.{ending}", buffer.getvalue()))
+        with style():
+            fig.savefig(buffer, format=ending, metadata=_METADATA[ending])
+        out.append(
+            atomic_write(
+                Path(folder) / f'{id}{".local" if local else ""}.{ending}', buffer.getvalue()
+            )
+        )
     return out
 
 # %% ../nbs/20_plotting.ipynb #1243bffb
 def _text(v, digits=4) -> str:
     "A table cell as text: fixed digits, no 'nan', tuples joined."
-    if isinstance(v, (tuple, list)): return '×'.join(map(str, v)) if all(isinstance(i, (int, np.integer)) for i in v) else ', '.join(_text(i, digits) for i in v)
-    if v is None or v is pd.NA or (isinstance(v, (float, np.floating)) and np.isnan(v)): return '' if digits == 6 else '–'
-    if isinstance(v, (bool, np.bool_)): return 'yes' if v else 'no'
-    if isinstance(v, (float, np.floating)): return f'{v:.{digits}g}' if abs(v) < 10**digits else f'{v:.0f}'
-    if isinstance(v, (int, np.integer)): return str(v) if digits == 6 or abs(v) < 10_000 else f'{v:,}'
+    if isinstance(v, (tuple, list)):
+        return (
+            '×'.join(map(str, v))
+            if all(isinstance(i, (int, np.integer)) for i in v)
+            else ', '.join(_text(i, digits) for i in v)
+        )
+    if v is None or v is pd.NA or (isinstance(v, (float, np.floating)) and np.isnan(v)):
+        return '' if digits == 6 else '–'
+    if isinstance(v, (bool, np.bool_)):
+        return 'yes' if v else 'no'
+    if isinstance(v, (float, np.floating)):
+        return f'{v:.{digits}g}' if abs(v) < 10**digits else f'{v:.0f}'
+    if isinstance(v, (int, np.integer)):
+        return str(v) if digits == 6 or abs(v) < 10_000 else f'{v:,}'
     return str(v)
 
-_TEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
-        '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}',
-        '−': '$-$', '×': r'$\times$', '≈': r'$\approx$', '≤': r'$\leq$', '≥': r'$\geq$', '±': r'$\pm$', '·': r'$\cdot$', '°': r'\textdegree{}', '²': r'\textsuperscript{2}', '–': '--'}
+# %% ../nbs/20_plotting.ipynb #fdf910f0
+_TEX = {
+    '\\': r'\textbackslash{}',
+    '&': r'\&',
+    '%': r'\%',
+    '$': r'\$',
+    '#': r'\#',
+    '_': r'\_',
+    '{': r'\{',
+    '}': r'\}',
+    '~': r'\textasciitilde{}',
+    '^': r'\textasciicircum{}',
+    '<': r'\textless{}',
+    '>': r'\textgreater{}',
+    '|': r'\textbar{}',
+    '−': '$-$',
+    '×': r'$\times$',
+    '≈': r'$\approx$',
+    '≤': r'$\leq$',
+    '≥': r'$\geq$',
+    '±': r'$\pm$',
+    '·': r'$\cdot$',
+    '°': r'\textdegree{}',
+    '²': r'\textsuperscript{2}',
+    '–': '--',
+}
+
+
 def _tex(s) -> str:
     "Text for a cell of LaTeX, on one line; a first * or [ in braces, or the end of the row before would take it."
     text = ''.join(_TEX.get(c, c) for c in ' '.join(str(s).splitlines()))
     return re.sub(r'^\s*([*[])', r'{\1}', text)
 
+# %% ../nbs/20_plotting.ipynb #3a4016ef
 def _markdown(s) -> str:
     "Text for a cell or line of Markdown that is also HTML: shown as it is, on one line; `code` stays."
     text = html.escape(' '.join(str(s).splitlines()), quote=False)
     text = re.sub(r'([\\|*~$]|(?<!\w)_|_(?!\w)|\](?=\()|^[#>+-](?= ))', r'\\\1', text)
     return text.replace('`', '\\`') if text.count('`') % 2 else text
 
-def save_table(df: pd.DataFrame,  # columns become the header; the index is not written
-               folder, id: str,
-               title: str='',     # above the table
-               note: str='',      # which data and weights; required
-              ) -> list:          # paths of .csv, .md, .tex
+# %% ../nbs/20_plotting.ipynb #238ddbd8
+def save_table(
+    df: pd.DataFrame,  # columns become the header; the index is not written
+    folder,
+    id: str,
+    title: str = '',  # above the table
+    note: str = '',  # which data and weights; required
+) -> list:  # paths of .csv, .md, .tex
     "Write a table as CSV, Markdown and LaTeX (booktabs); the note is a last column of the CSV and stands below the others. The same table gives the same bytes."
-    if not str(note or '').strip(): raise InputError(f'note: table {id} must say on which data and weights it stands; for published numbers name the source')
+    if not str(note or '').strip():
+        raise InputError(
+            f'note: table {id} must say on which data and weights it stands; for published numbers name the source'
+        )
     exact = df.map(lambda v: _text(v, 6)).assign(note=note)
     shown = df.map(_text)
     csv = exact.to_csv(index=False, lineterminator='\n')
     rows = [[_markdown(c) for c in row] for row in shown.itertuples(index=False)]
-    md = (f'**{_markdown(title)}**\n\n' if title else '') + pd.DataFrame(rows, columns=[_markdown(c) for c in df.columns]).to_markdown(index=False, disable_numparse=True) + f'\n\n*{_markdown(note)}*\n'
+    md = (
+        (f'**{_markdown(title)}**\n\n' if title else '')
+        + pd.DataFrame(rows, columns=[_markdown(c) for c in df.columns]).to_markdown(
+            index=False, disable_numparse=True
+        )
+        + f'\n\n*{_markdown(note)}*\n'
+    )
     right = ['r' if pd.api.types.is_numeric_dtype(t) else 'l' for t in df.dtypes]
-    line = lambda cells: '  ' + ' & '.join(map(_tex, cells)) + r' \\'
-    tex = '\n'.join([r'\begin{table}', r'\centering', rf'\caption{{{_tex(title or id)}. {_tex(note)}.}}', rf'\label{{tab:{id}}}', rf'\begin{{tabular}}{{{"".join(right)}}}', r'\toprule', line(df.columns), r'\midrule',
-                     *[line(row) for row in shown.itertuples(index=False)], r'\bottomrule', r'\end{tabular}', r'\end{table}', ''])
-    return [atomic_write(Path(folder)/f'{id}.{ending}', text) for ending, text in (('csv', csv), ('md', md), ('tex', tex))]
+
+    def line(cells):
+        return '  ' + ' & '.join(map(_tex, cells)) + r' \\'
+
+    tex = '\n'.join(
+        [
+            r'\begin{table}',
+            r'\centering',
+            rf'\caption{{{_tex(title or id)}. {_tex(note)}.}}',
+            rf'\label{{tab:{id}}}',
+            rf'\begin{{tabular}}{{{"".join(right)}}}',
+            r'\toprule',
+            line(df.columns),
+            r'\midrule',
+            *[line(row) for row in shown.itertuples(index=False)],
+            r'\bottomrule',
+            r'\end{tabular}',
+            r'\end{table}',
+            '',
+        ]
+    )
+    return [
+        atomic_write(Path(folder) / f'{id}.{ending}', text)
+        for ending, text in (('csv', csv), ('md', md), ('tex', tex))
+    ]
 
 # %% ../nbs/20_plotting.ipynb #646f5507
 VERDICTS = ('agrees', 'differs', 'not comparable')
 
-def _missing(v) -> bool: return v is None or v is pd.NA or (isinstance(v, (float, np.floating)) and not np.isfinite(v))
-def _whole(v) -> bool: return isinstance(v, (int, np.integer)) or (isinstance(v, (float, np.floating)) and float(v).is_integer())
 
-def published_beside(df: pd.DataFrame,  # columns name, published, reproduced; optional low, high, why
-                     why: str=None,     # a reason why nothing here is comparable, e.g. 'phantom data'
-                    ) -> pd.DataFrame:  # name, published, reproduced, low, high, verdict, why
+def _missing(v) -> bool:
+    return v is None or v is pd.NA or (isinstance(v, (float, np.floating)) and not np.isfinite(v))
+
+# %% ../nbs/20_plotting.ipynb #112979c3
+def _whole(v) -> bool:
+    return isinstance(v, (int, np.integer)) or (
+        isinstance(v, (float, np.floating)) and float(v).is_integer()
+    )
+
+# %% ../nbs/20_plotting.ipynb #84b22de7
+def published_beside(
+    df: pd.DataFrame,  # columns name, published, reproduced; optional low, high, why
+    why: str = None,  # a reason why nothing here is comparable, e.g. 'phantom data'
+) -> pd.DataFrame:  # name, published, reproduced, low, high, verdict, why
     "Verdict per row: 'agrees' if the published value is inside [low, high] (settings, whole numbers and words: equal), 'differs', or 'not comparable' with the reason."
     need = [c for c in ('name', 'published', 'reproduced') if c not in df]
-    if need: raise InputError(f'df: column {need[0]!r} is missing')
+    if need:
+        raise InputError(f'df: column {need[0]!r} is missing')
     rows = []
     for r in df.to_dict('records'):
         p, q, low, high = r['published'], r['reproduced'], r.get('low'), r.get('high')
         own = None if _missing(r.get('why')) else r['why']
         reason = why or own
-        if _missing(p): verdict, reason = 'not comparable', 'not published'
-        elif _missing(q): verdict, reason = 'not comparable', own or 'not run here'
-        elif reason: verdict = 'not comparable'
+        if _missing(p):
+            verdict, reason = 'not comparable', 'not published'
+        elif _missing(q):
+            verdict, reason = 'not comparable', own or 'not run here'
+        elif reason:
+            verdict = 'not comparable'
         elif not (_missing(low) or _missing(high)):
             inside = low <= p <= high
-            verdict, reason = ('agrees', 'inside the 95 % interval') if inside else ('differs', 'outside the 95 % interval')
-        elif p == q or isinstance(p, str) or isinstance(q, str) or (_whole(p) and _whole(q)): verdict, reason = ('agrees', 'equal') if p == q else ('differs', 'not equal')
-        else: verdict, reason = 'not comparable', 'no interval'
-        rows.append({'name': r['name'], 'published': p, 'reproduced': q, 'low': low, 'high': high, 'verdict': verdict, 'why': reason})
-    return pd.DataFrame(rows, columns=['name', 'published', 'reproduced', 'low', 'high', 'verdict', 'why'])
+            verdict, reason = (
+                ('agrees', 'inside the 95 % interval')
+                if inside
+                else ('differs', 'outside the 95 % interval')
+            )
+        elif p == q or isinstance(p, str) or isinstance(q, str) or (_whole(p) and _whole(q)):
+            verdict, reason = ('agrees', 'equal') if p == q else ('differs', 'not equal')
+        else:
+            verdict, reason = 'not comparable', 'no interval'
+        rows.append(
+            {
+                'name': r['name'],
+                'published': p,
+                'reproduced': q,
+                'low': low,
+                'high': high,
+                'verdict': verdict,
+                'why': reason,
+            }
+        )
+    return pd.DataFrame(
+        rows, columns=['name', 'published', 'reproduced', 'low', 'high', 'verdict', 'why']
+    )
 
 # %% ../nbs/20_plotting.ipynb #82cfe042
 @contextlib.contextmanager
 def _locked(folder: Path):
     "One writer at a time, by an advisory lock on the folder itself (no lock on systems without flock)."
-    try: import fcntl
-    except ImportError: yield; return
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally: os.close(handle)
+    finally:
+        os.close(handle)
 
+# %% ../nbs/20_plotting.ipynb #d3ca8def
 class Manifest:
     "The entries of one notebook for `figures/<profile>/manifest.json`."
+
     def __init__(self, folder):  # the profile's folder, e.g. figures/smoke
         self.folder, self.items = Path(folder), {}
 
-    def add(self, id: str,       # of the inventory, or 'O12@ct_report' for a second paper's answer
-            paper: str, title: str,
-            files,               # paths below the profile's folder, as save_figure and save_table return them
-            records=(),          # the records behind it, e.g. 'head_ct/classify/original_0', relative to the profile's records
-            data: str='',        # 'phantom' or the real set and its number of images
-            weights: str=None,   # 'imagenet', 'random', 'file:…', None
-            values=(),           # rows of published_beside (DataFrame or dicts)
-            local: bool=False,   # holds pictures with pixels of real patients, which stay out of git
-           ) -> 'Manifest':
+    def add(
+        self,
+        id: str,  # of the inventory, or 'O12@ct_report' for a second paper's answer
+        paper: str,
+        title: str,
+        files,  # paths below the profile's folder, as save_figure and save_table return them
+        records=(),  # the records behind it, e.g. 'head_ct/classify/original_0', relative to the profile's records
+        data: str = '',  # 'phantom' or the real set and its number of images
+        weights: str = None,  # 'imagenet', 'random', 'file:…', None
+        values=(),  # rows of published_beside (DataFrame or dicts)
+        local: bool = False,  # holds pictures with pixels of real patients, which stay out of git
+    ) -> 'Manifest':
         "Add one entry; an `InputError` for an unknown id, a file outside the folder or an absolute record path."
-        if id.split('@')[0] not in INVENTORY: raise InputError(f'id: {id!r} is not in the inventory; see published.INVENTORY')
-        if not str(data or '').strip(): raise InputError(f'data: entry {id} must say on which data it stands')
+        if id.split('@')[0] not in INVENTORY:
+            raise InputError(f'id: {id!r} is not in the inventory; see published.INVENTORY')
+        if not str(data or '').strip():
+            raise InputError(f'data: entry {id} must say on which data it stands')
         relative = []
         for f in map(Path, files):
             inside = f.resolve().is_relative_to(self.folder.resolve())
-            if f.is_absolute() and not inside: raise InputError(f'{f}: entry {id} has a file outside {self.folder}')
-            relative.append((f.resolve().relative_to(self.folder.resolve()) if inside else f).as_posix())
+            if f.is_absolute() and not inside:
+                raise InputError(f'{f}: entry {id} has a file outside {self.folder}')
+            relative.append(
+                (f.resolve().relative_to(self.folder.resolve()) if inside else f).as_posix()
+            )
         outside = [str(r) for r in records if Path(r).is_absolute() or '..' in Path(r).parts]
-        if outside: raise InputError(f'{outside[0]}: entry {id} must name records relative to the records folder')
+        if outside:
+            raise InputError(
+                f'{outside[0]}: entry {id} must name records relative to the records folder'
+            )
         values = values.to_dict('records') if isinstance(values, pd.DataFrame) else list(values)
-        self.items[id] = {'paper': paper, 'title': title, 'files': relative, 'records': [Path(r).as_posix() for r in records], 'data': data, 'weights': weights,
-                          'values': [{k: None if _missing(v) else v for k, v in row.items()} for row in values], 'local': local}
+        self.items[id] = {
+            'paper': paper,
+            'title': title,
+            'files': relative,
+            'records': [Path(r).as_posix() for r in records],
+            'data': data,
+            'weights': weights,
+            'values': [{k: None if _missing(v) else v for k, v in row.items()} for row in values],
+            'local': local,
+        }
         return self
 
     def write(self) -> Path:
         "Merge the entries into manifest.json; those of other notebooks stay."
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder/'manifest.json'
+        path = self.folder / 'manifest.json'
         with _locked(self.folder):
             old = read_json(path)['items'] if path.exists() else {}
             return write_json(path, {'items': {**old, **self.items}})
 
     @staticmethod
-    def check(folder,               # the profile's folder
-              inventory=INVENTORY,  # id -> {'paper', ...}
-              papers=None,          # only these papers' ids; default all
-              local: bool=False,    # True: the pictures that git ignores must be there too
-             ) -> list:             # problems as text; empty if all is well
+    def check(
+        folder,  # the profile's folder
+        inventory=INVENTORY,  # id -> {'paper', ...}
+        papers=None,  # only these papers' ids; default all
+        local: bool = False,  # True: the pictures that git ignores must be there too
+    ) -> list:  # problems as text; empty if all is well
         "What is missing or wrong in a profile's figures."
         folder = Path(folder)
-        if not (folder/'manifest.json').exists(): return [f'{folder}/manifest.json: not found']
-        items = read_json(folder/'manifest.json').get('items', {})
-        problems = [f'{i}: no entry' for i, v in inventory.items() if i not in items and (papers is None or v['paper'] in papers)]
+        if not (folder / 'manifest.json').exists():
+            return [f'{folder}/manifest.json: not found']
+        items = read_json(folder / 'manifest.json').get('items', {})
+        problems = [
+            f'{i}: no entry'
+            for i, v in inventory.items()
+            if i not in items and (papers is None or v['paper'] in papers)
+        ]
         for id, item in items.items():
-            if id.split('@')[0] not in inventory: problems.append(f'{id}: not in the inventory'); continue
-            lacking = [k for k in ('paper', 'title', 'files', 'records', 'data', 'values') if k not in item]
-            if lacking: problems.append(f'{id}: {lacking[0]} is missing'); continue
-            if not item['files']: problems.append(f'{id}: no files')
+            if id.split('@')[0] not in inventory:
+                problems.append(f'{id}: not in the inventory')
+                continue
+            lacking = [
+                k for k in ('paper', 'title', 'files', 'records', 'data', 'values') if k not in item
+            ]
+            if lacking:
+                problems.append(f'{id}: {lacking[0]} is missing')
+                continue
+            if not item['files']:
+                problems.append(f'{id}: no files')
             for f in item['files']:
                 private = '.local.' in Path(f).name
-                if Path(f).is_absolute() or '..' in Path(f).parts: problems.append(f'{id}: {f} leaves the folder')
-                elif private and not item.get('local'): problems.append(f'{id}: {f} shows real patients but the entry is not local')
-                elif private and not local: continue
-                elif not (folder/f).is_file(): problems.append(f'{id}: {f} is not there')
-                elif (folder/f).stat().st_size == 0: problems.append(f'{id}: {f} is empty')
+                if Path(f).is_absolute() or '..' in Path(f).parts:
+                    problems.append(f'{id}: {f} leaves the folder')
+                elif private and not item.get('local'):
+                    problems.append(f'{id}: {f} shows real patients but the entry is not local')
+                elif private and not local:
+                    continue
+                elif not (folder / f).is_file():
+                    problems.append(f'{id}: {f} is not there')
+                elif (folder / f).stat().st_size == 0:
+                    problems.append(f'{id}: {f} is empty')
             for v in item['values']:
-                if v.get('verdict') not in VERDICTS: problems.append(f"{id}: value {v.get('name')!r} has verdict {v.get('verdict')!r}")
-                elif v['verdict'] == 'not comparable' and not v.get('why'): problems.append(f"{id}: value {v.get('name')!r} is not comparable, but it does not say why")
+                if v.get('verdict') not in VERDICTS:
+                    problems.append(
+                        f'{id}: value {v.get("name")!r} has verdict {v.get("verdict")!r}'
+                    )
+                elif v['verdict'] == 'not comparable' and not v.get('why'):
+                    problems.append(
+                        f'{id}: value {v.get("name")!r} is not comparable, but it does not say why'
+                    )
         return problems
 
 # %% ../nbs/20_plotting.ipynb #870e6a1f
 def _rgb(images) -> np.ndarray:
     "Images of one size as float (n,h,w,3) in [0,1]."
-    try: x = np.asarray(images)
-    except ValueError: raise InputError('images: must all have one size; resize them first') from None
-    if x.dtype == np.uint8: x = x/255.
-    if x.ndim == 3: x = x[..., None]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x): raise InputError(f'images: must be (n, h, w), (n, h, w, 1) or (n, h, w, 3) with n > 0, got shape {x.shape}')
+    try:
+        x = np.asarray(images)
+    except ValueError:
+        raise InputError('images: must all have one size; resize them first') from None
+    if x.dtype == np.uint8:
+        x = x / 255.0
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+        raise InputError(
+            f'images: must be (n, h, w), (n, h, w, 1) or (n, h, w, 3) with n > 0, got shape {x.shape}'
+        )
     return np.clip(np.broadcast_to(x, (*x.shape[:3], 3)), 0, 1)
 
+# %% ../nbs/20_plotting.ipynb #5c0718a3
 @_drawn
-def sheet(images,               # (n,h,w[,1|3]) float in [0,1] or uint8
-          titles=None,          # n texts, one above each image
-          columns: int=None,    # images a row; default about square
-          row_titles=None,      # one text a row, at its left
-          column_titles=None,   # one text a column, above the first row
-          *, note: str) -> Figure:
+def sheet(
+    images,  # (n,h,w[,1|3]) float in [0,1] or uint8
+    titles=None,  # n texts, one above each image
+    columns: int = None,  # images a row; default about square
+    row_titles=None,  # one text a row, at its left
+    column_titles=None,  # one text a column, above the first row
+    *,
+    note: str,
+) -> Figure:
     "A sheet of images: samples, real beside generated, samples by epoch."
     x = _rgb(images)
     n, h, w, _ = x.shape
-    if titles is not None and len(titles) != n: raise InputError(f'titles: {len(titles)} texts for {n} images')
+    if titles is not None and len(titles) != n:
+        raise InputError(f'titles: {len(titles)} texts for {n} images')
     columns = columns or min(n, max(4, math.ceil(math.sqrt(n))))
-    rows = math.ceil(n/columns)
-    for name, texts, need in (('row_titles', row_titles, rows), ('column_titles', column_titles, columns)):
-        if texts is not None and len(texts) != need: raise InputError(f'{name}: {len(texts)} texts for {need} {name[:-7]}s')
-    left = .16 + .16*max(1 + str(t).count('\n') for t in row_titles) if row_titles is not None else 0.
-    tile = min(1.7, (WIDTH - left)/columns)                              # inches
-    if titles is not None: tile = max(tile, min(1.1, (WIDTH - left)/columns))
-    width = max(3.4, left + tile*columns)
-    px = w/tile                                                          # pixels an inch
+    rows = math.ceil(n / columns)
+    for name, texts, need in (
+        ('row_titles', row_titles, rows),
+        ('column_titles', column_titles, columns),
+    ):
+        if texts is not None and len(texts) != need:
+            raise InputError(f'{name}: {len(texts)} texts for {need} {name[:-7]}s')
+    left = (
+        0.16 + 0.16 * max(1 + str(t).count('\n') for t in row_titles)
+        if row_titles is not None
+        else 0.0
+    )
+    tile = min(1.7, (WIDTH - left) / columns)  # inches
+    if titles is not None:
+        tile = max(tile, min(1.1, (WIDTH - left) / columns))
+    width = max(3.4, left + tile * columns)
+    px = w / tile  # pixels an inch
     size = 9.5
-    fold = lambda t: textwrap.wrap(str(t), max(4, int(tile*12.5))) or ['']
+
+    def fold(t):
+        return textwrap.wrap(str(t), max(4, int(tile * 12.5))) or ['']
+
     lines = max(len(fold(t)) for t in titles) if titles is not None else 0
-    gap, above = max(1, round(.05*px)), round(lines*.165*px + (.06*px if lines else 0))
-    top = round(max(len(fold(t)) for t in column_titles)*.175*px + .06*px) if column_titles is not None else 0
-    sheet_ = np.ones((top + rows*(h + above) + (rows - 1)*gap, columns*w + (columns - 1)*gap, 3))
-    at = lambda i: (top + (i//columns)*(h + above + gap) + above, (i % columns)*(w + gap))
+    gap, above = max(1, round(0.05 * px)), round(lines * 0.165 * px + (0.06 * px if lines else 0))
+    top = (
+        round(max(len(fold(t)) for t in column_titles) * 0.175 * px + 0.06 * px)
+        if column_titles is not None
+        else 0
+    )
+    sheet_ = np.ones(
+        (top + rows * (h + above) + (rows - 1) * gap, columns * w + (columns - 1) * gap, 3)
+    )
+
+    def at(i):
+        return (top + (i // columns) * (h + above + gap) + above, (i % columns) * (w + gap))
+
     for i in range(n):
         y, c = at(i)
-        sheet_[y:y + h, c:c + w] = x[i]
-    height = sheet_.shape[0]/sheet_.shape[1]*(width - left - .1) if left + tile*columns >= width else sheet_.shape[0]/px
-    fig = canvas(width, height + .1, note)
+        sheet_[y : y + h, c : c + w] = x[i]
+    height = (
+        sheet_.shape[0] / sheet_.shape[1] * (width - left - 0.1)
+        if left + tile * columns >= width
+        else sheet_.shape[0] / px
+    )
+    fig = canvas(width, height + 0.1, note)
     ax = fig.add_subplot()
     ax.imshow(sheet_, interpolation='nearest' if max(h, w) <= 64 else 'antialiased')
     ax.set_axis_off()
-    text = lambda c, y, t, **k: ax.text(c, y, t, fontsize=size, linespacing=1.1, **k)
+
+    def text(c, y, t, **k):
+        return ax.text(c, y, t, fontsize=size, linespacing=1.1, **k)
+
     if titles is not None:
-        for i in range(n): text(at(i)[1] + w/2, at(i)[0] - .03*px, '\n'.join(fold(titles[i])), ha='center', va='bottom')
-    for j, t in enumerate(() if column_titles is None else column_titles): text(j*(w + gap) + w/2, top - .05*px, '\n'.join(fold(t)), ha='center', va='bottom')
-    for i, t in enumerate(() if row_titles is None else row_titles):   # turned, and smaller where the row is lower than the text is long
-        longest = max(map(len, str(t).split('\n')))*.095*px
-        ax.text(-.06*px, at(i*columns)[0] + h/2, t, fontsize=size*min(1, h/longest), linespacing=1.1, ha='right', va='center', rotation=90, multialignment='center')
+        for i in range(n):
+            text(
+                at(i)[1] + w / 2,
+                at(i)[0] - 0.03 * px,
+                '\n'.join(fold(titles[i])),
+                ha='center',
+                va='bottom',
+            )
+    for j, t in enumerate(() if column_titles is None else column_titles):
+        text(j * (w + gap) + w / 2, top - 0.05 * px, '\n'.join(fold(t)), ha='center', va='bottom')
+    for i, t in enumerate(
+        () if row_titles is None else row_titles
+    ):  # turned, and smaller where the row is lower than the text is long
+        longest = max(map(len, str(t).split('\n'))) * 0.095 * px
+        ax.text(
+            -0.06 * px,
+            at(i * columns)[0] + h / 2,
+            t,
+            fontsize=size * min(1, h / longest),
+            linespacing=1.1,
+            ha='right',
+            va='center',
+            rotation=90,
+            multialignment='center',
+        )
     return fig
 
 # %% ../nbs/20_plotting.ipynb #08dfd329
-_LOSSES = {'g': 'generator', 'd': 'discriminator', 'd_real': 'discriminator, real', 'd_fake': 'discriminator, generated', 'gp': 'gradient penalty'}
+_LOSSES = {
+    'g': 'generator',
+    'd': 'discriminator',
+    'd_real': 'discriminator, real',
+    'd_fake': 'discriminator, generated',
+    'gp': 'gradient penalty',
+}
+
 
 def _panels(x, keys) -> dict:
     "One history, or several by name -> always by name."
-    if not isinstance(x, dict) or not x: raise InputError('history: must be a dict of lists, or a dict of such by name')
+    if not isinstance(x, dict) or not x:
+        raise InputError('history: must be a dict of lists, or a dict of such by name')
     return {'': x} if any(k in x for k in keys) else x
 
+# %% ../nbs/20_plotting.ipynb #fa7bfc0e
 @_drawn
-def losses(history: dict,    # {'step', 'g', 'd_real', 'd_fake', 'gp', ...} lists, or several by name
-           x: str='step',    # the key of the abscissa
-           *, note: str) -> Figure:
+def losses(
+    history: dict,  # {'step', 'g', 'd_real', 'd_fake', 'gp', ...} lists, or several by name
+    x: str = 'step',  # the key of the abscissa
+    *,
+    note: str,
+) -> Figure:
     "Losses over training: faint as recorded, strong as a running median. Logarithmic if outliers would flatten the rest."
     panels = _panels(history, _LOSSES)
     fig = canvas(WIDTH, 3.1, note)
     axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     largest = []
     for ax, (name, h) in zip(axes, panels.items()):
-        if x not in h: raise InputError(f'history: {name or "it"} has no {x!r}')
+        if x not in h:
+            raise InputError(f'history: {name or "it"} has no {x!r}')
         for i, k in enumerate(k for k in _LOSSES if k in h):
             y = pd.Series(h[k], dtype=float)
-            ax.plot(h[x], y, color=COLOURS[i], lw=.6, alpha=.35)
-            ax.plot(h[x], y.rolling(max(3, len(y)//40), center=True, min_periods=1).median(), color=COLOURS[i], ls=DASHES[i], label=_LOSSES[k])
+            ax.plot(h[x], y, color=COLOURS[i], lw=0.6, alpha=0.35)
+            ax.plot(
+                h[x],
+                y.rolling(max(3, len(y) // 40), center=True, min_periods=1).median(),
+                color=COLOURS[i],
+                ls=DASHES[i],
+                label=_LOSSES[k],
+            )
             largest.append((y.max(), y.median()))
         ax.set(title=name, xlabel=x)
     axes[0].set_ylabel('loss')
-    if max(m for m, _ in largest) > 20*max(.05, max(q for _, q in largest)): _plain_powers(axes[0].yaxis, axes[0].set_yscale, 'symlog', linthresh=.1)
+    if max(m for m, _ in largest) > 20 * max(0.05, max(q for _, q in largest)):
+        _plain_powers(axes[0].yaxis, axes[0].set_yscale, 'symlog', linthresh=0.1)
     _legend(fig, *axes[0].get_legend_handles_labels())
     return fig
 
 # %% ../nbs/20_plotting.ipynb #86ead32c
-def _arm(name) -> str: return str(name).replace('+', ' + ')
+def _arm(name) -> str:
+    return str(name).replace('+', ' + ')
 
+# %% ../nbs/20_plotting.ipynb #ee68460b
 def _draw_confusion(ax, cm, classes):
     cm = np.asarray(cm)
-    share = np.divide(cm, cm.sum(1, keepdims=True), out=np.zeros(cm.shape), where=cm.sum(1, keepdims=True) > 0)
+    share = np.divide(
+        cm, cm.sum(1, keepdims=True), out=np.zeros(cm.shape), where=cm.sum(1, keepdims=True) > 0
+    )
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1.15)
     for (i, j), v in np.ndenumerate(cm):
-        ax.text(j, i, f'{v:g}\n{100*share[i, j]:.0f} %', ha='center', va='center', color='white' if share[i, j] > .6 else 'black', fontsize=11 if len(cm) < 3 else 9.5)
+        ax.text(
+            j,
+            i,
+            f'{v:g}\n{100 * share[i, j]:.0f} %',
+            ha='center',
+            va='center',
+            color='white' if share[i, j] > 0.6 else 'black',
+            fontsize=11 if len(cm) < 3 else 9.5,
+        )
     names = ['\n'.join(textwrap.wrap(str(c).replace('_', ' '), 10)) for c in classes]
     ax.set_xticks(range(len(cm)), names, fontsize=10 if len(cm) < 3 else 8.5)
-    ax.set_yticks(range(len(cm)), names, fontsize=10 if len(cm) < 3 else 8.5, rotation=90 if len(cm) < 3 else 0, va='center')
+    ax.set_yticks(
+        range(len(cm)),
+        names,
+        fontsize=10 if len(cm) < 3 else 8.5,
+        rotation=90 if len(cm) < 3 else 0,
+        va='center',
+    )
     ax.set(xlabel='classifier says', ylabel='truth')
     ax.grid(False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
+# %% ../nbs/20_plotting.ipynb #2dbf45fd
 @_drawn
-def confusion_matrix(cm,            # (k,k) counts (row = truth), or several by name
-                     classes,       # k names
-                     *, note: str) -> Figure:
+def confusion_matrix(
+    cm,  # (k,k) counts (row = truth), or several by name
+    classes,  # k names
+    *,
+    note: str,
+) -> Figure:
     "Confusion matrices: counts and per cent of the row."
     panels = cm if isinstance(cm, dict) else {'': cm}
-    if any(np.shape(c) != (len(classes),)*2 for c in panels.values()): raise InputError(f'cm: must be {len(classes)} × {len(classes)}, one row for each of the classes')
-    columns = min(3 if len(classes) < 4 and len(panels) != 4 else 2, len(panels))   # four as a square
-    rows = math.ceil(len(panels)/columns)
-    side = 3.5 if len(classes) > 3 else 3.3 if columns == 1 else 2.35 if len(classes) == 2 else 2.8   # room for the names of the classes
-    fig = canvas(max(3.6, side*columns), (side + .35*(len(classes) == 2))*rows, note)
+    if any(np.shape(c) != (len(classes),) * 2 for c in panels.values()):
+        raise InputError(
+            f'cm: must be {len(classes)} × {len(classes)}, one row for each of the classes'
+        )
+    columns = min(
+        3 if len(classes) < 4 and len(panels) != 4 else 2, len(panels)
+    )  # four as a square
+    rows = math.ceil(len(panels) / columns)
+    side = (
+        3.5 if len(classes) > 3 else 3.3 if columns == 1 else 2.35 if len(classes) == 2 else 2.8
+    )  # room for the names of the classes
+    fig = canvas(max(3.6, side * columns), (side + 0.35 * (len(classes) == 2)) * rows, note)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, (name, c) in zip(axes, panels.items()):
         _draw_confusion(ax, c, classes)
         ax.set_title('\n'.join(textwrap.wrap(_arm(name), 22)))
-    for ax in axes[len(panels):]: ax.set_axis_off()
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
     return fig
 
+# %% ../nbs/20_plotting.ipynb #504b0729
 def _draw_roc(ax, curves):
     ax.plot([0, 1], [0, 1], color='#B0B0B0', lw=1, ls=':')
     for i, (name, c) in enumerate(curves.items()):
         c = c if isinstance(c, pd.DataFrame) else pd.DataFrame({'fpr': c[0], 'tpr': c[1]})
         label = '\n'.join(textwrap.wrap(f'{_arm(name)} ({np.trapezoid(c.tpr, c.fpr):.2f})', 26))
         ax.plot(c.fpr, c.tpr, color=COLOURS[i % 8], ls=DASHES[i % 8], label=label)
-        if 'low' in c and c.low.notna().any(): ax.fill_between(c.fpr, c.low, c.high, color=COLOURS[i % 8], alpha=.13, lw=0)
-    ax.set(xlabel='false positive rate', ylabel='true positive rate', xlim=(-.01, 1.01), ylim=(-.01, 1.01), aspect='equal', xticks=[0, .25, .5, .75, 1], yticks=[0, .25, .5, .75, 1])
+        if 'low' in c and c.low.notna().any():
+            ax.fill_between(c.fpr, c.low, c.high, color=COLOURS[i % 8], alpha=0.13, lw=0)
+    ax.set(
+        xlabel='false positive rate',
+        ylabel='true positive rate',
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect='equal',
+        xticks=[0, 0.25, 0.5, 0.75, 1],
+        yticks=[0, 0.25, 0.5, 0.75, 1],
+    )
 
+# %% ../nbs/20_plotting.ipynb #1c4e6949
 @_drawn
-def roc(curves: dict,   # name -> evaluation.mean_roc's DataFrame (with band), or (fpr, tpr)
-        *, note: str) -> Figure:
+def roc(
+    curves: dict,  # name -> evaluation.mean_roc's DataFrame (with band), or (fpr, tpr)
+    *,
+    note: str,
+) -> Figure:
     "ROC curves, mean and band over repeats; the area in the legend."
     fig = canvas(WIDTH, 3.7, note)
     ax, side = fig.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_roc(ax, curves)
-    side.legend(*ax.get_legend_handles_labels(), loc='upper left', title='arm (area under curve)', alignment='left')
+    side.legend(
+        *ax.get_legend_handles_labels(),
+        loc='upper left',
+        title='arm (area under curve)',
+        alignment='left',
+    )
     side.set_axis_off()
     return fig
 
+# %% ../nbs/20_plotting.ipynb #eb85eb0f
 @_drawn
-def result_block(cm, classes,     # (k,k) counts and names
-                 curves: dict,    # as for roc
-                 title: str='', *, note: str) -> Figure:
+def result_block(
+    cm,
+    classes,  # (k,k) counts and names
+    curves: dict,  # as for roc
+    title: str = '',
+    *,
+    note: str,
+) -> Figure:
     "One classifier's result: confusion matrix beside ROC curve (F17-F22)."
     fig = canvas(WIDTH, 3.6, note)
     left, right = fig.subplots(1, 2)
@@ -389,22 +750,30 @@ def result_block(cm, classes,     # (k,k) counts and names
     return fig
 
 # %% ../nbs/20_plotting.ipynb #ecc086e3
-def _order(values) -> list: return list(dict.fromkeys(values))
+def _order(values) -> list:
+    return list(dict.fromkeys(values))
 
+# %% ../nbs/20_plotting.ipynb #e64ff56c
 @_drawn
-def arms_forest(summary: pd.DataFrame,   # evaluation.summarise's rows
-                metrics=None,            # which, in order; default all
-                published: dict=None,    # {(arm, metric): value}, or {(hue, arm, metric): value} with hue
-                hue: str=None,           # a column told apart by colour, e.g. 'network'
-                *, note: str) -> Figure:
+def arms_forest(
+    summary: pd.DataFrame,  # evaluation.summarise's rows
+    metrics=None,  # which, in order; default all
+    published: dict = None,  # {(arm, metric): value}, or {(hue, arm, metric): value} with hue
+    hue: str = None,  # a column told apart by colour, e.g. 'network'
+    *,
+    note: str,
+) -> Figure:
     "Arm x metric: mean and interval, the published value beside it as an open diamond."
     metrics, arms = list(metrics or _order(summary.metric)), _order(summary.arm)
     groups = _order(summary[hue]) if hue else [None]
     columns = min(len(metrics), 3 if len(metrics) in (3, 5, 6, 9) else 4)
-    rows = math.ceil(len(metrics)/columns)
-    fig = canvas(WIDTH, rows*(.75 + .33*len(arms)*max(1, .6*len(groups))) + .35, note)
+    rows = math.ceil(len(metrics) / columns)
+    fig = canvas(WIDTH, rows * (0.75 + 0.33 * len(arms) * max(1, 0.6 * len(groups))) + 0.35, note)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    offset = lambda i: (i - (len(groups) - 1)/2)*.8/len(groups)
+
+    def offset(i):
+        return (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+
     for ax, metric in zip(axes, metrics):
         for g, group in enumerate(groups):
             part = summary[(summary.metric == metric) & (summary[hue] == group if hue else True)]
@@ -413,23 +782,53 @@ def arms_forest(summary: pd.DataFrame,   # evaluation.summarise's rows
                 ax.plot([r.low, r.high], [y, y], color=COLOURS[g], lw=2, solid_capstyle='butt')
                 ax.plot(r.mean, y, MARKERS[g], color=COLOURS[g], ms=5.5)
                 value = (published or {}).get((group, r.arm, metric) if hue else (r.arm, metric))
-                if value is not None: ax.plot(value, y, 'D', mfc='white', mec='#D55E00', mew=1.5, ms=6.5, zorder=4)
-        ax.set_title(metric.replace('_', ' ').replace('auc', 'AUC').replace('mcc', 'MCC').replace('f1', 'F1'))
+                if value is not None:
+                    ax.plot(value, y, 'D', mfc='white', mec='#D55E00', mew=1.5, ms=6.5, zorder=4)
+        ax.set_title(
+            metric.replace('_', ' ').replace('auc', 'AUC').replace('mcc', 'MCC').replace('f1', 'F1')
+        )
         ax.locator_params(axis='x', nbins=3 if columns > 3 else 4)
-        ax.margins(x=.09)   # half a diamond
+        ax.margins(x=0.09)  # half a diamond
         ax.set_yticks(range(len(arms)), ['\n'.join(textwrap.wrap(_arm(a), 20)) for a in arms])
-        ax.set_ylim(len(arms) - .5, -.5)
+        ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.grid(axis='y', visible=False)
-    for ax in axes[len(metrics):]: ax.set_axis_off()
-    marks = [matplotlib.lines.Line2D([], [], color=COLOURS[g], marker=MARKERS[g], lw=2, label=f'{group or "reproduced"} (mean, 95 % interval)') for g, group in enumerate(groups)]
-    if published: marks.append(matplotlib.lines.Line2D([], [], ls='', marker='D', mfc='white', mec='#D55E00', mew=1.5, ms=6.5, label='published'))
+    for ax in axes[len(metrics) :]:
+        ax.set_axis_off()
+    marks = [
+        matplotlib.lines.Line2D(
+            [],
+            [],
+            color=COLOURS[g],
+            marker=MARKERS[g],
+            lw=2,
+            label=f'{group or "reproduced"} (mean, 95 % interval)',
+        )
+        for g, group in enumerate(groups)
+    ]
+    if published:
+        marks.append(
+            matplotlib.lines.Line2D(
+                [],
+                [],
+                ls='',
+                marker='D',
+                mfc='white',
+                mec='#D55E00',
+                mew=1.5,
+                ms=6.5,
+                label='published',
+            )
+        )
     _legend(fig, marks, [m.get_label() for m in marks])
     return fig
 
 # %% ../nbs/20_plotting.ipynb #7a68e44d
 @_drawn
-def history(fits: dict,   # Keras-like {'loss', 'val_loss', 'accuracy', 'val_accuracy'}, or several by name
-            *, note: str) -> Figure:
+def history(
+    fits: dict,  # Keras-like {'loss', 'val_loss', 'accuracy', 'val_accuracy'}, or several by name
+    *,
+    note: str,
+) -> Figure:
     "Loss and accuracy of a classifier over epochs; the dotted line is the epoch of least validation loss."
     fits = _panels(fits, ('loss', 'accuracy'))
     fig = canvas(WIDTH, 3.1, note)
@@ -439,8 +838,19 @@ def history(fits: dict,   # Keras-like {'loss', 'val_loss', 'accuracy', 'val_acc
             for prefix, ls in (('', '-'), ('val_', '--')):
                 if h.get(prefix + key):
                     y = h[prefix + key]
-                    ax.plot(range(1, len(y) + 1), y, ls, color=COLOURS[i], marker=MARKERS[i] if len(y) < 12 else None, ms=4, label=_named(' '.join(t for t in (name, 'validation' if prefix else 'training') if t)))
-            if h.get('val_loss'): ax.axvline(int(np.nanargmin(h['val_loss'])) + 1, color=COLOURS[i], ls=':', lw=1)
+                    ax.plot(
+                        range(1, len(y) + 1),
+                        y,
+                        ls,
+                        color=COLOURS[i],
+                        marker=MARKERS[i] if len(y) < 12 else None,
+                        ms=4,
+                        label=_named(
+                            ' '.join(t for t in (name, 'validation' if prefix else 'training') if t)
+                        ),
+                    )
+            if h.get('val_loss'):
+                ax.axvline(int(np.nanargmin(h['val_loss'])) + 1, color=COLOURS[i], ls=':', lw=1)
     for ax, key in zip(axes, ('loss', 'accuracy')):
         ax.set(xlabel='epoch', ylabel=key)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -449,13 +859,20 @@ def history(fits: dict,   # Keras-like {'loss', 'val_loss', 'accuracy', 'val_acc
 
 # %% ../nbs/20_plotting.ipynb #fbe9e32d
 @_drawn
-def curve(df: pd.DataFrame,       # one row a point
-          x: str, y: str,         # columns
-          low: str=None, high: str=None,  # columns of the interval
-          by: str=None,           # column that tells lines apart
-          xlabel: str=None, ylabel: str=None, logx: bool=False,
-          levels: dict=None,      # name -> y of horizontal lines, e.g. the published FIDs
-          *, note: str) -> Figure:
+def curve(
+    df: pd.DataFrame,  # one row a point
+    x: str,
+    y: str,  # columns
+    low: str = None,
+    high: str = None,  # columns of the interval
+    by: str = None,  # column that tells lines apart
+    xlabel: str = None,
+    ylabel: str = None,
+    logx: bool = False,
+    levels: dict = None,  # name -> y of horizontal lines, e.g. the published FIDs
+    *,
+    note: str,
+) -> Figure:
     "Lines with intervals."
     fig = canvas(WIDTH, 3.4, note)
     ax = fig.add_subplot()
@@ -463,225 +880,512 @@ def curve(df: pd.DataFrame,       # one row a point
     values = np.unique(df[x])
     for i, g in enumerate(groups):
         d = (df[df[by] == g] if by else df).sort_values(x)
-        at = d[x]*1.03**(i - (len(groups) - 1)/2) if logx else d[x] + (i - (len(groups) - 1)/2)*.012*np.ptp(values)*(low is not None)
-        ax.plot(at, d[y], color=COLOURS[i % 8], ls=DASHES[i % 8], marker=MARKERS[i % 8], ms=5, label=g if g is None else _named(g))
-        if low: ax.vlines(at, d[low], d[high], color=COLOURS[i % 8], lw=1.4)
+        at = (
+            d[x] * 1.03 ** (i - (len(groups) - 1) / 2)
+            if logx
+            else d[x] + (i - (len(groups) - 1) / 2) * 0.012 * np.ptp(values) * (low is not None)
+        )
+        ax.plot(
+            at,
+            d[y],
+            color=COLOURS[i % 8],
+            ls=DASHES[i % 8],
+            marker=MARKERS[i % 8],
+            ms=5,
+            label=g if g is None else _named(g),
+        )
+        if low:
+            ax.vlines(at, d[low], d[high], color=COLOURS[i % 8], lw=1.4)
     if logx:
         _plain_powers(ax.xaxis, ax.set_xscale, 'log')
-        if len(values) < 9: ax.set_xticks(values, [f'{v:g}' for v in values]); ax.minorticks_off()
-    for i, (name, v) in enumerate(sorted((levels or {}).items(), key=lambda kv: kv[1])):   # the lowest is named below its line, so that two may lie close together
+        if len(values) < 9:
+            ax.set_xticks(values, [f'{v:g}' for v in values])
+            ax.minorticks_off()
+    for i, (name, v) in enumerate(
+        sorted((levels or {}).items(), key=lambda kv: kv[1])
+    ):  # the lowest is named below its line, so that two may lie close together
         ax.axhline(v, color='#D55E00', ls=':', lw=1.2, zorder=1)
-        ax.annotate(name, (1, v), (0, 3 if i else -3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right', va='bottom' if i else 'top', fontsize=9.5, color='#D55E00',
-                    bbox=dict(fc='white', ec='none', alpha=.75, pad=.6))
-    if levels: ax.margins(y=.1)
+        ax.annotate(
+            name,
+            (1, v),
+            (0, 3 if i else -3),
+            xycoords=('axes fraction', 'data'),
+            textcoords='offset points',
+            ha='right',
+            va='bottom' if i else 'top',
+            fontsize=9.5,
+            color='#D55E00',
+            bbox=dict(fc='white', ec='none', alpha=0.75, pad=0.6),
+        )
+    if levels:
+        ax.margins(y=0.1)
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
-    if by: _legend(fig, *ax.get_legend_handles_labels())
+    if by:
+        _legend(fig, *ax.get_legend_handles_labels())
     return fig
 
+# %% ../nbs/20_plotting.ipynb #c9135b30
 @_drawn
-def ranges(similarity: dict,   # {row: {metric: {'mean', 'q05', 'q50', 'q95'}}}, as the score step records it
-           units: dict=None,   # metric -> unit
-           *, note: str) -> Figure:
+def ranges(
+    similarity: dict,  # {row: {metric: {'mean', 'q05', 'q50', 'q95'}}}, as the score step records it
+    units: dict = None,  # metric -> unit
+    *,
+    note: str,
+) -> Figure:
     "Similarity metrics: median (point), mean (bar) and the range from 5 to 95 per cent of the pairs."
     rows, metrics = list(similarity), _order(m for r in similarity.values() for m in r)
     columns = min(3, len(metrics))
-    lines = math.ceil(len(metrics)/columns)
-    fig = canvas(WIDTH, lines*(.85 + .36*len(rows)), note)
+    lines = math.ceil(len(metrics) / columns)
+    fig = canvas(WIDTH, lines * (0.85 + 0.36 * len(rows)), note)
     axes = fig.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for ax, m in zip(axes, metrics):
         for y, r in enumerate(rows):
             q = similarity[r].get(m)
-            if not q: continue
-            ax.plot([q['q05'], q['q95']], [y, y], color=COLOURS[0], lw=3, alpha=.45, solid_capstyle='butt')
+            if not q:
+                continue
+            ax.plot(
+                [q['q05'], q['q95']],
+                [y, y],
+                color=COLOURS[0],
+                lw=3,
+                alpha=0.45,
+                solid_capstyle='butt',
+            )
             ax.plot(q['q50'], y, 'o', color=COLOURS[0], ms=6)
             ax.plot(q['mean'], y, '|', color='black', ms=11, mew=1.6)
         unit = (units or {}).get(m, '')
         ax.set_title(f'{m} ({unit})' if unit else m)
-        ax.set_yticks(range(len(rows)), ['\n'.join(textwrap.wrap(r.replace('_', ' '), 20)) for r in rows])
-        ax.set_ylim(len(rows) - .5, -.5)
+        ax.set_yticks(
+            range(len(rows)), ['\n'.join(textwrap.wrap(r.replace('_', ' '), 20)) for r in rows]
+        )
+        ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.locator_params(axis='x', nbins=4)
         ax.grid(axis='y', visible=False)
-    for ax in axes[len(metrics):]: ax.set_axis_off()
+    for ax in axes[len(metrics) :]:
+        ax.set_axis_off()
     return fig
 
 # %% ../nbs/20_plotting.ipynb #8082db0f
-def tsne(x: np.ndarray,      # (n,...) images or features; flattened
-         seed: int=0,
-         perplexity: float=None,  # default 30, less for few images
-        ) -> np.ndarray:     # (n,2) float32
+def tsne(
+    x: np.ndarray,  # (n,...) images or features; flattened
+    seed: int = 0,
+    perplexity: float = None,  # default 30, less for few images
+) -> np.ndarray:  # (n,2) float32
     "t-SNE (scikit-learn, started from PCA, 50 components before it)."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    x = np.asarray(x, np.float32).reshape(len(x), -1)
-    if len(x) < 5: raise InputError(f'x: t-SNE needs at least 5 images, got {len(x)}')
-    if x.shape[1] > 50: x = PCA(min(50, len(x) - 1), svd_solver='full').fit_transform(x)
-    return TSNE(2, perplexity=perplexity or min(30., (len(x) - 1)/3), init='pca', random_state=seed).fit_transform(x).astype(np.float32)
 
+    x = np.asarray(x, np.float32).reshape(len(x), -1)
+    if len(x) < 5:
+        raise InputError(f'x: t-SNE needs at least 5 images, got {len(x)}')
+    if x.shape[1] > 50:
+        x = PCA(min(50, len(x) - 1), svd_solver='full').fit_transform(x)
+    return (
+        TSNE(2, perplexity=perplexity or min(30.0, (len(x) - 1) / 3), init='pca', random_state=seed)
+        .fit_transform(x)
+        .astype(np.float32)
+    )
+
+# %% ../nbs/20_plotting.ipynb #4591182a
 @_drawn
-def tsne_map(embedding,   # (n,2)
-             groups,      # (n,) names, e.g. 'normal, real'
-             *, note: str) -> Figure:
+def tsne_map(
+    embedding,  # (n,2)
+    groups,  # (n,) names, e.g. 'normal, real'
+    *,
+    note: str,
+) -> Figure:
     "Scatter of an embedding, groups by colour and shape; names ending in 'generated' are open."
     e, groups = np.asarray(embedding), np.asarray(groups).astype(str)
-    if e.shape != (len(groups), 2): raise InputError(f'embedding: must be ({len(groups)}, 2), got {e.shape}')
+    if e.shape != (len(groups), 2):
+        raise InputError(f'embedding: must be ({len(groups)}, 2), got {e.shape}')
     fig = canvas(WIDTH, 4.2, note)
     ax = fig.add_subplot()
     for i, g in enumerate(_order(groups)):
         open_ = 'generated' in g
-        ax.scatter(*e[groups == g].T, s=22, marker=MARKERS[i % 8], facecolors='none' if open_ else COLOURS[i % 8], edgecolors=COLOURS[i % 8], linewidths=1 if open_ else .3, label=_named(f'{g} ({(groups == g).sum()})'))
+        ax.scatter(
+            *e[groups == g].T,
+            s=22,
+            marker=MARKERS[i % 8],
+            facecolors='none' if open_ else COLOURS[i % 8],
+            edgecolors=COLOURS[i % 8],
+            linewidths=1 if open_ else 0.3,
+            label=_named(f'{g} ({(groups == g).sum()})'),
+        )
     ax.set(xticks=[], yticks=[], xlabel='t-SNE 1', ylabel='t-SNE 2')
     fig.legend(*ax.get_legend_handles_labels(), loc='outside upper center', ncols=2)
     return fig
 
 # %% ../nbs/20_plotting.ipynb #9c8adccc
 @_drawn
-def boxes(nodes: dict,   # name -> (x, y, text[, colour index]); x, y in inches, y upwards
-          arrows=(),     # (from, to[, label[, bend]])
-          *, note: str) -> Figure:
+def boxes(
+    nodes: dict,  # name -> (x, y, text[, colour index]); x, y in inches, y upwards
+    arrows=(),  # (from, to[, label[, bend]])
+    *,
+    note: str,
+) -> Figure:
     "A scheme of boxes joined by arrows; each box as large as its text."
     colour = ('#EAF2F8', '#FDF3DC', '#E3F3EC', '#FBE6DA', '#F0F0F0')
     edge = (COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3], GREY)
     place = {}
     for name, (x, y, text, *c) in nodes.items():
         lines = text.split('\n')
-        place[name] = (x, y, .083*max(map(len, lines)) + .26, .19*len(lines) + .2, text, (c or [4])[0])
-    left, right = min(p[0] - p[2]/2 for p in place.values()) - .15, max(p[0] + p[2]/2 for p in place.values()) + .15
-    low, high = min(p[1] - p[3]/2 for p in place.values()) - .15, max(p[1] + p[3]/2 for p in place.values()) + .15
+        place[name] = (
+            x,
+            y,
+            0.083 * max(map(len, lines)) + 0.26,
+            0.19 * len(lines) + 0.2,
+            text,
+            (c or [4])[0],
+        )
+    left, right = (
+        min(p[0] - p[2] / 2 for p in place.values()) - 0.15,
+        max(p[0] + p[2] / 2 for p in place.values()) + 0.15,
+    )
+    low, high = (
+        min(p[1] - p[3] / 2 for p in place.values()) - 0.15,
+        max(p[1] + p[3] / 2 for p in place.values()) + 0.15,
+    )
     for a, b, *r in arrows:  # bent arrows may leave the boxes' frame
         if len(r) > 1 and r[1]:
-            reach = abs(r[1])*math.dist(place[a][:2], place[b][:2])/2 + .2
-            middle = (place[a][1] + place[b][1])/2
+            reach = abs(r[1]) * math.dist(place[a][:2], place[b][:2]) / 2 + 0.2
+            middle = (place[a][1] + place[b][1]) / 2
             low, high = min(low, middle - reach), max(high, middle + reach)
     fig = canvas(max(WIDTH, right - left), high - low, note)
     ax = fig.add_subplot(xlim=(left, right), ylim=(low, high), aspect='equal')
     ax.set_axis_off()
     patch = {}
     for name, (x, y, w, h, text, c) in place.items():
-        patch[name] = ax.add_patch(FancyBboxPatch((x - w/2, y - h/2), w, h, boxstyle='round,pad=0,rounding_size=.08', fc=colour[c % 5], ec=edge[c % 5], lw=1.4, zorder=2))
+        patch[name] = ax.add_patch(
+            FancyBboxPatch(
+                (x - w / 2, y - h / 2),
+                w,
+                h,
+                boxstyle='round,pad=0,rounding_size=.08',
+                fc=colour[c % 5],
+                ec=edge[c % 5],
+                lw=1.4,
+                zorder=2,
+            )
+        )
         ax.text(x, y, text, ha='center', va='center', fontsize=10, zorder=3)
     for a, b, *rest in arrows:
         label, bend = (*rest, '', 0)[:2] if len(rest) != 1 else (rest[0], 0)
         (xa, ya), (xb, yb) = place[a][:2], place[b][:2]
-        ax.add_patch(FancyArrowPatch((xa, ya), (xb, yb), patchA=patch[a], patchB=patch[b], connectionstyle=f'arc3,rad={bend}', arrowstyle='-|>', mutation_scale=13, lw=1.4, color='#404040', zorder=1, shrinkA=0, shrinkB=2))
-        if label:   # in the middle of the visible part, which is where the boxes end
+        ax.add_patch(
+            FancyArrowPatch(
+                (xa, ya),
+                (xb, yb),
+                patchA=patch[a],
+                patchB=patch[b],
+                connectionstyle=f'arc3,rad={bend}',
+                arrowstyle='-|>',
+                mutation_scale=13,
+                lw=1.4,
+                color='#404040',
+                zorder=1,
+                shrinkA=0,
+                shrinkB=2,
+            )
+        )
+        if label:  # in the middle of the visible part, which is where the boxes end
             d = math.dist((xa, ya), (xb, yb))
-            ax.text((xa + xb)/2 + bend*(yb - ya)/2, (ya + yb)/2 - bend*(xb - xa)/2, label, ha='center', va='center', fontsize=9, color='#404040', zorder=4, bbox=dict(fc='white', ec='none', pad=1.2))
+            ax.text(
+                (xa + xb) / 2 + bend * (yb - ya) / 2,
+                (ya + yb) / 2 - bend * (xb - xa) / 2,
+                label,
+                ha='center',
+                va='center',
+                fontsize=9,
+                color='#404040',
+                zorder=4,
+                bbox=dict(fc='white', ec='none', pad=1.2),
+            )
     return fig
 
+# %% ../nbs/20_plotting.ipynb #fd6b6b84
 _SCHEMES = {
-    'gan': ({'z': (0, 0, 'noise z', 4), 'G': (1.7, 0, 'generator', 0), 'x': (3.4, 0, 'generated\nimages', 0), 'r': (3.4, 1.3, 'real images', 2), 'D': (5.2, .65, 'discriminator', 1), 'p': (7., .65, 'real or\ngenerated?', 1)},
-            [('z', 'G'), ('G', 'x'), ('x', 'D'), ('r', 'D'), ('D', 'p'), ('p', 'G', 'learns to deceive', -.42), ('p', 'D', 'learns to detect', .75)]),
-    'conditional': ({'z': (0, 0, 'noise z', 4), 'c': (0, 1.3, 'class label', 3), 'G': (1.9, 0, 'generator', 0), 'x': (3.6, 0, 'generated\nimages', 0), 'r': (3.6, 1.3, 'real images', 2), 'D': (5.4, .65, 'discriminator', 1),
-                     'p': (7.2, .65, 'real or\ngenerated?', 1)},
-                    [('z', 'G'), ('c', 'G', 'embedding'), ('G', 'x'), ('x', 'D'), ('r', 'D'), ('c', 'D', 'embedding', -.42), ('D', 'p'), ('p', 'G', 'learns to deceive', -.42)]),
-    'ada': ({'z': (0, 0, 'noise z', 4), 'M': (1.35, 0, 'mapping\nnetwork', 0), 'S': (2.85, 0, 'synthesis\nnetwork', 0), 'r': (2.85, 1.5, 'real images', 2), 'A': (4.7, .75, 'augment both\nwith probability p', 3), 'D': (6.7, .75, 'discriminator', 1),
-             'h': (6.7, 2.05, 'how sure on\nreal images?', 4)},
-            [('z', 'M'), ('M', 'S', 'w'), ('S', 'A'), ('r', 'A'), ('A', 'D'), ('D', 'h'), ('h', 'A', 'adapts p', .25), ('D', 'S', 'learns to deceive', -.45)]),
-    'uses': ({'G': (3.2, 1.2, 'generative adversarial network', 1), 'a': (.9, 2.5, 'more training\nimages', 0), 'b': (3.2, 2.5, 'data without\npatients (privacy)', 0), 'c': (5.6, 2.5, 'balanced\nclasses', 0),
-              'd': (.9, 0, 'change of style\nor modality', 2), 'e': (3.2, 0, 'higher\nresolution', 2), 'f': (5.6, 0, 'finding what\nis unusual', 2)},
-             [('G', k) for k in 'abcdef']),
-    'arms': ({'r': (0, 1.5, 'real training\nimages', 2), 'g': (0, 0, 'generated\nimages', 0), 'G': (1.9, .75, 'GAN, sees training\nimages only', 1), 'k': (4.1, 1.5, 'classical\naugmentation', 3), 'C': (5.9, .75, 'classifier', 1), 't': (7.6, .75, 'test images,\nkept apart', 4)},
-             [('r', 'G'), ('G', 'g'), ('r', 'k'), ('k', 'C'), ('g', 'C'), ('t', 'C')])}
+    'gan': (
+        {
+            'z': (0, 0, 'noise z', 4),
+            'G': (1.7, 0, 'generator', 0),
+            'x': (3.4, 0, 'generated\nimages', 0),
+            'r': (3.4, 1.3, 'real images', 2),
+            'D': (5.2, 0.65, 'discriminator', 1),
+            'p': (7.0, 0.65, 'real or\ngenerated?', 1),
+        },
+        [
+            ('z', 'G'),
+            ('G', 'x'),
+            ('x', 'D'),
+            ('r', 'D'),
+            ('D', 'p'),
+            ('p', 'G', 'learns to deceive', -0.42),
+            ('p', 'D', 'learns to detect', 0.75),
+        ],
+    ),
+    'conditional': (
+        {
+            'z': (0, 0, 'noise z', 4),
+            'c': (0, 1.3, 'class label', 3),
+            'G': (1.9, 0, 'generator', 0),
+            'x': (3.6, 0, 'generated\nimages', 0),
+            'r': (3.6, 1.3, 'real images', 2),
+            'D': (5.4, 0.65, 'discriminator', 1),
+            'p': (7.2, 0.65, 'real or\ngenerated?', 1),
+        },
+        [
+            ('z', 'G'),
+            ('c', 'G', 'embedding'),
+            ('G', 'x'),
+            ('x', 'D'),
+            ('r', 'D'),
+            ('c', 'D', 'embedding', -0.42),
+            ('D', 'p'),
+            ('p', 'G', 'learns to deceive', -0.42),
+        ],
+    ),
+    'ada': (
+        {
+            'z': (0, 0, 'noise z', 4),
+            'M': (1.35, 0, 'mapping\nnetwork', 0),
+            'S': (2.85, 0, 'synthesis\nnetwork', 0),
+            'r': (2.85, 1.5, 'real images', 2),
+            'A': (4.7, 0.75, 'augment both\nwith probability p', 3),
+            'D': (6.7, 0.75, 'discriminator', 1),
+            'h': (6.7, 2.05, 'how sure on\nreal images?', 4),
+        },
+        [
+            ('z', 'M'),
+            ('M', 'S', 'w'),
+            ('S', 'A'),
+            ('r', 'A'),
+            ('A', 'D'),
+            ('D', 'h'),
+            ('h', 'A', 'adapts p', 0.25),
+            ('D', 'S', 'learns to deceive', -0.45),
+        ],
+    ),
+    'uses': (
+        {
+            'G': (3.2, 1.2, 'generative adversarial network', 1),
+            'a': (0.9, 2.5, 'more training\nimages', 0),
+            'b': (3.2, 2.5, 'data without\npatients (privacy)', 0),
+            'c': (5.6, 2.5, 'balanced\nclasses', 0),
+            'd': (0.9, 0, 'change of style\nor modality', 2),
+            'e': (3.2, 0, 'higher\nresolution', 2),
+            'f': (5.6, 0, 'finding what\nis unusual', 2),
+        },
+        [('G', k) for k in 'abcdef'],
+    ),
+    'arms': (
+        {
+            'r': (0, 1.5, 'real training\nimages', 2),
+            'g': (0, 0, 'generated\nimages', 0),
+            'G': (1.9, 0.75, 'GAN, sees training\nimages only', 1),
+            'k': (4.1, 1.5, 'classical\naugmentation', 3),
+            'C': (5.9, 0.75, 'classifier', 1),
+            't': (7.6, 0.75, 'test images,\nkept apart', 4),
+        },
+        [('r', 'G'), ('G', 'g'), ('r', 'k'), ('k', 'C'), ('g', 'C'), ('t', 'C')],
+    ),
+}
 
-def scheme(kind: str,   # 'gan' (F6, F23, F30), 'conditional', 'ada' (F7), 'uses' (F2), 'arms'
-           *, note: str='drawn scheme, no data') -> Figure:
+
+def scheme(
+    kind: str,  # 'gan' (F6, F23, F30), 'conditional', 'ada' (F7), 'uses' (F2), 'arms'
+    *,
+    note: str = 'drawn scheme, no data',
+) -> Figure:
     "One of the house's schemes."
-    if kind not in _SCHEMES: raise InputError(f'kind: {kind!r} is unknown; choose one of {", ".join(_SCHEMES)}')
+    if kind not in _SCHEMES:
+        raise InputError(f'kind: {kind!r} is unknown; choose one of {", ".join(_SCHEMES)}')
     return boxes(*_SCHEMES[kind], note=note)
 
 # %% ../nbs/20_plotting.ipynb #5ba2e111
-_SMALL = re.compile(r'batch|norm|relu|activation|dropout|sigmoid|tanh|softmax|rescal|leaky|zeropad|padding', re.I)
+_SMALL = re.compile(
+    r'batch|norm|relu|activation|dropout|sigmoid|tanh|softmax|rescal|leaky|zeropad|padding', re.I
+)
 
-def fold(layers,         # dicts as dcgan.networks.describe gives, rows of published.network, or tuples (name, shape, parameters)
-         group=None,     # function: layer name -> block name (or None); consecutive layers of one block become one line
-        ) -> list:       # (label, small print, shape, parameters, of these not trainable)
+
+def fold(
+    layers,  # dicts as dcgan.networks.describe gives, rows of published.network, or tuples (name, shape, parameters)
+    group=None,  # function: layer name -> block name (or None); consecutive layers of one block become one line
+) -> list:  # (label, small print, shape, parameters, of these not trainable)
     "A list of layers with the small ones folded into the line before."
     rows = layers.to_dict('records') if isinstance(layers, pd.DataFrame) else list(layers)
     out, last = [], None
     for r in rows:
-        if not isinstance(r, dict): r = dict(zip(('name', 'shape', 'parameters'), r))
-        kind, detail, shape = r.get('type', r.get('name', '')), r.get('detail') or '', tuple(r['shape'])
+        if not isinstance(r, dict):
+            r = dict(zip(('name', 'shape', 'parameters'), r))
+        kind, detail, shape = (
+            r.get('type', r.get('name', '')),
+            r.get('detail') or '',
+            tuple(r['shape']),
+        )
         name = r.get('name', kind)
         parameters = r.get('parameters', r.get('trainable', 0) + r.get('non_trainable', 0))
         # Keras counts a batch norm's moving averages among its parameters: half of them
-        fixed = r.get('non_trainable', parameters//2 if kind == 'BatchNormalization' else 0)
+        fixed = r.get('non_trainable', parameters // 2 if kind == 'BatchNormalization' else 0)
         block = group(name) if group else None
-        if block is not None and block == last: out[-1] = [block, '', shape, out[-1][3] + parameters, out[-1][4] + fixed]
-        elif block is not None: out.append([block, '', shape, parameters, fixed])
-        elif out and last is None and _SMALL.search(kind) and math.prod(shape) == math.prod(out[-1][2]):
-            short = {'norm': 'batch norm', 'BatchNormalization': 'batch norm'}.get(kind, detail if kind == 'Activation' else kind)
-            out[-1] = [out[-1][0], f'{out[-1][1]} + {short}'.strip(), shape, out[-1][3] + parameters, out[-1][4] + fixed]
-        elif len(f'{kind} {detail}') > 36: out.append([kind, detail, shape, parameters, fixed])
-        else: out.append([f'{kind} {detail}'.strip(), '', shape, parameters, fixed])
+        if block is not None and block == last:
+            out[-1] = [block, '', shape, out[-1][3] + parameters, out[-1][4] + fixed]
+        elif block is not None:
+            out.append([block, '', shape, parameters, fixed])
+        elif (
+            out
+            and last is None
+            and _SMALL.search(kind)
+            and math.prod(shape) == math.prod(out[-1][2])
+        ):
+            short = {'norm': 'batch norm', 'BatchNormalization': 'batch norm'}.get(
+                kind, detail if kind == 'Activation' else kind
+            )
+            out[-1] = [
+                out[-1][0],
+                f'{out[-1][1]} + {short}'.strip(),
+                shape,
+                out[-1][3] + parameters,
+                out[-1][4] + fixed,
+            ]
+        elif len(f'{kind} {detail}') > 36:
+            out.append([kind, detail, shape, parameters, fixed])
+        else:
+            out.append([f'{kind} {detail}'.strip(), '', shape, parameters, fixed])
         last = block
     return [tuple(o) for o in out]
 
+# %% ../nbs/20_plotting.ipynb #4f13a2cc
 @_drawn
-def network_diagram(layers,          # as for fold
-                    title: str='', group=None, *, note: str) -> Figure:
+def network_diagram(
+    layers,  # as for fold
+    title: str = '',
+    group=None,
+    *,
+    note: str,
+) -> Figure:
     "A network as a column of bars with layer, shape and parameters."
     rows = fold(layers, group)
-    if not rows: raise InputError('layers: an empty list cannot be drawn')
-    cells = [(textwrap.wrap(label[0].upper() + label[1:], 36), textwrap.wrap(small, 42), shape, n) for label, small, shape, n, _ in rows]
-    step = [.23*len(a) + .165*len(b) + .12 for a, b, *_ in cells]
-    height = sum(step) + .75
+    if not rows:
+        raise InputError('layers: an empty list cannot be drawn')
+    cells = [
+        (textwrap.wrap(label[0].upper() + label[1:], 36), textwrap.wrap(small, 42), shape, n)
+        for label, small, shape, n, _ in rows
+    ]
+    step = [0.23 * len(a) + 0.165 * len(b) + 0.12 for a, b, *_ in cells]
+    height = sum(step) + 0.75
     fig = canvas(WIDTH, height, note)
     ax = fig.add_subplot(xlim=(0, WIDTH), ylim=(height, 0))
     ax.set_axis_off()
-    ax.text(.05, .12, title, fontsize=11.5, weight='bold', va='center')
-    for x, t, ha in ((.85, 'side (orange: vector)', 'center'), (1.75, 'layer', 'left'), (5.75, 'shape', 'right'), (6.95, 'parameters', 'right')): ax.text(x, .42, t, fontsize=9.5, color=GREY, ha=ha, va='center')
-    widest = max(math.log2(s[0] + 1) for *_, s, _ in cells if len(s) == 3) if any(len(c[2]) == 3 for c in cells) else 1
-    y = .6
+    ax.text(0.05, 0.12, title, fontsize=11.5, weight='bold', va='center')
+    for x, t, ha in (
+        (0.85, 'side (orange: vector)', 'center'),
+        (1.75, 'layer', 'left'),
+        (5.75, 'shape', 'right'),
+        (6.95, 'parameters', 'right'),
+    ):
+        ax.text(x, 0.42, t, fontsize=9.5, color=GREY, ha=ha, va='center')
+    widest = (
+        max(math.log2(s[0] + 1) for *_, s, _ in cells if len(s) == 3)
+        if any(len(c[2]) == 3 for c in cells)
+        else 1
+    )
+    y = 0.6
     for (label, small, shape, n), h in zip(cells, step):
         image = len(shape) == 3
-        w = 1.45*(math.log2(shape[0] + 1)/widest if image else .5)
-        shade = matplotlib.colormaps['Blues'](.15 + .07*min(10, math.log2(shape[-1] + 1))) if image else '#E69F00'
-        ax.add_patch(Rectangle((.85 - w/2, y + .04), w, h - .08, fc=shade, ec='#404040', lw=.6))
-        top = y + .06 + .115
-        for i, t in enumerate(label): ax.text(1.75, top + .2*i, t, fontsize=10, va='center')
-        for i, t in enumerate(small): ax.text(1.75, top + .2*len(label) - .02 + .165*i, t, fontsize=8.5, color=GREY, va='center')
+        w = 1.45 * (math.log2(shape[0] + 1) / widest if image else 0.5)
+        shade = (
+            matplotlib.colormaps['Blues'](0.15 + 0.07 * min(10, math.log2(shape[-1] + 1)))
+            if image
+            else '#E69F00'
+        )
+        ax.add_patch(
+            Rectangle((0.85 - w / 2, y + 0.04), w, h - 0.08, fc=shade, ec='#404040', lw=0.6)
+        )
+        top = y + 0.06 + 0.115
+        for i, t in enumerate(label):
+            ax.text(1.75, top + 0.2 * i, t, fontsize=10, va='center')
+        for i, t in enumerate(small):
+            ax.text(
+                1.75,
+                top + 0.2 * len(label) - 0.02 + 0.165 * i,
+                t,
+                fontsize=8.5,
+                color=GREY,
+                va='center',
+            )
         ax.text(5.75, top, '×'.join(map(str, shape)), fontsize=10, ha='right', va='center')
         ax.text(6.95, top, f'{n:,}' if n else '–', fontsize=10, ha='right', va='center')
         y += h
-    ax.plot([.05, 6.95], [y + .02]*2, color=GREY, lw=.6)
+    ax.plot([0.05, 6.95], [y + 0.02] * 2, color=GREY, lw=0.6)
     total, fixed = sum(r[3] for r in rows), sum(r[4] for r in rows)
-    ax.text(6.95, y + .13, f'{total - fixed:,} trainable' + (f' + {fixed:,} moving averages' if fixed else ''), fontsize=10, ha='right', va='center', weight='bold')
+    ax.text(
+        6.95,
+        y + 0.13,
+        f'{total - fixed:,} trainable' + (f' + {fixed:,} moving averages' if fixed else ''),
+        fontsize=10,
+        ha='right',
+        va='center',
+        weight='bold',
+    )
     return fig
 
 # %% ../nbs/20_plotting.ipynb #581c6d53
 @_drawn
-def table_figure(df: pd.DataFrame, title: str='',
-                 wrap: int=34,    # characters a column may have before it is folded
-                 *, note: str) -> Figure:
+def table_figure(
+    df: pd.DataFrame,
+    title: str = '',
+    wrap: int = 34,  # characters a column may have before it is folded
+    *,
+    note: str,
+) -> Figure:
     "A table drawn as a figure: numbers to the right, text folded."
-    cells = [[textwrap.wrap(_text(v), wrap) or [''] for v in row] for row in df.itertuples(index=False)]
-    heads = [textwrap.wrap(str(c).replace('_', ' '), max(10, wrap//2)) for c in df.columns]
-    right = [all(isinstance(v, (int, float, np.number)) or _missing(v) for v in df[c]) for c in df.columns]
-    chars = [max([len(l) for l in heads[j]] + [len(l) for r in cells for l in r[j]]) for j in range(len(df.columns))]
-    widths = [.086*c + .22 for c in chars]
-    width, line = sum(widths), .185
-    size = 10 if width <= 9 else 10*9/width        # a wide table shrinks rather than being cut
-    scale = min(1., 9/width)
-    widths, line = [w*scale for w in widths], line*scale
-    header = line*max(map(len, heads)) + .14
-    steps = [line*max(map(len, r)) + .1*scale for r in cells]
-    height = header + sum(steps) + (.34 if title else .08)
+    cells = [
+        [textwrap.wrap(_text(v), wrap) or [''] for v in row] for row in df.itertuples(index=False)
+    ]
+    heads = [textwrap.wrap(str(c).replace('_', ' '), max(10, wrap // 2)) for c in df.columns]
+    right = [
+        all(isinstance(v, (int, float, np.number)) or _missing(v) for v in df[c])
+        for c in df.columns
+    ]
+    chars = [
+        max([len(l) for l in heads[j]] + [len(l) for r in cells for l in r[j]])
+        for j in range(len(df.columns))
+    ]
+    widths = [0.086 * c + 0.22 for c in chars]
+    width, line = sum(widths), 0.185
+    size = 10 if width <= 9 else 10 * 9 / width  # a wide table shrinks rather than being cut
+    scale = min(1.0, 9 / width)
+    widths, line = [w * scale for w in widths], line * scale
+    header = line * max(map(len, heads)) + 0.14
+    steps = [line * max(map(len, r)) + 0.1 * scale for r in cells]
+    height = header + sum(steps) + (0.34 if title else 0.08)
     fig = canvas(max(3.4, sum(widths)), height, note)
     ax = fig.add_subplot(xlim=(0, max(3.4, sum(widths))), ylim=(height, 0))
     ax.set_axis_off()
-    y = .3 if title else .04
-    if title: ax.text(.08, .13, title, weight='bold', fontsize=size + .5, va='center')
+    y = 0.3 if title else 0.04
+    if title:
+        ax.text(0.08, 0.13, title, weight='bold', fontsize=size + 0.5, va='center')
+
     def put(row, y, **k):
         x = 0
         for j, lines in enumerate(row):
             for i, text in enumerate(lines):
-                ax.text(x + widths[j] - .1 if right[j] else x + .1, y + line*(i + .8), text, ha='right' if right[j] else 'left', va='baseline', fontsize=size, **k)
+                ax.text(
+                    x + widths[j] - 0.1 if right[j] else x + 0.1,
+                    y + line * (i + 0.8),
+                    text,
+                    ha='right' if right[j] else 'left',
+                    va='baseline',
+                    fontsize=size,
+                    **k,
+                )
             x += widths[j]
-    put(heads, y + .05, color=GREY)
+
+    put(heads, y + 0.05, color=GREY)
     y += header
-    ax.plot([.05, sum(widths) - .05], [y - .03]*2, color='black', lw=.9)
+    ax.plot([0.05, sum(widths) - 0.05], [y - 0.03] * 2, color='black', lw=0.9)
     for r, h in zip(cells, steps):
-        put(r, y + .03*scale)
+        put(r, y + 0.03 * scale)
         y += h
-        ax.plot([.05, sum(widths) - .05], [y - .02*scale]*2, color='#DADADA', lw=.5)
+        ax.plot([0.05, sum(widths) - 0.05], [y - 0.02 * scale] * 2, color='#DADADA', lw=0.5)
     return fig

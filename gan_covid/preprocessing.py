@@ -7,7 +7,10 @@ __all__ = ['FILTERS', 'FITS', 'REJECTED', 'lung_box', 'crop_to_lungs', 'resize',
            'to_uint8', 'to_nchw', 'Prepared', 'table_fingerprint', 'save_images', 'prepare']
 
 # %% ../nbs/03_preprocessing.ipynb #0e18fd32
-import io, os, shutil, warnings
+import io
+import os
+import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,34 +23,58 @@ from tqdm import tqdm
 
 from .datasets import COLUMNS, as_table
 from .reading import check_window, read_image, read_mask, window_note, window_of
-from .records import InputError, atomic_save, atomic_write, fingerprint, read_json, sha256_array, sha256_file, write_json
+from gan_covid.records import (
+    InputError,
+    atomic_save,
+    atomic_write,
+    fingerprint,
+    read_json,
+    sha256_array,
+    sha256_file,
+    write_json,
+)
 
 # %% ../nbs/03_preprocessing.ipynb #a5d73fd3
-def lung_box(mask: np.ndarray,     # bool (height, width)
-             margin: float = .05,  # room on each side, as a part of the lungs' height and width; it ends at the border of the image
-            ) -> tuple:            # top, left, bottom, right, as in image[top:bottom, left:right]
+def lung_box(
+    mask: np.ndarray,  # bool (height, width)
+    margin: float = 0.05,  # room on each side, as a part of the lungs' height and width; it ends at the border of the image
+) -> tuple:  # top, left, bottom, right, as in image[top:bottom, left:right]
     "The smallest rectangle that holds the mask, and a margin. An empty mask is an `InputError`."
     mask = np.asarray(mask, bool)
-    if not mask.any(): raise InputError('mask: empty, so there is nothing to crop to. Leave the image out or use it whole')
-    if not 0 <= margin <= 1: raise InputError(f'margin={margin!r}: give a part of the lungs\' size from 0 to 1')
+    if not mask.any():
+        raise InputError(
+            'mask: empty, so there is nothing to crop to. Leave the image out or use it whole'
+        )
+    if not 0 <= margin <= 1:
+        raise InputError(f"margin={margin!r}: give a part of the lungs' size from 0 to 1")
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     (t, b), (l, r) = (rows[0], rows[-1] + 1), (cols[0], cols[-1] + 1)
-    dy, dx = round(margin*(b - t)), round(margin*(r - l))
+    dy, dx = round(margin * (b - t)), round(margin * (r - l))
     return max(t - dy, 0), max(l - dx, 0), min(b + dy, mask.shape[0]), min(r + dx, mask.shape[1])
 
-def crop_to_lungs(image: np.ndarray,    # (height, width) or (height, width, channels)
-                  mask: np.ndarray,     # bool (height, width): the lungs
-                  margin: float = .05,  # room on each side, as a part of the lungs' height and width
-                 ) -> np.ndarray:       # a view of the image
+# %% ../nbs/03_preprocessing.ipynb #eb871706
+def crop_to_lungs(
+    image: np.ndarray,  # (height, width) or (height, width, channels)
+    mask: np.ndarray,  # bool (height, width): the lungs
+    margin: float = 0.05,  # room on each side, as a part of the lungs' height and width
+) -> np.ndarray:  # a view of the image
     "The rectangle round the lungs (slides of 2022, F4). A mask that is empty or of another size is an `InputError`."
     if np.shape(mask) != np.shape(image)[:2]:
-        raise InputError(f'mask: {np.shape(mask)}, but the image has {np.shape(image)[:2]}. Give read_mask the size of the image')
+        raise InputError(
+            f'mask: {np.shape(mask)}, but the image has {np.shape(image)[:2]}. Give read_mask the size of the image'
+        )
     t, l, b, r = lung_box(mask, margin)
     return image[t:b, l:r]
 
 # %% ../nbs/03_preprocessing.ipynb #2ada7a37
-FILTERS = {'bicubic': Image.BICUBIC, 'lanczos': Image.LANCZOS, 'hamming': Image.HAMMING, 'box': Image.BOX}
+FILTERS = {
+    'bicubic': Image.BICUBIC,
+    'lanczos': Image.LANCZOS,
+    'hamming': Image.HAMMING,
+    'box': Image.BOX,
+}
 FITS = 'stretch', 'pad'
+
 
 def _hw(size) -> tuple:
     "A size as (height, width)."
@@ -56,114 +83,169 @@ def _hw(size) -> tuple:
         raise InputError(f'size={size!r}: give one number of pixels or (height, width)')
     return int(hw[0]), int(hw[1])
 
+# %% ../nbs/03_preprocessing.ipynb #8e31b64e
 def _choice(name, value, choices):
-    if value not in choices: raise InputError(f'{name}={value!r}: choose one of ' + ', '.join(map(str, choices)))
+    if value not in choices:
+        raise InputError(f'{name}={value!r}: choose one of ' + ', '.join(map(str, choices)))
 
+# %% ../nbs/03_preprocessing.ipynb #384451a3
 def _fit(im: Image.Image, hw, fit, method) -> Image.Image:
     h, w = inner = hw
     if fit == 'pad':
-        f = min(h/im.height, w/im.width)
-        inner = max(1, round(im.height*f)), max(1, round(im.width*f))
-    if (im.height, im.width) != inner: im = im.resize(inner[::-1], FILTERS[method], reducing_gap=3.)
-    if inner == hw: return im
+        f = min(h / im.height, w / im.width)
+        inner = max(1, round(im.height * f)), max(1, round(im.width * f))
+    if (im.height, im.width) != inner:
+        im = im.resize(inner[::-1], FILTERS[method], reducing_gap=3.0)
+    if inner == hw:
+        return im
     ground = Image.new(im.mode, (w, h))
-    ground.paste(im, ((w - inner[1])//2, (h - inner[0])//2))
+    ground.paste(im, ((w - inner[1]) // 2, (h - inner[0]) // 2))
     return ground
 
-def resize(image: np.ndarray,         # (height, width): uint8, or float in [0, 1]
-           size,                      # pixels of the result: one number, or (height, width)
-           fit: str = 'stretch',      # 'stretch' each side on its own, or 'pad' with black to keep the proportion
-           method: str = 'bicubic',   # 'bicubic', 'lanczos', 'hamming' or 'box'; all of them average when they make smaller
-          ) -> np.ndarray:            # (height, width), uint8 or float32 in [0, 1], as it came
+# %% ../nbs/03_preprocessing.ipynb #60dd5fb9
+def resize(
+    image: np.ndarray,  # (height, width): uint8, or float in [0, 1]
+    size,  # pixels of the result: one number, or (height, width)
+    fit: str = 'stretch',  # 'stretch' each side on its own, or 'pad' with black to keep the proportion
+    method: str = 'bicubic',  # 'bicubic', 'lanczos', 'hamming' or 'box'; all of them average when they make smaller
+) -> np.ndarray:  # (height, width), uint8 or float32 in [0, 1], as it came
     "An image in another size, antialiased, by Pillow."
     _choice('fit', fit, FITS)
     _choice('method', method, FILTERS)
     image = np.asarray(image)
-    if image.ndim != 2 or not image.size: raise InputError(f'image: shape {image.shape}, give (height, width)')
-    if image.dtype == np.uint8: return np.array(_fit(Image.fromarray(image), _hw(size), fit, method))
+    if image.ndim != 2 or not image.size:
+        raise InputError(f'image: shape {image.shape}, give (height, width)')
+    if image.dtype == np.uint8:
+        return np.array(_fit(Image.fromarray(image), _hw(size), fit, method))
     # cubic filters overshoot at edges; values beyond black and white mean nothing
-    return np.clip(np.array(_fit(Image.fromarray(image.astype(np.float32)), _hw(size), fit, method)), 0, 1)
+    return np.clip(
+        np.array(_fit(Image.fromarray(image.astype(np.float32)), _hw(size), fit, method)), 0, 1
+    )
 
 # %% ../nbs/03_preprocessing.ipynb #94e884c7
 class Mark(NamedTuple):
     "One burnt-in mark: image[top:bottom, left:right]."
+
     top: int
     left: int
     bottom: int
     right: int
-    sharpness: float   # median step along its outline within one pixel, as a part of the room between its ground and white (or black)
-    inside: float      # part of its pixels that lie in the lungs; NaN without a lung mask
+    sharpness: float  # median step along its outline within one pixel, as a part of the room between its ground and white (or black)
+    inside: float  # part of its pixels that lie in the lungs; NaN without a lung mask
 
-_SCALE = 256           # pixels of the longer side at which marks are looked for; the threshold was set there
-_SMALLEST = 128        # below this, ribs are as sharp as letters
+# %% ../nbs/03_preprocessing.ipynb #9e4ca6c7
+_SCALE = 256  # pixels of the longer side at which marks are looked for; the threshold was set there
+_SMALLEST = 128  # below this, ribs are as sharp as letters
 
-def find_marks(image: np.ndarray,         # (height, width), uint8 or float
-               lungs: np.ndarray = None,  # bool (height, width): tells which marks lie in the lungs; it changes nothing else
-               threshold: float = .5,     # sharpness from which on it is a mark, 0…1: lower finds more, and more ribs
-              ) -> list:                  # of `Mark`, from top to bottom; empty if there are none
+
+def find_marks(
+    image: np.ndarray,  # (height, width), uint8 or float
+    lungs: np.ndarray = None,  # bool (height, width): tells which marks lie in the lungs; it changes nothing else
+    threshold: float = 0.5,  # sharpness from which on it is a mark, 0…1: lower finds more, and more ribs
+) -> list:  # of `Mark`, from top to bottom; empty if there are none
     """Letters, words, arrows and the like burnt into a chest X-ray (done by eye in the slides of 2022, F5). Not made for CT.
 
     Below 128 pixels (longer side) letters cannot be told from ribs: an `InputError`. Error rates stand below."""
     image = np.asarray(image)
-    if image.ndim != 2: raise InputError(f'image: shape {image.shape}, give (height, width)')
+    if image.ndim != 2:
+        raise InputError(f'image: shape {image.shape}, give (height, width)')
     if max(image.shape) < _SMALLEST:
-        raise InputError(f'image: {image.shape[0]}×{image.shape[1]} pixels are too few to tell letters from ribs. Look for marks before making the image smaller')
-    if not 0 < threshold <= 1: raise InputError(f'threshold={threshold!r}: give a number from 0 to 1')
-    if lungs is not None and np.shape(lungs) != image.shape: raise InputError(f'lungs: {np.shape(lungs)}, but the image has {image.shape}')
-    f = min(1., _SCALE/max(image.shape))
+        raise InputError(
+            f'image: {image.shape[0]}×{image.shape[1]} pixels are too few to tell letters from ribs. Look for marks before making the image smaller'
+        )
+    if not 0 < threshold <= 1:
+        raise InputError(f'threshold={threshold!r}: give a number from 0 to 1')
+    if lungs is not None and np.shape(lungs) != image.shape:
+        raise InputError(f'lungs: {np.shape(lungs)}, but the image has {image.shape}')
+    f = min(1.0, _SCALE / max(image.shape))
     gray = image.astype(np.float32)
-    if f < 1: gray = np.array(Image.fromarray(gray).resize([max(1, round(v*f)) for v in image.shape[::-1]], Image.LANCZOS))
-    low, high = np.percentile(gray, (.02, 99.98))   # a dozen pixels: a single stray one does not count, a letter does
-    if not high > low: return []
-    gray = np.clip((gray - low)/(high - low), 0, 1)
+    if f < 1:
+        gray = np.array(
+            Image.fromarray(gray).resize(
+                [max(1, round(v * f)) for v in image.shape[::-1]], Image.LANCZOS
+            )
+        )
+    low, high = np.percentile(
+        gray, (0.02, 99.98)
+    )  # a dozen pixels: a single stray one does not count, a letter does
+    if not high > low:
+        return []
+    gray = np.clip((gray - low) / (high - low), 0, 1)
     side, sharp, square = max(gray.shape), np.zeros(gray.shape, np.float32), np.ones((3, 3), bool)
-    width = 2*round(.03*side) + 1                          # strokes and boxes are narrower than a sixteenth of the image
+    width = (
+        2 * round(0.03 * side) + 1
+    )  # strokes and boxes are narrower than a sixteenth of the image
     step = ndimage.maximum_filter(gray, 3) - ndimage.minimum_filter(gray, 3)
     for g in (gray, 1 - gray):
         ground = ndimage.grey_opening(g, size=(width, width))
-        room = np.maximum(1 - ground, .7)
-        found = g - ground > threshold/2*room              # the outline of a step lies at half its height
+        room = np.maximum(1 - ground, 0.7)
+        found = g - ground > threshold / 2 * room  # the outline of a step lies at half its height
         label, n = ndimage.label(found, square)
-        if not n: continue
+        if not n:
+            continue
         outline = found & ~ndimage.binary_erosion(found, square, border_value=1)
-        sharpness = ndimage.median((step/room)[outline], label[outline], np.arange(1, n + 1))
+        sharpness = ndimage.median((step / room)[outline], label[outline], np.arange(1, n + 1))
         area = np.bincount(label.ravel(), minlength=n + 1)[1:]
-        extent = np.array([max(r.stop - r.start, c.stop - c.start) for r, c in ndimage.find_objects(label)])
+        extent = np.array(
+            [max(r.stop - r.start, c.stop - c.start) for r, c in ndimage.find_objects(label)]
+        )
         # ten pixels: a comma is no mark; a third of the image: an arrow may be, a collar bone is not
-        is_mark = (sharpness >= threshold) & (area >= 10) & (extent <= .3*side)
+        is_mark = (sharpness >= threshold) & (area >= 10) & (extent <= 0.3 * side)
         sharp = np.maximum(sharp, np.r_[0, np.where(is_mark, sharpness, 0)][label])
-    together, n = ndimage.label(ndimage.binary_dilation(sharp > 0, iterations=max(1, round(.02*side))))
+    together, n = ndimage.label(
+        ndimage.binary_dilation(sharp > 0, iterations=max(1, round(0.02 * side)))
+    )
     marks = []
     for k, box in enumerate(ndimage.find_objects(np.where(sharp > 0, together, 0)), 1):
         pixels = (together[box] == k) & (sharp[box] > 0)
-        where = [int(v/f) for v in (box[0].start, box[1].start)] + [min(int(np.ceil(v/f)), m) for v, m in zip((box[0].stop, box[1].stop), image.shape)]
+        where = [int(v / f) for v in (box[0].start, box[1].start)] + [
+            min(int(np.ceil(v / f)), m) for v, m in zip((box[0].stop, box[1].stop), image.shape)
+        ]
         part = np.nan
         if lungs is not None:
-            i, j = ((np.nonzero(pixels)[a] + box[a].start + .5)/f for a in (0, 1))
-            part = float(np.asarray(lungs, bool)[np.minimum(i.astype(int), image.shape[0] - 1), np.minimum(j.astype(int), image.shape[1] - 1)].mean())
+            i, j = ((np.nonzero(pixels)[a] + box[a].start + 0.5) / f for a in (0, 1))
+            part = float(
+                np.asarray(lungs, bool)[
+                    np.minimum(i.astype(int), image.shape[0] - 1),
+                    np.minimum(j.astype(int), image.shape[1] - 1),
+                ].mean()
+            )
         marks.append(Mark(*where, float(sharp[box][pixels].max()), part))
     return marks
 
 # %% ../nbs/03_preprocessing.ipynb #f6a4e9ac
-def review_sheet(images,                # sequence of uint8 (height, width), of any size
-                 marks,                 # one list of `Mark` an image
-                 path,                  # the picture to write, e.g. 'marks.png'
-                 columns: int = 8,      # images in a row
-                 side: int = 192,       # pixels of one image on the sheet
-                ) -> Path:
+def review_sheet(
+    images,  # sequence of uint8 (height, width), of any size
+    marks,  # one list of `Mark` an image
+    path,  # the picture to write, e.g. 'marks.png'
+    columns: int = 8,  # images in a row
+    side: int = 192,  # pixels of one image on the sheet
+) -> Path:
     "A picture of all images that have marks, each mark in a red box with its sharpness, to look through by eye (F5)."
     shown = [(np.asarray(a), m) for a, m in zip(images, marks, strict=True) if m]
-    if not shown: raise InputError('marks: no image has any, so there is nothing to show')
+    if not shown:
+        raise InputError('marks: no image has any, so there is nothing to show')
     columns = min(columns, len(shown))
-    sheet = Image.new('RGB', (columns*side, -(-len(shown)//columns)*side))
+    sheet = Image.new('RGB', (columns * side, -(-len(shown) // columns) * side))
     for n, (a, found) in enumerate(shown):
         tile = Image.fromarray(resize(a, side, 'pad')).convert('RGB')
-        f, draw = side/max(a.shape), ImageDraw.Draw(tile)
-        dy, dx = (side - a.shape[0]*f)/2, (side - a.shape[1]*f)/2
+        f, draw = side / max(a.shape), ImageDraw.Draw(tile)
+        dy, dx = (side - a.shape[0] * f) / 2, (side - a.shape[1] * f) / 2
         for m in found:
-            draw.rectangle([m.left*f + dx - 3, m.top*f + dy - 3, m.right*f + dx + 2, m.bottom*f + dy + 2], outline=(255, 70, 0), width=2)
-            draw.text((m.left*f + dx, m.bottom*f + dy + 3), f'{m.sharpness:.2f}', fill=(255, 220, 0))
-        sheet.paste(tile, (n % columns*side, n//columns*side))
+            draw.rectangle(
+                [
+                    m.left * f + dx - 3,
+                    m.top * f + dy - 3,
+                    m.right * f + dx + 2,
+                    m.bottom * f + dy + 2,
+                ],
+                outline=(255, 70, 0),
+                width=2,
+            )
+            draw.text(
+                (m.left * f + dx, m.bottom * f + dy + 3), f'{m.sharpness:.2f}', fill=(255, 220, 0)
+            )
+        sheet.paste(tile, (n % columns * side, n // columns * side))
     return atomic_save(path, lambda part: sheet.save(part))
 
 # %% ../nbs/03_preprocessing.ipynb #4c49dee7
@@ -171,51 +253,89 @@ def to_float(images: np.ndarray) -> np.ndarray:  # uint8, any shape -> float32 i
     "Gray values 0…255 as float32 in [0, 1]."
     return np.divide(images, 255, dtype=np.float32)
 
+# %% ../nbs/03_preprocessing.ipynb #5818789e
 def to_uint8(images: np.ndarray) -> np.ndarray:  # float in [0, 1], any shape -> uint8
     "Float images in [0, 1] as gray values 0…255, rounded; what lies outside is clipped."
-    return np.rint(np.clip(images, 0, 1)*255).astype(np.uint8)
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
-def to_nchw(images: np.ndarray) -> np.ndarray:   # (n, h, w, c) -> (n, c, h, w), contiguous
+# %% ../nbs/03_preprocessing.ipynb #952b6e07
+def to_nchw(images: np.ndarray) -> np.ndarray:  # (n, h, w, c) -> (n, c, h, w), contiguous
     "From the order of Keras to the order of torch."
     return np.ascontiguousarray(np.moveaxis(images, -1, 1))
 
 # %% ../nbs/03_preprocessing.ipynb #56b9ba80
 REJECTED = ['file', 'label', 'why']
 
+
 class Prepared:
     "Images of one size with their table: a folder made by `prepare` or `save_images`. Open one with `Prepared.open(folder)`."
+
     def __init__(self, folder, images, table, info, rejected):
-        self.folder, self.images, self.table, self.info, self.rejected = Path(folder), images, table, info, rejected
+        self.folder, self.images, self.table, self.info, self.rejected = (
+            Path(folder),
+            images,
+            table,
+            info,
+            rejected,
+        )
 
     @classmethod
-    def open(cls, folder,            # made by `prepare` or `save_images`
-             verify: bool = False,   # also read all pixels and compare their checksum
-            ) -> 'Prepared':
+    def open(
+        cls,
+        folder,  # made by `prepare` or `save_images`
+        verify: bool = False,  # also read all pixels and compare their checksum
+    ) -> 'Prepared':
         "Open a finished folder; nothing is read but the table. A missing or broken piece is an `InputError` that names it."
         folder, again = Path(folder), 'Delete the folder and make it again'
-        if not (folder/'prepare.json').exists(): raise InputError(f'{folder}: holds no finished prepared images (no prepare.json). Run the step that makes them')
-        info = read_json(folder/'prepare.json')
-        try: images = np.load(folder/'images.npy', mmap_mode='r')
-        except FileNotFoundError: raise InputError(f'{folder/"images.npy"}: missing. {again}') from None
-        except (ValueError, OSError, EOFError) as e: raise InputError(f'{folder/"images.npy"}: broken ({e}). {again}') from None
+        if not (folder / 'prepare.json').exists():
+            raise InputError(
+                f'{folder}: holds no finished prepared images (no prepare.json). Run the step that makes them'
+            )
+        info = read_json(folder / 'prepare.json')
+        try:
+            images = np.load(folder / 'images.npy', mmap_mode='r')
+        except FileNotFoundError:
+            raise InputError(f'{folder / "images.npy"}: missing. {again}') from None
+        except (ValueError, OSError, EOFError) as e:
+            raise InputError(f'{folder / "images.npy"}: broken ({e}). {again}') from None
         tables = []
         for name, wanted in (('table.csv', COLUMNS), ('rejected.csv', REJECTED)):
-            try: t = pd.read_csv(folder/name, dtype=str, keep_default_na=False, na_values=[''])
-            except FileNotFoundError: raise InputError(f'{folder/name}: missing. {again}') from None
-            except (ValueError, OSError) as e: raise InputError(f'{folder/name}: broken ({e}). {again}') from None
-            if list(t) != wanted: raise InputError(f'{folder/name}: has columns {", ".join(map(str, t))}, not {", ".join(wanted)}. {again}')
+            try:
+                t = pd.read_csv(folder / name, dtype=str, keep_default_na=False, na_values=[''])
+            except FileNotFoundError:
+                raise InputError(f'{folder / name}: missing. {again}') from None
+            except (ValueError, OSError) as e:
+                raise InputError(f'{folder / name}: broken ({e}). {again}') from None
+            if list(t) != wanted:
+                raise InputError(
+                    f'{folder / name}: has columns {", ".join(map(str, t))}, not {", ".join(wanted)}. {again}'
+                )
             tables.append(t)
-        try: table = as_table(tables[0])
-        except ValueError as e: raise InputError(f'{folder/"table.csv"}: broken ({e}). {again}') from None
+        try:
+            table = as_table(tables[0])
+        except ValueError as e:
+            raise InputError(f'{folder / "table.csv"}: broken ({e}). {again}') from None
         if list(images.shape) != info.get('shape') or images.dtype != np.uint8:
-            raise InputError(f'{folder/"images.npy"}: {images.dtype} {images.shape}, but prepare.json says uint8 {info.get("shape")}. {again}')
-        if len(table) != len(images): raise InputError(f'{folder/"table.csv"}: {len(table)} rows for {len(images)} images. {again}')
-        if verify and sha256_array(images) != info.get('pixels'): raise InputError(f'{folder/"images.npy"}: the pixels have changed since it was written. {again}')
+            raise InputError(
+                f'{folder / "images.npy"}: {images.dtype} {images.shape}, but prepare.json says uint8 {info.get("shape")}. {again}'
+            )
+        if len(table) != len(images):
+            raise InputError(
+                f'{folder / "table.csv"}: {len(table)} rows for {len(images)} images. {again}'
+            )
+        if verify and sha256_array(images) != info.get('pixels'):
+            raise InputError(
+                f'{folder / "images.npy"}: the pixels have changed since it was written. {again}'
+            )
         return cls(folder, images, table, info, tables[1])
 
-    def __len__(self): return len(self.images)
+    def __len__(self):
+        return len(self.images)
+
     def __repr__(self):
-        counts = ', '.join(f'{n} {label}' for label, n in self.table.label.value_counts(sort=False).items())
+        counts = ', '.join(
+            f'{n} {label}' for label, n in self.table.label.value_counts(sort=False).items()
+        )
         return f'Prepared({str(self.folder)!r}: {"×".join(map(str, self.images.shape[1:3]))}, {counts})'
 
     @property
@@ -223,223 +343,384 @@ class Prepared:
         "Sixteen hexadecimal digits that change with any pixel, label or split, and with nothing else."
         return fingerprint([self.info['pixels'], table_fingerprint(self.table)])
 
-    def select(self,
-               split=None,    # 'train', 'val', 'test' or several of them; None: all
-               label=None,    # a class or several; None: all
-              ) -> tuple:     # float32 (n, h, w, 1) in [0, 1], and their part of the table
+    def select(
+        self,
+        split=None,  # 'train', 'val', 'test' or several of them; None: all
+        label=None,  # a class or several; None: all
+    ) -> tuple:  # float32 (n, h, w, 1) in [0, 1], and their part of the table
         "The images of a split and class, in memory. A selection without images is an `InputError` that says what there is."
         keep = np.ones(len(self), bool)
         for column, wanted in (('split', split), ('label', label)):
-            if wanted is None: continue
+            if wanted is None:
+                continue
             wanted = [wanted] if isinstance(wanted, str) else list(wanted)
             has = self.table[column].dropna().unique().tolist()
             if odd := [w for w in wanted if w not in has]:
-                raise InputError(f'{column}={odd[0]!r}: {self.folder} has no such images; it has {", ".join(map(str, has)) or "no " + column}')
+                raise InputError(
+                    f'{column}={odd[0]!r}: {self.folder} has no such images; it has {", ".join(map(str, has)) or "no " + column}'
+                )
             keep &= self.table[column].isin(wanted).to_numpy(bool)
-        if not keep.any(): raise InputError(f'split={split!r}, label={label!r}: {self.folder} has no images of both')
-        return to_float(self.images if keep.all() else self.images[keep]), self.table[keep].reset_index(drop=True)
+        if not keep.any():
+            raise InputError(
+                f'split={split!r}, label={label!r}: {self.folder} has no images of both'
+            )
+        return to_float(self.images if keep.all() else self.images[keep]), self.table[
+            keep
+        ].reset_index(drop=True)
 
-    def with_split(self, table) -> 'Prepared':  # table with the columns image and split, which must name all of ours
+    def with_split(
+        self, table
+    ) -> 'Prepared':  # table with the columns image and split, which must name all of ours
         "The same images under another split; nothing is written."
         split = table.drop_duplicates('image').set_index('image').split
         if (missing := ~self.table.image.isin(split.index)).any():
-            raise InputError(f'table: has no row for {self.table.image[missing].iloc[0]} and {missing.sum() - 1} more. Make the split from the same images')
-        return Prepared(self.folder, self.images, as_table(self.table.assign(split=self.table.image.map(split))), self.info, self.rejected)
+            raise InputError(
+                f'table: has no row for {self.table.image[missing].iloc[0]} and {missing.sum() - 1} more. Make the split from the same images'
+            )
+        return Prepared(
+            self.folder,
+            self.images,
+            as_table(self.table.assign(split=self.table.image.map(split))),
+            self.info,
+            self.rejected,
+        )
 
+# %% ../nbs/03_preprocessing.ipynb #990fe94b
 def table_fingerprint(table: pd.DataFrame) -> str:
     "Sixteen hexadecimal digits of a table: its images' checksums, labels and split, in order; paths do not matter."
-    return fingerprint(table[['sha256', 'label', 'split']].fillna('').astype(str).to_numpy().tolist())
+    return fingerprint(
+        table[['sha256', 'label', 'split']].fillna('').astype(str).to_numpy().tolist()
+    )
 
 # %% ../nbs/03_preprocessing.ipynb #69c6d037
 def _versions() -> dict:
     import importlib.metadata
+
     return {p: importlib.metadata.version(p) for p in ('numpy', 'pillow', 'scipy')}
 
-def _csv(table, path): atomic_write(path, table.to_csv(index=False, lineterminator='\n'))
+# %% ../nbs/03_preprocessing.ipynb #6024e748
+def _csv(table, path):
+    atomic_write(path, table.to_csv(index=False, lineterminator='\n'))
 
+# %% ../nbs/03_preprocessing.ipynb #5cfd2500
 def _finish(folder, table, rejected, info) -> Prepared:
     "Write the small files of a folder whose images are in place, prepare.json last."
-    _csv(as_table(table), folder/'table.csv')
-    _csv(pd.DataFrame(rejected, columns=REJECTED), folder/'rejected.csv')
-    images = np.load(folder/'images.npy', mmap_mode='r')
-    write_json(folder/'prepare.json', {'schema': 1, **info, 'shape': images.shape, 'pixels': sha256_array(images), 'rejected': len(rejected), 'versions': _versions()})
+    _csv(as_table(table), folder / 'table.csv')
+    _csv(pd.DataFrame(rejected, columns=REJECTED), folder / 'rejected.csv')
+    images = np.load(folder / 'images.npy', mmap_mode='r')
+    write_json(
+        folder / 'prepare.json',
+        {
+            'schema': 1,
+            **info,
+            'shape': images.shape,
+            'pixels': sha256_array(images),
+            'rejected': len(rejected),
+            'versions': _versions(),
+        },
+    )
     return Prepared.open(folder)
 
-def save_images(folder,               # made, or replaced if it holds prepared images
-                images: np.ndarray,   # uint8 (n, height, width, 1)
-                table: pd.DataFrame,  # n rows with the columns of `datasets.COLUMNS`; width, height and sha256 may be missing
-                info: dict = None,    # what to keep in prepare.json, e.g. which GAN and seed made them
-               ) -> Prepared:
+# %% ../nbs/03_preprocessing.ipynb #3d61e86e
+def save_images(
+    folder,  # made, or replaced if it holds prepared images
+    images: np.ndarray,  # uint8 (n, height, width, 1)
+    table: pd.DataFrame,  # n rows with the columns of `datasets.COLUMNS`; width, height and sha256 may be missing
+    info: dict = None,  # what to keep in prepare.json, e.g. which GAN and seed made them
+) -> Prepared:
     "Keep an array of images, generated ones for instance, as a prepared folder."
     images, folder = np.asarray(images), Path(folder)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 1:
-        raise InputError(f'images: {images.dtype} {images.shape}, give uint8 (n, height, width, 1); to_uint8 makes it from floats')
-    if len(table) != len(images): raise InputError(f'table: {len(table)} rows for {len(images)} images')
-    if missing := [c for c in ('image', 'label', 'source') if c not in table]: raise InputError(f'table: the column {missing[0]} is missing')
+        raise InputError(
+            f'images: {images.dtype} {images.shape}, give uint8 (n, height, width, 1); to_uint8 makes it from floats'
+        )
+    if len(table) != len(images):
+        raise InputError(f'table: {len(table)} rows for {len(images)} images')
+    if missing := [c for c in ('image', 'label', 'source') if c not in table]:
+        raise InputError(f'table: the column {missing[0]} is missing')
     table = pd.DataFrame(table).reset_index(drop=True)
     sizes = dict(height=images.shape[1], width=images.shape[2])
     table = table.assign(**{c: v for c, v in sizes.items() if c not in table})
-    if 'sha256' not in table or table.sha256.isna().any(): table = table.assign(sha256=[sha256_array(a) for a in images])
+    if 'sha256' not in table or table.sha256.isna().any():
+        table = table.assign(sha256=[sha256_array(a) for a in images])
     _begin(folder)
-    atomic_save(folder/'images.npy', lambda part: np.save(part, images))
+    atomic_save(folder / 'images.npy', lambda part: np.save(part, images))
     return _finish(folder, table, [], info or {})
 
+# %% ../nbs/03_preprocessing.ipynb #29582d0a
 def _begin(folder: Path):
     "Make the folder, and take back the sign that it is finished."
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder/'prepare.json').unlink(missing_ok=True)
-        if not os.access(folder, os.W_OK): raise PermissionError('not writable')
-    except OSError as e: raise InputError(f'{folder}: cannot be written ({e.strerror or e}). Choose another folder') from None
+        (folder / 'prepare.json').unlink(missing_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError('not writable')
+    except OSError as e:
+        raise InputError(
+            f'{folder}: cannot be written ({e.strerror or e}). Choose another folder'
+        ) from None
 
 # %% ../nbs/03_preprocessing.ipynb #b0a0b0a8
-_SIDE = 8   # an image, or a crop, with a side below this holds no anatomy
+_SIDE = 8  # an image, or a crop, with a side below this holds no anatomy
 
-_WHOLE = 1 << 16, 1 << 16   # more pixels than a JPEG can have: it comes in its own size
+_WHOLE = 1 << 16, 1 << 16  # more pixels than a JPEG can have: it comes in its own size
+
 
 def _gray(path, enough=None, window=None) -> Image.Image:
     "An image as gray Pillow image by `read_image`; a JPEG comes as the gray it holds, smaller, if not smaller than `enough` (height, width)."
     return Image.fromarray(read_image(path, window, enough or _WHOLE))
 
+# %% ../nbs/03_preprocessing.ipynb #cfa2c553
 def _crop(row, p) -> tuple:
     "The picture of one table row before it is resized, and why it is whole although it should be cropped."
     native = p['crop'] or p['marks'] == 'drop'
-    im, whole = _gray(row.image, None if native else tuple(2*v for v in p['size']), p.get('window')), None
-    if min(im.size) < _SIDE: raise InputError(f'{row.image}: only {im.width}×{im.height} pixels')
+    im, whole = (
+        _gray(row.image, None if native else tuple(2 * v for v in p['size']), p.get('window')),
+        None,
+    )
+    if min(im.size) < _SIDE:
+        raise InputError(f'{row.image}: only {im.width}×{im.height} pixels')
     if p['crop'] == 'lungs':
         try:
-            if pd.isna(row.mask): raise InputError(f'{row.image}: has no lung mask')
+            if pd.isna(row.mask):
+                raise InputError(f'{row.image}: has no lung mask')
             mask = read_mask(row.mask, (im.height, im.width))
-            if not mask.any(): raise InputError(f'{row.mask}: nothing of the mask is left in the size of the image')
+            if not mask.any():
+                raise InputError(
+                    f'{row.mask}: nothing of the mask is left in the size of the image'
+                )
             t, l, b, r = lung_box(mask, p['margin'])
-            if min(b - t, r - l) < _SIDE: raise InputError(f'{row.mask}: the lungs of the mask measure only {r - l}×{b - t} pixels')
+            if min(b - t, r - l) < _SIDE:
+                raise InputError(
+                    f'{row.mask}: the lungs of the mask measure only {r - l}×{b - t} pixels'
+                )
             im = im.crop((l, t, r, b))
         except InputError as e:
-            if p['no_mask'] == 'reject': raise
+            if p['no_mask'] == 'reject':
+                raise
             whole = str(e)
     low, high = im.getextrema()
-    if low == high: raise InputError(f'{row.image}: blank, all pixels have the value {low}')
+    if low == high:
+        raise InputError(f'{row.image}: blank, all pixels have the value {low}')
     return im, whole
 
+# %% ../nbs/03_preprocessing.ipynb #39ab9f1d
 def _prepare_one(row, p) -> tuple:
     "Pixels (or None), why they cannot be had, and why they are not cropped, for one row of the table."
     try:
         im, whole = _crop(row, p)
         if p['marks'] == 'drop' and (marks := find_marks(np.asarray(im), threshold=p['threshold'])):
-            return None, f'{len(marks)} burnt-in mark{"s"[:len(marks) > 1]}, sharpness {max(m.sharpness for m in marks):.2f}', None
+            return (
+                None,
+                f'{len(marks)} burnt-in mark{"s"[: len(marks) > 1]}, sharpness {max(m.sharpness for m in marks):.2f}',
+                None,
+            )
         return np.asarray(_fit(im, tuple(p['size']), p['fit'], p['method'])), None, whole
-    except InputError as e: return None, str(e), None
-    except Exception as e: return None, f'{type(e).__name__}: {e}', None   # one odd file must not cost the others
+    except InputError as e:
+        return None, str(e), None
+    except Exception as e:
+        return None, f'{type(e).__name__}: {e}', None  # one odd file must not cost the others
 
 # %% ../nbs/03_preprocessing.ipynb #459a65d4
-_CHUNK, _BATCH, _HEADER = 256, 8, 128   # images between two safe points, images that a thread takes at once, bytes of a .npy header
+_CHUNK, _BATCH, _HEADER = (
+    256,
+    8,
+    128,
+)  # images between two safe points, images that a thread takes at once, bytes of a .npy header
+
 
 def _npy_header(shape) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+    np.lib.format.write_array_header_1_0(
+        out, {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+    )
     return out.getvalue()
 
+# %% ../nbs/03_preprocessing.ipynb #12765a43
 def _run(folder, table, p, workers, progress):
     "Make images.npy, going on from the notes in `.partial`; returns why rows are rejected and why rows are whole, by row number."
-    n, each, part = len(table), p['size'][0]*p['size'][1], folder/'.partial'
-    rows, pixels = list(table[['image', 'mask']].itertuples(index=False)), part/'images.npy'
-    batch = lambda a, b: [_prepare_one(row, p) for row in rows[a:b]]
+    n, each, part = len(table), p['size'][0] * p['size'][1], folder / '.partial'
+    rows, pixels = list(table[['image', 'mask']].itertuples(index=False)), part / 'images.npy'
+
+    def batch(a, b):
+        return [_prepare_one(row, p) for row in rows[a:b]]
+
     notes = []
-    while (note := part/f'{len(notes):05}.json').exists(): notes.append(read_json(note))
+    while (note := part / f'{len(notes):05}.json').exists():
+        notes.append(read_json(note))
     count = sum(note['kept'] for note in notes)
-    if not notes or not pixels.exists() or pixels.stat().st_size < _HEADER + count*each:
+    if not notes or not pixels.exists() or pixels.stat().st_size < _HEADER + count * each:
         notes, count = [], 0
-        pixels.write_bytes(bytes(_HEADER))       # the shape is known at the end
-    with open(pixels, 'r+b') as out, ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='prepare', unit='image', disable=not progress, delay=1) as bar:
-        out.truncate(_HEADER + count*each)
+        pixels.write_bytes(bytes(_HEADER))  # the shape is known at the end
+    with (
+        open(pixels, 'r+b') as out,
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=n, desc='prepare', unit='image', disable=not progress, delay=1) as bar,
+    ):
+        out.truncate(_HEADER + count * each)
         out.seek(0, os.SEEK_END)
-        bar.update(min(n, len(notes)*_CHUNK))
-        begin = lambda a: [pool.submit(batch, i, min(i + _BATCH, a + _CHUNK, n)) for i in range(a, min(a + _CHUNK, n), _BATCH)]
+        bar.update(min(n, len(notes) * _CHUNK))
+
+        def begin(a):
+            return [
+                pool.submit(batch, i, min(i + _BATCH, a + _CHUNK, n))
+                for i in range(a, min(a + _CHUNK, n), _BATCH)
+            ]
+
         try:
-            ahead = begin(len(notes)*_CHUNK)
-            for a in range(len(notes)*_CHUNK, n, _CHUNK):
-                now, ahead = ahead, begin(a + _CHUNK)   # nobody waits while a note is written
+            ahead = begin(len(notes) * _CHUNK)
+            for a in range(len(notes) * _CHUNK, n, _CHUNK):
+                now, ahead = ahead, begin(a + _CHUNK)  # nobody waits while a note is written
                 note, i = {'kept': 0, 'why': {}, 'whole': {}}, a
                 for future in now:
                     for one, why, whole in future.result():
                         if one is not None:
                             out.write(np.ascontiguousarray(one))
                             note['kept'] += 1
-                        if why: note['why'][i] = why
-                        if whole: note['whole'][i] = whole
+                        if why:
+                            note['why'][i] = why
+                        if whole:
+                            note['whole'][i] = whole
                         i += 1
                         bar.update()
                 out.flush()
                 os.fsync(out.fileno())
-                write_json(part/f'{len(notes):05}.json', note)
+                write_json(part / f'{len(notes):05}.json', note)
                 notes.append(note)
             out.seek(0)
             out.write(_npy_header((sum(note['kept'] for note in notes), *p['size'], 1)))
         except OSError as e:
-            raise InputError(f'{folder}: cannot be written ({e.strerror or e}). Make room, then give the same command again: it goes on where it was') from e
-        finally: pool.shutdown(cancel_futures=True)
-    return [{int(i): text for note in notes for i, text in note[key].items()} for key in ('why', 'whole')]
+            raise InputError(
+                f'{folder}: cannot be written ({e.strerror or e}). Make room, then give the same command again: it goes on where it was'
+            ) from e
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [
+        {int(i): text for note in notes for i, text in note[key].items()}
+        for key in ('why', 'whole')
+    ]
 
-def prepare(table: pd.DataFrame,       # from `datasets.load`: one row an image
-            folder,                    # where the result is kept
-            size,                      # pixels: one number, or (height, width)
-            crop: str = None,          # None, or 'lungs': to the rectangle round the lung mask (slides of 2022)
-            margin: float = .05,       # room around the lungs, as a part of their height and width
-            marks: str = 'keep',       # 'drop' leaves out images in which `find_marks` finds something, and draws dropped_marks.png
-            threshold: float = .5,     # sharpness from which on something is a mark
-            fit: str = 'stretch',      # 'stretch' to the size, or 'pad' with black to keep the proportion
-            method: str = 'bicubic',   # filter: 'bicubic', 'lanczos', 'hamming' or 'box'
-            no_mask: str = 'reject',   # with crop='lungs', an image without a usable mask: 'reject' it, or use it 'whole' (prepare.json says which)
-            workers: int = None,       # threads; None: two a processor
-            progress: bool = True,     # a bar on stderr, if it takes more than a second
-            window=None,               # (low, high) that become black and white, of files with more than 8 bits; None: by the highest value, with a warning
-           ) -> Prepared:
+# %% ../nbs/03_preprocessing.ipynb #57872ca4
+def prepare(
+    table: pd.DataFrame,  # from `datasets.load`: one row an image
+    folder,  # where the result is kept
+    size,  # pixels: one number, or (height, width)
+    crop: str = None,  # None, or 'lungs': to the rectangle round the lung mask (slides of 2022)
+    margin: float = 0.05,  # room around the lungs, as a part of their height and width
+    marks: str = 'keep',  # 'drop' leaves out images in which `find_marks` finds something, and draws dropped_marks.png
+    threshold: float = 0.5,  # sharpness from which on something is a mark
+    fit: str = 'stretch',  # 'stretch' to the size, or 'pad' with black to keep the proportion
+    method: str = 'bicubic',  # filter: 'bicubic', 'lanczos', 'hamming' or 'box'
+    no_mask: str = 'reject',  # with crop='lungs', an image without a usable mask: 'reject' it, or use it 'whole' (prepare.json says which)
+    workers: int = None,  # threads; None: two a processor
+    progress: bool = True,  # a bar on stderr, if it takes more than a second
+    window=None,  # (low, high) that become black and white, of files with more than 8 bits; None: by the highest value, with a warning
+) -> Prepared:
     """Read, crop, clean and resize all images of a table, and keep them in one memory-mapped file.
 
     Images that cannot be used stand in rejected.csv with the reason. An interrupted call goes on where it was; a finished one with the same table and
     parameters returns at once. No usable image at all is an `InputError`."""
-    for name, value, choices in (('crop', crop, (None, 'lungs')), ('marks', marks, ('keep', 'drop')), ('fit', fit, FITS), ('method', method, FILTERS),
-                                 ('no_mask', no_mask, ('reject', 'whole'))): _choice(name, value, choices)
-    lung_box(np.ones((1, 1)), margin)      # says what is wrong with a margin
-    if workers is not None and workers < 1: raise InputError(f'workers={workers}: give 1 or more')
-    if missing := [c for c in COLUMNS if c not in table]: raise InputError(f'table: the column {missing[0]} is missing; datasets.load makes the right ones')
-    if not len(table): raise InputError('table: has no rows, so there is nothing to prepare')
-    folder, table, window = Path(folder), as_table(table.reset_index(drop=True)), check_window(window)
+    for name, value, choices in (
+        ('crop', crop, (None, 'lungs')),
+        ('marks', marks, ('keep', 'drop')),
+        ('fit', fit, FITS),
+        ('method', method, FILTERS),
+        ('no_mask', no_mask, ('reject', 'whole')),
+    ):
+        _choice(name, value, choices)
+    lung_box(np.ones((1, 1)), margin)  # says what is wrong with a margin
+    if workers is not None and workers < 1:
+        raise InputError(f'workers={workers}: give 1 or more')
+    if missing := [c for c in COLUMNS if c not in table]:
+        raise InputError(
+            f'table: the column {missing[0]} is missing; datasets.load makes the right ones'
+        )
+    if not len(table):
+        raise InputError('table: has no rows, so there is nothing to prepare')
+    folder, table, window = (
+        Path(folder),
+        as_table(table.reset_index(drop=True)),
+        check_window(window),
+    )
     # a parameter that changes nothing must not cause work
-    p = {'size': list(_hw(size)), 'crop': crop, 'margin': margin if crop else None, 'no_mask': no_mask if crop else None, 'marks': marks,
-         'threshold': threshold if marks == 'drop' else None, 'fit': fit, 'method': method, **({'window': list(window)} if window else {})}
-    info = {'parameters': p, 'input': table_fingerprint(table), 'masks': _masks(table) if crop else None}
-    if (folder/'prepare.json').exists():
-        if all(read_json(folder/'prepare.json').get(k) == v for k, v in info.items()): return Prepared.open(folder)
+    p = {
+        'size': list(_hw(size)),
+        'crop': crop,
+        'margin': margin if crop else None,
+        'no_mask': no_mask if crop else None,
+        'marks': marks,
+        'threshold': threshold if marks == 'drop' else None,
+        'fit': fit,
+        'method': method,
+        **({'window': list(window)} if window else {}),
+    }
+    info = {
+        'parameters': p,
+        'input': table_fingerprint(table),
+        'masks': _masks(table) if crop else None,
+    }
+    if (folder / 'prepare.json').exists():
+        if all(read_json(folder / 'prepare.json').get(k) == v for k, v in info.items()):
+            return Prepared.open(folder)
     _begin(folder)
-    mark = folder/'.partial'/'parameters.json'
+    mark = folder / '.partial' / 'parameters.json'
     if not (mark.exists() and read_json(mark) == {**info, 'chunk': _CHUNK}):
         shutil.rmtree(mark.parent, ignore_errors=True)
         write_json(mark, {**info, 'chunk': _CHUNK})
-    workers = workers or 2*(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    workers = workers or 2 * (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )
     p, found = _with_window(p, table)
     why, whole = _run(folder, table, p, workers, progress)
-    rejected = [(table.image[i], table.label[i], text.removeprefix(f'{table.image[i]}: ')) for i, text in why.items()]
+    rejected = [
+        (table.image[i], table.label[i], text.removeprefix(f'{table.image[i]}: '))
+        for i, text in why.items()
+    ]
     if len(why) == len(table):
-        shutil.rmtree(folder/'.partial')       # when the files are there again, the same call has to look at them
-        raise InputError(f'table: none of its {len(table)} images can be used. The first: {table.image[0]}: {rejected[0][2]}')
-    os.replace(folder/'.partial'/'images.npy', folder/'images.npy')
+        shutil.rmtree(
+            folder / '.partial'
+        )  # when the files are there again, the same call has to look at them
+        raise InputError(
+            f'table: none of its {len(table)} images can be used. The first: {table.image[0]}: {rejected[0][2]}'
+        )
+    os.replace(folder / '.partial' / 'images.npy', folder / 'images.npy')
     dropped = [i for i in why if 'burnt-in mark' in why[i]][:200]
     if dropped:
-        pictures = [np.asarray(_crop(row, p)[0]) for row in table.loc[dropped, ['image', 'mask']].itertuples(index=False)]   # tuples: the `mask` of a Series is a method
-        review_sheet(pictures, [find_marks(a, threshold=threshold) for a in pictures], folder/'dropped_marks.png')
-    else: (folder/'dropped_marks.png').unlink(missing_ok=True)
-    result = _finish(folder, table.drop(index=list(why)), rejected, {**info, **found, 'whole': {table.image[i]: text for i, text in whole.items()}})
-    shutil.rmtree(folder/'.partial', ignore_errors=True)
+        pictures = [
+            np.asarray(_crop(row, p)[0])
+            for row in table.loc[dropped, ['image', 'mask']].itertuples(index=False)
+        ]  # tuples: the `mask` of a Series is a method
+        review_sheet(
+            pictures,
+            [find_marks(a, threshold=threshold) for a in pictures],
+            folder / 'dropped_marks.png',
+        )
+    else:
+        (folder / 'dropped_marks.png').unlink(missing_ok=True)
+    result = _finish(
+        folder,
+        table.drop(index=list(why)),
+        rejected,
+        {**info, **found, 'whole': {table.image[i]: text for i, text in whole.items()}},
+    )
+    shutil.rmtree(folder / '.partial', ignore_errors=True)
     return result
 
+# %% ../nbs/03_preprocessing.ipynb #62602100
 def _with_window(p: dict, table) -> tuple:
     "The parameters with the window of all 16-bit images, and {'window': it} if it was not given; fewer than 16 bits are a warning."
-    if 'window' in p or not (window := window_of(table.image)): return p, {}
-    if note := window_note(window): warnings.warn(f'prepare: {note}', stacklevel=3)
+    if 'window' in p or not (window := window_of(table.image)):
+        return p, {}
+    if note := window_note(window):
+        warnings.warn(f'prepare: {note}', stacklevel=3)
     return {**p, 'window': list(window)}, {'window': list(window)}
 
+# %% ../nbs/03_preprocessing.ipynb #b62b1538
 def _masks(table) -> str:
     "Fingerprint of the masks' files; a missing one counts as empty."
-    def one(path): return sha256_file(path) if isinstance(path, str) and os.path.isfile(path) else ''
-    with ThreadPoolExecutor(4) as pool: return fingerprint(list(pool.map(one, table['mask'])))
+
+    def one(path):
+        return sha256_file(path) if isinstance(path, str) and os.path.isfile(path) else ''
+
+    with ThreadPoolExecutor(4) as pool:
+        return fingerprint(list(pool.map(one, table['mask'])))

@@ -20,7 +20,8 @@ PAPERS = {
     'wmlq2022': 'Fedoruk, Klimaszewski, Ogonowski: Performance of GAN-based augmentation for deep learning COVID-19 image classification (abstract); Medical data augmentation using GAN (slides). WMLQ 2022, 14 September 2022',
     'mgv2023': 'Fedoruk, Klimaszewski, Ogonowski, Kruk: Additional look into GAN-based augmentation for deep learning COVID-19 image classification. Machine Graphics and Vision 2023 (abstract), arXiv 2401.14705',
     'ct_report': 'Ayyıldız, Çınar, Toptaş: Image classification with GAN-based data augmentation (student report)',
-    'head_ct': 'Shastri, Ganesh: Data augmentation using deep convolutional GAN. Repository kronos97/da-dcgan (page, its paper, its notebook)'}
+    'head_ct': 'Shastri, Ganesh: Data augmentation using deep convolutional GAN. Repository kronos97/da-dcgan (page, its paper, its notebook)',
+}
 
 # id, paper, kind, are there numbers in a source?, title
 _INVENTORY = [
@@ -37,7 +38,13 @@ _INVENTORY = [
     ('T11', 'wmlq2022', 'table', True, 'Mean accuracies of four runs compared'),
     ('T12', 'wmlq2022', 'table', True, 'FID at three stages of training'),
     ('T13', 'ct_report', 'table', True, 'Test accuracy: raw, and raw with classical augmentation'),
-    ('T14', 'ct_report', 'table', True, 'Test accuracy: raw with own GAN images, and with those of Loey et al.'),
+    (
+        'T14',
+        'ct_report',
+        'table',
+        True,
+        'Test accuracy: raw with own GAN images, and with those of Loey et al.',
+    ),
     ('T15', 'ct_report', 'table', True, 'Best VGG-16 and ResNet50 with GAN images'),
     ('T16', 'ct_report', 'table', True, 'GAN: layers and training'),
     ('T17', 'ct_report', 'table', True, 'Classifiers: layers and training'),
@@ -76,12 +83,30 @@ _INVENTORY = [
     ('F27', 'ct_report', 'figure', True, 'Generated samples over training'),
     ('F28', 'ct_report', 'figure', True, 'Loss and accuracy of the best VGG-16'),
     ('F29', 'ct_report', 'figure', True, 'Loss and accuracy of the best ResNet50'),
-    ('F30', 'head_ct', 'figure', True, 'Scheme, networks and synthetic samples of the repository\'s paper'),
-    ('X1', 'head_ct', 'external', True, 'Table 1 of the repository\'s paper: accuracy, sensitivity, specificity'),
+    (
+        'F30',
+        'head_ct',
+        'figure',
+        True,
+        "Scheme, networks and synthetic samples of the repository's paper",
+    ),
+    (
+        'X1',
+        'head_ct',
+        'external',
+        True,
+        "Table 1 of the repository's paper: accuracy, sensitivity, specificity",
+    ),
     ('X2', 'ct_report', 'external', True, 'Loey et al. 2020: split and best accuracy'),
     ('X3', 'wmlq2022', 'external', True, 'arXiv 2304.09067: four classes with EfficientNet-B0'),
     ('X4', 'ct_report', 'external', True, 'Frid-Adar et al.: liver lesions'),
-    ('X5', 'head_ct', 'external', True, 'The repository\'s notebook: ResNet50 protocol and validation accuracies'),
+    (
+        'X5',
+        'head_ct',
+        'external',
+        True,
+        "The repository's notebook: ResNet50 protocol and validation accuracies",
+    ),
     ('O1', 'wmlq2022', 'open', False, 'Pipelines on four classes'),
     ('O2', 'wmlq2022', 'open', False, 'Classical and GAN augmentation combined'),
     ('O3', 'wmlq2022', 'open', False, 'One style-based GAN for every class'),
@@ -95,404 +120,1350 @@ _INVENTORY = [
     ('O11', 'head_ct', 'open', False, 'GAN and classical augmentation on head CT'),
     ('O12', 'head_ct', 'open', False, 'Discarding unrealistic images automatically'),
     ('O15', 'head_ct', 'open', False, 't-SNE of real and generated images'),
-    ('O17', 'mgv2023', 'open', False, 'Quality against data-set size')]
+    ('O17', 'mgv2023', 'open', False, 'Quality against data-set size'),
+]
 
-INVENTORY = {i: {'paper': paper, 'kind': kind, 'published': numbers, 'title': title} for i, paper, kind, numbers, title in _INVENTORY}
+INVENTORY = {
+    i: {'paper': paper, 'kind': kind, 'published': numbers, 'title': title}
+    for i, paper, kind, numbers, title in _INVENTORY
+}
 
-def ids(paper: str=None,  # key of PAPERS; None: all
-       ) -> list:         # ids in the order of the inventory
+
+def ids(
+    paper: str = None,  # key of PAPERS; None: all
+) -> list:  # ids in the order of the inventory
     "The ids of a paper's tables, figures, external numbers and open questions."
-    if paper is not None and paper not in PAPERS: raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(PAPERS)}')
+    if paper is not None and paper not in PAPERS:
+        raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(PAPERS)}')
     return [i for i, v in INVENTORY.items() if paper in (None, v['paper'])]
 
 # %% ../nbs/19_published.ipynb #192884e6
-ARM_NAMES = {'none': 'original', 'raw': 'original', 'original': 'original', 'classic': 'original+classical', 'raw + classic': 'original+classical',
-             'GAN': 'original+generated', 'raw + own GAN': 'original+generated', 'both': 'original+generated', 'DCGAN only': 'generated',
-             'raw + Loey GAN': 'original+generated@loey'}
+ARM_NAMES = {
+    'none': 'original',
+    'raw': 'original',
+    'original': 'original',
+    'classic': 'original+classical',
+    'raw + classic': 'original+classical',
+    'GAN': 'original+generated',
+    'raw + own GAN': 'original+generated',
+    'both': 'original+generated',
+    'DCGAN only': 'generated',
+    'raw + Loey GAN': 'original+generated@loey',
+}
 
 PUBLISHED = {
-    'T1': [('COVID', 3616), ('Lung_Opacity', 6012), ('Viral Pneumonia', 1345), ('Normal', 10192), ('masks', 'for all images')],
-    'T2': [('train/COVID', 2949), ('train/Normal', 9992), ('train/COVID generated', 2000), ('test/COVID', 200), ('test/Normal', 200)],
-    'T3': [('validation_split', .1), ('rotation_range', 5), ('width_shift_range', .05), ('height_shift_range', .05), ('shear_range', .05, 'S', 'degrees in Keras'),
-           ('zoom_range', .1), ('horizontal_flip', False), ('brightness_range', (.6, 1.4))],
-    'T4': [('networks', ('InceptionV3', 'EfficientNet-B0')), ('arms', ('none', 'classic', 'GAN')), ('epochs', 6), ('batch', 32), ('runs', 4), ('test images', 400),
-           ('epoch kept', 'best validation accuracy')],
-    'T5': [('accuracy', .875), ('tpr', .74), ('tnr', 1.), ('printed_fpr', .26), ('mean_accuracy', .8875)],
-    'T6': [('accuracy', .9425), ('tpr', .96), ('tnr', .925), ('printed_fpr', .04), ('mean_accuracy', .9475)],
-    'T7': [('accuracy', .945), ('tpr', .9), ('tnr', .99), ('printed_fpr', .1), ('mean_accuracy', .949375)],
-    'T8': [('accuracy', .94), ('tpr', .885), ('tnr', .995), ('printed_fpr', .115), ('mean_accuracy', .904375)],
-    'T9': [('accuracy', .935), ('tpr', .885), ('tnr', .985), ('printed_fpr', .115), ('mean_accuracy', .885)],
-    'T10': [('accuracy', .9175), ('tpr', .985), ('tnr', .85), ('printed_fpr', .015), ('mean_accuracy', .905625)],
-    'T11': [('none/InceptionV3', .8875), ('none/EfficientNet-B0', .9475), ('classic/InceptionV3', .949375), ('classic/EfficientNet-B0', .904375),
-            ('GAN/InceptionV3', .885), ('GAN/EfficientNet-B0', .905625)],
-    'T12': [('stage 1', 370, 'S', 'approximately'), ('stage 2', 73, 'S', 'approximately'), ('stage 3', 56, 'S', 'approximately')],
-    'T13': [('CNN/raw', .6583), ('CNN/raw + classic', .7186), ('VGG-16/raw', .7538), ('VGG-16/raw + classic', .7839), ('ResNet50/raw', .7638), ('ResNet50/raw + classic', .7688)],
-    'T14': [('CNN/raw + own GAN', .6985), ('CNN/raw + Loey GAN', .7035), ('VGG-16/raw + own GAN', .8090), ('VGG-16/raw + Loey GAN', .7038, 'S', 'starred: quoted from Loey et al.'),
-            ('ResNet50/raw + own GAN', .8040), ('ResNet50/raw + Loey GAN', .7657, 'S', 'starred: quoted from Loey et al.'),
-            ('text, VGG-16/raw + Loey GAN', .7337, 'S', 'in the running text, not in the table'), ('text, CNN/raw + Loey GAN', .7035, 'S', 'in the running text')],
-    'T15': [('VGG-16/accuracy', .8090), ('VGG-16/loss', .5202), ('VGG-16/epochs', 150), ('ResNet50/accuracy', .8040), ('ResNet50/loss', .5476), ('ResNet50/epochs', 50),
-            ('weights kept', 'best validation loss')],
-    'T16': [('generator/dense', 262144), ('generator/transposed convolutions', 2), ('generator/filters', 128), ('generator/kernel', 4), ('generator/stride', 2), ('generator/last kernel', 7),
-            ('generator/slope', .2), ('generator/output', 'sigmoid'), ('discriminator/convolutions', 2), ('discriminator/filters', 64), ('discriminator/kernel', 3),
-            ('discriminator/stride', 2), ('discriminator/slope', .2), ('discriminator/dropout', .4), ('discriminator/output', 'sigmoid'), ('optimizer', 'Adam'), ('learning rate', 2e-4),
-            ('loss', 'binary cross-entropy'), ('epochs', 3300), ('saved every', 300), ('images kept', 250, 'S', 'picked by eye'), ('Loey images', 2000)],
-    'T17': [('CNN/filters', (32, 32, 64, 64, 128)), ('CNN/kernel', 3), ('CNN/pool', 2), ('CNN/dense', (256, 128, 2)), ('CNN/dropout', .25), ('CNN/channels', 1), ('optimizer', 'SGD'),
-            ('CNN/learning rate', .001), ('VGG-16/learning rate', .005), ('ResNet50/learning rate', .005), ('batch', 32), ('CNN/stop above train accuracy', .95), ('flips', 'horizontal and vertical'),
-            ('rotation', 45), ('transfer dropout', .25), ('transfer dense', 'several, dropout in between', 'S', 'said of VGG-16, without number or sizes'), ('loss', 'categorical cross-entropy')],
-    'T18': [('images', 742), ('COVID', 345), ('NonCOVID', 397), ('images in related work', 760, 'S', 'said of Loey et al.\'s data'),
-            ('official COVID', 349, 'O', 'lists of the COVID-CT repository'), ('official NonCOVID', 397, 'O', 'lists of the COVID-CT repository'),
-            ('official test/COVID', 98, 'O', 'lists of the COVID-CT repository'), ('GAN trained on', 'the whole data set')],
-    'T19': [('images', 200), ('normal', 100), ('hemorrhage', 100), ('train', 144), ('val', 34), ('test', 22), ('size', (32, 32, 1)), ('images a patient', 1)],
-    'T20': [('parameters', 791_169, 'S', 'called trainable'), ('slope', .01), ('dropout', .4)],
-    'T21': [('parameters', 4_870_785, 'S', 'called trainable'), ('slope', .01), ('base', (16, 16, 128)), ('output', (32, 32, 1))],
-    'T22': [('loss', 'binary cross-entropy with gradient penalty'), ('epochs', 2500), ('batch', 16), ('beta_1', .5), ('learning rate', '0.', 'S', 'cut off'), ('learning rate in the paper', 2e-4, 'O', 'the repository\'s paper'),
-            ('tricks', ('label inversion', 'noise on the real distribution')), ('classifier', 'ResNet-50')],
-    'T23': [('classes', 4), ('images a class/larger', 1000), ('images a class/smaller', 500), ('images/larger', 4000), ('images/smaller', 2000), ('arms', ('none', 'classic', 'GAN'))],
-    'F4': [('size', 256)], 'F11': [('FID 1', 370, 'S', 'approximately'), ('FID 2', 73, 'S', 'approximately'), ('FID 3', 56, 'S', 'approximately')],
-    'F26': [('epochs', 3300)], 'F27': [('saved every', 300)], 'F28': [('epochs', 150), ('test loss', .5202), ('test accuracy', .8090)],
-    'F29': [('epochs', 50), ('test loss', .5476), ('test accuracy', .8040)], 'F30': [('samples', (3, 3), 'O', 'the repository\'s paper'), ('beside originals', (2, 2), 'O', 'the repository\'s paper')],
-    'X1': [('original/accuracy', .7651, 'O'), ('original/sensitivity', .7237, 'O'), ('original/specificity', .8304, 'O'), ('DCGAN only/accuracy', .6061, 'O'), ('DCGAN only/sensitivity', .9315, 'O'),
-           ('DCGAN only/specificity', .6848, 'O'), ('both/accuracy', .7865, 'O'), ('both/sensitivity', .7314, 'O'), ('both/specificity', .8660, 'O'), ('dropout', .4, 'O'), ('batch', 32, 'O'),
-           ('optimizer', 'RMSprop', 'O'), ('learning rate', 1e-3, 'O')],
-    'X2': [('best accuracy', .8291, 'O', 'Loey et al. 2020'), ('train', 425, 'O', 'Loey et al. 2020'), ('val', 118, 'O', 'Loey et al. 2020'), ('test', 199, 'O', 'Loey et al. 2020'),
-           ('test/COVID', 94, 'O', 'Loey et al. 2020'), ('test/NonCOVID', 105, 'O', 'Loey et al. 2020')],
-    'X3': [('accuracy', .902, 'O', 'abstract of arXiv 2304.09067; EfficientNet-B0, 4 classes, simple class balancing'), ('GAN against classical', 'subpar', 'O', 'abstract of arXiv 2304.09067')],
-    'X4': [('sensitivity/classic', .786, 'S', 'Frid-Adar et al., liver lesions'), ('sensitivity/best GAN', .857, 'S', 'Frid-Adar et al., liver lesions')],
-    'X5': [('images', 400, 'O'), ('images/generated', 200, 'O', 'stated in the repository'), ('train', 280, 'O'), ('val', 120, 'O'), ('size', 128, 'O'), ('dropout', .4, 'O'), ('parameters', 4098, 'O', 'trainable'), ('rotation', 40, 'O'), ('shift', .2, 'O'), ('shear', .2, 'O'),
-           ('zoom', .2, 'O'), ('flip', True, 'O'), ('epochs', 5, 'O'), ('steps an epoch', 320, 'O'), ('val accuracy/1', .6245, 'O'), ('val accuracy/2', .6865, 'O'), ('val accuracy/3', .6359, 'O'),
-           ('val accuracy/4', .6109, 'O'), ('val accuracy/5', .6651, 'O')]}
+    'T1': [
+        ('COVID', 3616),
+        ('Lung_Opacity', 6012),
+        ('Viral Pneumonia', 1345),
+        ('Normal', 10192),
+        ('masks', 'for all images'),
+    ],
+    'T2': [
+        ('train/COVID', 2949),
+        ('train/Normal', 9992),
+        ('train/COVID generated', 2000),
+        ('test/COVID', 200),
+        ('test/Normal', 200),
+    ],
+    'T3': [
+        ('validation_split', 0.1),
+        ('rotation_range', 5),
+        ('width_shift_range', 0.05),
+        ('height_shift_range', 0.05),
+        ('shear_range', 0.05, 'S', 'degrees in Keras'),
+        ('zoom_range', 0.1),
+        ('horizontal_flip', False),
+        ('brightness_range', (0.6, 1.4)),
+    ],
+    'T4': [
+        ('networks', ('InceptionV3', 'EfficientNet-B0')),
+        ('arms', ('none', 'classic', 'GAN')),
+        ('epochs', 6),
+        ('batch', 32),
+        ('runs', 4),
+        ('test images', 400),
+        ('epoch kept', 'best validation accuracy'),
+    ],
+    'T5': [
+        ('accuracy', 0.875),
+        ('tpr', 0.74),
+        ('tnr', 1.0),
+        ('printed_fpr', 0.26),
+        ('mean_accuracy', 0.8875),
+    ],
+    'T6': [
+        ('accuracy', 0.9425),
+        ('tpr', 0.96),
+        ('tnr', 0.925),
+        ('printed_fpr', 0.04),
+        ('mean_accuracy', 0.9475),
+    ],
+    'T7': [
+        ('accuracy', 0.945),
+        ('tpr', 0.9),
+        ('tnr', 0.99),
+        ('printed_fpr', 0.1),
+        ('mean_accuracy', 0.949375),
+    ],
+    'T8': [
+        ('accuracy', 0.94),
+        ('tpr', 0.885),
+        ('tnr', 0.995),
+        ('printed_fpr', 0.115),
+        ('mean_accuracy', 0.904375),
+    ],
+    'T9': [
+        ('accuracy', 0.935),
+        ('tpr', 0.885),
+        ('tnr', 0.985),
+        ('printed_fpr', 0.115),
+        ('mean_accuracy', 0.885),
+    ],
+    'T10': [
+        ('accuracy', 0.9175),
+        ('tpr', 0.985),
+        ('tnr', 0.85),
+        ('printed_fpr', 0.015),
+        ('mean_accuracy', 0.905625),
+    ],
+    'T11': [
+        ('none/InceptionV3', 0.8875),
+        ('none/EfficientNet-B0', 0.9475),
+        ('classic/InceptionV3', 0.949375),
+        ('classic/EfficientNet-B0', 0.904375),
+        ('GAN/InceptionV3', 0.885),
+        ('GAN/EfficientNet-B0', 0.905625),
+    ],
+    'T12': [
+        ('stage 1', 370, 'S', 'approximately'),
+        ('stage 2', 73, 'S', 'approximately'),
+        ('stage 3', 56, 'S', 'approximately'),
+    ],
+    'T13': [
+        ('CNN/raw', 0.6583),
+        ('CNN/raw + classic', 0.7186),
+        ('VGG-16/raw', 0.7538),
+        ('VGG-16/raw + classic', 0.7839),
+        ('ResNet50/raw', 0.7638),
+        ('ResNet50/raw + classic', 0.7688),
+    ],
+    'T14': [
+        ('CNN/raw + own GAN', 0.6985),
+        ('CNN/raw + Loey GAN', 0.7035),
+        ('VGG-16/raw + own GAN', 0.8090),
+        ('VGG-16/raw + Loey GAN', 0.7038, 'S', 'starred: quoted from Loey et al.'),
+        ('ResNet50/raw + own GAN', 0.8040),
+        ('ResNet50/raw + Loey GAN', 0.7657, 'S', 'starred: quoted from Loey et al.'),
+        ('text, VGG-16/raw + Loey GAN', 0.7337, 'S', 'in the running text, not in the table'),
+        ('text, CNN/raw + Loey GAN', 0.7035, 'S', 'in the running text'),
+    ],
+    'T15': [
+        ('VGG-16/accuracy', 0.8090),
+        ('VGG-16/loss', 0.5202),
+        ('VGG-16/epochs', 150),
+        ('ResNet50/accuracy', 0.8040),
+        ('ResNet50/loss', 0.5476),
+        ('ResNet50/epochs', 50),
+        ('weights kept', 'best validation loss'),
+    ],
+    'T16': [
+        ('generator/dense', 262144),
+        ('generator/transposed convolutions', 2),
+        ('generator/filters', 128),
+        ('generator/kernel', 4),
+        ('generator/stride', 2),
+        ('generator/last kernel', 7),
+        ('generator/slope', 0.2),
+        ('generator/output', 'sigmoid'),
+        ('discriminator/convolutions', 2),
+        ('discriminator/filters', 64),
+        ('discriminator/kernel', 3),
+        ('discriminator/stride', 2),
+        ('discriminator/slope', 0.2),
+        ('discriminator/dropout', 0.4),
+        ('discriminator/output', 'sigmoid'),
+        ('optimizer', 'Adam'),
+        ('learning rate', 2e-4),
+        ('loss', 'binary cross-entropy'),
+        ('epochs', 3300),
+        ('saved every', 300),
+        ('images kept', 250, 'S', 'picked by eye'),
+        ('Loey images', 2000),
+    ],
+    'T17': [
+        ('CNN/filters', (32, 32, 64, 64, 128)),
+        ('CNN/kernel', 3),
+        ('CNN/pool', 2),
+        ('CNN/dense', (256, 128, 2)),
+        ('CNN/dropout', 0.25),
+        ('CNN/channels', 1),
+        ('optimizer', 'SGD'),
+        ('CNN/learning rate', 0.001),
+        ('VGG-16/learning rate', 0.005),
+        ('ResNet50/learning rate', 0.005),
+        ('batch', 32),
+        ('CNN/stop above train accuracy', 0.95),
+        ('flips', 'horizontal and vertical'),
+        ('rotation', 45),
+        ('transfer dropout', 0.25),
+        (
+            'transfer dense',
+            'several, dropout in between',
+            'S',
+            'said of VGG-16, without number or sizes',
+        ),
+        ('loss', 'categorical cross-entropy'),
+    ],
+    'T18': [
+        ('images', 742),
+        ('COVID', 345),
+        ('NonCOVID', 397),
+        ('images in related work', 760, 'S', "said of Loey et al.'s data"),
+        ('official COVID', 349, 'O', 'lists of the COVID-CT repository'),
+        ('official NonCOVID', 397, 'O', 'lists of the COVID-CT repository'),
+        ('official test/COVID', 98, 'O', 'lists of the COVID-CT repository'),
+        ('GAN trained on', 'the whole data set'),
+    ],
+    'T19': [
+        ('images', 200),
+        ('normal', 100),
+        ('hemorrhage', 100),
+        ('train', 144),
+        ('val', 34),
+        ('test', 22),
+        ('size', (32, 32, 1)),
+        ('images a patient', 1),
+    ],
+    'T20': [('parameters', 791_169, 'S', 'called trainable'), ('slope', 0.01), ('dropout', 0.4)],
+    'T21': [
+        ('parameters', 4_870_785, 'S', 'called trainable'),
+        ('slope', 0.01),
+        ('base', (16, 16, 128)),
+        ('output', (32, 32, 1)),
+    ],
+    'T22': [
+        ('loss', 'binary cross-entropy with gradient penalty'),
+        ('epochs', 2500),
+        ('batch', 16),
+        ('beta_1', 0.5),
+        ('learning rate', '0.', 'S', 'cut off'),
+        ('learning rate in the paper', 2e-4, 'O', "the repository's paper"),
+        ('tricks', ('label inversion', 'noise on the real distribution')),
+        ('classifier', 'ResNet-50'),
+    ],
+    'T23': [
+        ('classes', 4),
+        ('images a class/larger', 1000),
+        ('images a class/smaller', 500),
+        ('images/larger', 4000),
+        ('images/smaller', 2000),
+        ('arms', ('none', 'classic', 'GAN')),
+    ],
+    'F4': [('size', 256)],
+    'F11': [
+        ('FID 1', 370, 'S', 'approximately'),
+        ('FID 2', 73, 'S', 'approximately'),
+        ('FID 3', 56, 'S', 'approximately'),
+    ],
+    'F26': [('epochs', 3300)],
+    'F27': [('saved every', 300)],
+    'F28': [('epochs', 150), ('test loss', 0.5202), ('test accuracy', 0.8090)],
+    'F29': [('epochs', 50), ('test loss', 0.5476), ('test accuracy', 0.8040)],
+    'F30': [
+        ('samples', (3, 3), 'O', "the repository's paper"),
+        ('beside originals', (2, 2), 'O', "the repository's paper"),
+    ],
+    'X1': [
+        ('original/accuracy', 0.7651, 'O'),
+        ('original/sensitivity', 0.7237, 'O'),
+        ('original/specificity', 0.8304, 'O'),
+        ('DCGAN only/accuracy', 0.6061, 'O'),
+        ('DCGAN only/sensitivity', 0.9315, 'O'),
+        ('DCGAN only/specificity', 0.6848, 'O'),
+        ('both/accuracy', 0.7865, 'O'),
+        ('both/sensitivity', 0.7314, 'O'),
+        ('both/specificity', 0.8660, 'O'),
+        ('dropout', 0.4, 'O'),
+        ('batch', 32, 'O'),
+        ('optimizer', 'RMSprop', 'O'),
+        ('learning rate', 1e-3, 'O'),
+    ],
+    'X2': [
+        ('best accuracy', 0.8291, 'O', 'Loey et al. 2020'),
+        ('train', 425, 'O', 'Loey et al. 2020'),
+        ('val', 118, 'O', 'Loey et al. 2020'),
+        ('test', 199, 'O', 'Loey et al. 2020'),
+        ('test/COVID', 94, 'O', 'Loey et al. 2020'),
+        ('test/NonCOVID', 105, 'O', 'Loey et al. 2020'),
+    ],
+    'X3': [
+        (
+            'accuracy',
+            0.902,
+            'O',
+            'abstract of arXiv 2304.09067; EfficientNet-B0, 4 classes, simple class balancing',
+        ),
+        ('GAN against classical', 'subpar', 'O', 'abstract of arXiv 2304.09067'),
+    ],
+    'X4': [
+        ('sensitivity/classic', 0.786, 'S', 'Frid-Adar et al., liver lesions'),
+        ('sensitivity/best GAN', 0.857, 'S', 'Frid-Adar et al., liver lesions'),
+    ],
+    'X5': [
+        ('images', 400, 'O'),
+        ('images/generated', 200, 'O', 'stated in the repository'),
+        ('train', 280, 'O'),
+        ('val', 120, 'O'),
+        ('size', 128, 'O'),
+        ('dropout', 0.4, 'O'),
+        ('parameters', 4098, 'O', 'trainable'),
+        ('rotation', 40, 'O'),
+        ('shift', 0.2, 'O'),
+        ('shear', 0.2, 'O'),
+        ('zoom', 0.2, 'O'),
+        ('flip', True, 'O'),
+        ('epochs', 5, 'O'),
+        ('steps an epoch', 320, 'O'),
+        ('val accuracy/1', 0.6245, 'O'),
+        ('val accuracy/2', 0.6865, 'O'),
+        ('val accuracy/3', 0.6359, 'O'),
+        ('val accuracy/4', 0.6109, 'O'),
+        ('val accuracy/5', 0.6651, 'O'),
+    ],
+}
 
 # %% ../nbs/19_published.ipynb #efd7db0c
-def counts_from_rates(tpr: float, tnr: float,      # published rates in [0,1]
-                      n_pos: int, n_neg: int,      # test images of each class
-                     ) -> dict:  # tp, fn, tn, fp, accuracy, fpr, fnr, exact (False: a rate is no k/n, the counts are the nearest)
+def counts_from_rates(
+    tpr: float,
+    tnr: float,  # published rates in [0,1]
+    n_pos: int,
+    n_neg: int,  # test images of each class
+) -> dict:  # tp, fn, tn, fp, accuracy, fpr, fnr, exact (False: a rate is no k/n, the counts are the nearest)
     "The confusion matrix behind two published rates."
-    if not (0 <= tpr <= 1 and 0 <= tnr <= 1): raise InputError(f'tpr, tnr: must be in [0, 1], got {tpr} and {tnr}; divide percent by 100')
-    if n_pos < 1 or n_neg < 1: raise InputError(f'n_pos, n_neg: at least one image of each class, got {n_pos} and {n_neg}')
-    tp, tn = round(tpr*n_pos), round(tnr*n_neg)
-    exact = abs(tp - tpr*n_pos) < 1e-6 and abs(tn - tnr*n_neg) < 1e-6
-    return {'tp': tp, 'fn': n_pos - tp, 'tn': tn, 'fp': n_neg - tn, 'accuracy': (tp + tn)/(n_pos + n_neg), 'fpr': 1 - tn/n_neg, 'fnr': 1 - tp/n_pos, 'exact': exact}
+    if not (0 <= tpr <= 1 and 0 <= tnr <= 1):
+        raise InputError(f'tpr, tnr: must be in [0, 1], got {tpr} and {tnr}; divide percent by 100')
+    if n_pos < 1 or n_neg < 1:
+        raise InputError(f'n_pos, n_neg: at least one image of each class, got {n_pos} and {n_neg}')
+    tp, tn = round(tpr * n_pos), round(tnr * n_neg)
+    exact = abs(tp - tpr * n_pos) < 1e-6 and abs(tn - tnr * n_neg) < 1e-6
+    return {
+        'tp': tp,
+        'fn': n_pos - tp,
+        'tn': tn,
+        'fp': n_neg - tn,
+        'accuracy': (tp + tn) / (n_pos + n_neg),
+        'fpr': 1 - tn / n_neg,
+        'fnr': 1 - tp / n_pos,
+        'exact': exact,
+    }
 
-def accuracy_possible(acc: float, sens: float, spec: float,
-                      digits: int=4,  # decimals that were printed (of the fraction)
-                     ) -> bool:
+# %% ../nbs/19_published.ipynb #2f207705
+def accuracy_possible(
+    acc: float,
+    sens: float,
+    spec: float,
+    digits: int = 4,  # decimals that were printed (of the fraction)
+) -> bool:
     "Accuracy is a mean of sensitivity and specificity weighted by the classes, so it lies between them (up to half a printed digit)."
-    slack = 10.**-digits
+    slack = 10.0**-digits
     return min(sens, spec) - slack <= acc <= max(sens, spec) + slack
 
-def as_fraction_of(acc: float,      # printed proportion in [0,1]
-                   n: int,          # test images
-                   digits: int=4,   # printed decimals
-                  ):                # k, or None if no k/n is printed so
+# %% ../nbs/19_published.ipynb #191209a8
+def as_fraction_of(
+    acc: float,  # printed proportion in [0,1]
+    n: int,  # test images
+    digits: int = 4,  # printed decimals
+):  # k, or None if no k/n is printed so
     "Is it k/n?"
-    k = round(acc*n)
-    return k if 0 <= k <= n and abs(k/n - acc) <= .5*10.**-digits + 1e-12 else None
+    k = round(acc * n)
+    return k if 0 <= k <= n and abs(k / n - acc) <= 0.5 * 10.0**-digits + 1e-12 else None
 
-def common_denominators(values,          # printed proportions
-                        digits: int=4, largest: int=1000) -> list:
+# %% ../nbs/19_published.ipynb #925490a7
+def common_denominators(
+    values,  # printed proportions
+    digits: int = 4,
+    largest: int = 1000,
+) -> list:
     "Sizes of a test set on which every one of the values can have arisen."
-    return [n for n in range(1, largest + 1) if all(as_fraction_of(v, n, digits) is not None for v in values)]
+    return [
+        n
+        for n in range(1, largest + 1)
+        if all(as_fraction_of(v, n, digits) is not None for v in values)
+    ]
 
-def smallest_test_set(acc: float, sens: float, spec: float,
-                      digits: int=4,       # printed decimals of the fractions
-                      largest: int=1500,   # images of one class to try
-                     ):                    # dict n_pos, tp, n_neg, tn, n; None if there is none
+# %% ../nbs/19_published.ipynb #3039dca6
+def smallest_test_set(
+    acc: float,
+    sens: float,
+    spec: float,
+    digits: int = 4,  # printed decimals of the fractions
+    largest: int = 1500,  # images of one class to try
+):  # dict n_pos, tp, n_neg, tn, n; None if there is none
     "The smallest test set whose accuracy, sensitivity and specificity are printed like this."
-    if not accuracy_possible(acc, sens, spec, digits): return None
-    sides = [[(n, k) for n in range(1, largest + 1) if (k := as_fraction_of(rate, n, digits)) is not None] for rate in (sens, spec)]
-    fits = [(p + q, p, tp, q, tn) for p, tp in sides[0] for q, tn in sides[1] if abs((tp + tn)/(p + q) - acc) <= .5*10.**-digits + 1e-12]
+    if not accuracy_possible(acc, sens, spec, digits):
+        return None
+    sides = [
+        [
+            (n, k)
+            for n in range(1, largest + 1)
+            if (k := as_fraction_of(rate, n, digits)) is not None
+        ]
+        for rate in (sens, spec)
+    ]
+    fits = [
+        (p + q, p, tp, q, tn)
+        for p, tp in sides[0]
+        for q, tn in sides[1]
+        if abs((tp + tn) / (p + q) - acc) <= 0.5 * 10.0**-digits + 1e-12
+    ]
     return dict(zip(('n', 'n_pos', 'tp', 'n_neg', 'tn'), min(fits))) if fits else None
 
 # %% ../nbs/19_published.ipynb #c887cb16
-_FACTORS = {**{i: ('part', 'class') for i in ('T2',)}, 'T11': ('arm', 'network'), **{i: ('network', 'arm') for i in ('T13', 'T14')}, 'T15': ('network', 'metric'), 'X1': ('arm', 'metric')}
+_FACTORS = {
+    **{i: ('part', 'class') for i in ('T2',)},
+    'T11': ('arm', 'network'),
+    **{i: ('network', 'arm') for i in ('T13', 'T14')},
+    'T15': ('network', 'metric'),
+    'X1': ('arm', 'metric'),
+}
 _VALUES = ['id', 'name', 'value', 'mark', 'remark']
+
 
 def value(id: str, name: str):
     "One published value."
     for row in PUBLISHED.get(id, ()):
-        if row[0] == name: return row[1]
+        if row[0] == name:
+            return row[1]
     raise InputError(f'published {id}: no value {name!r}')
 
-def published(id: str,          # 'T5', 'X1', ...
-             ) -> pd.DataFrame:  # id, name, value, mark, remark, and one column per factor of the name
+# %% ../nbs/19_published.ipynb #a97da504
+def published(
+    id: str,  # 'T5', 'X1', ...
+) -> pd.DataFrame:  # id, name, value, mark, remark, and one column per factor of the name
     "The published values of an id; empty if the source prints none."
-    if id not in INVENTORY: raise InputError(f'id: {id!r} is not in the inventory; see published.INVENTORY')
-    rows = [(id, r[0], r[1], r[2] if len(r) > 2 else 'S', r[3] if len(r) > 3 else '') for r in PUBLISHED.get(id, ())]
+    if id not in INVENTORY:
+        raise InputError(f'id: {id!r} is not in the inventory; see published.INVENTORY')
+    rows = [
+        (id, r[0], r[1], r[2] if len(r) > 2 else 'S', r[3] if len(r) > 3 else '')
+        for r in PUBLISHED.get(id, ())
+    ]
     if id in _RESULTS:
-        c = counts_from_rates(value(id, 'tpr'), value(id, 'tnr'), value('T2', 'test/COVID'), value('T2', 'test/Normal'))
-        rows += [(id, k, c[k], 'C', 'from TPR, TNR and 200 + 200 images') for k in ('tp', 'fn', 'tn', 'fp', 'fpr', 'fnr')]
-        rows.append((id, 'accuracy from rates', c['accuracy'], 'C', 'from TPR, TNR and 200 + 200 images'))
+        c = counts_from_rates(
+            value(id, 'tpr'),
+            value(id, 'tnr'),
+            value('T2', 'test/COVID'),
+            value('T2', 'test/Normal'),
+        )
+        rows += [
+            (id, k, c[k], 'C', 'from TPR, TNR and 200 + 200 images')
+            for k in ('tp', 'fn', 'tn', 'fp', 'fpr', 'fnr')
+        ]
+        rows.append(
+            (id, 'accuracy from rates', c['accuracy'], 'C', 'from TPR, TNR and 200 + 200 images')
+        )
     out = pd.DataFrame(rows, columns=_VALUES).astype({'value': object})
-    for i, factor in enumerate(_FACTORS.get(id, ())): out[factor] = [n.split('/')[i] if '/' in n else None for n in out.name]
+    for i, factor in enumerate(_FACTORS.get(id, ())):
+        out[factor] = [n.split('/')[i] if '/' in n else None for n in out.name]
     return out
 
-_RESULTS = {'T5': ('none', 'InceptionV3'), 'T6': ('none', 'EfficientNet-B0'), 'T7': ('classic', 'InceptionV3'),
-            'T8': ('classic', 'EfficientNet-B0'), 'T9': ('GAN', 'InceptionV3'), 'T10': ('GAN', 'EfficientNet-B0')}
+# %% ../nbs/19_published.ipynb #99d338d6
+_RESULTS = {
+    'T5': ('none', 'InceptionV3'),
+    'T6': ('none', 'EfficientNet-B0'),
+    'T7': ('classic', 'InceptionV3'),
+    'T8': ('classic', 'EfficientNet-B0'),
+    'T9': ('GAN', 'InceptionV3'),
+    'T10': ('GAN', 'EfficientNet-B0'),
+}
 
 # %% ../nbs/19_published.ipynb #86b337f1
-def conv_parameters(kernel: int, c_in: int, c_out: int, bias: bool=True) -> int:
+def conv_parameters(kernel: int, c_in: int, c_out: int, bias: bool = True) -> int:
     "Weights of a (transposed) square convolution."
-    return (kernel*kernel*c_in + bias)*c_out
+    return (kernel * kernel * c_in + bias) * c_out
 
-def count_layers(layers,   # tuples: ('conv'|'transposed', filters, kernel[, stride]), ('dense', units), ('norm',), ('flatten',), ('reshape', shape), ('pool', size), (anything else, detail...)
-                 shape,    # of the input, without the batch: (h, w, c) or (n,)
-                ) -> pd.DataFrame:  # type, detail, shape, trainable, non_trainable; `same` padding throughout
+# %% ../nbs/19_published.ipynb #c3d57aed
+def count_layers(
+    layers,  # tuples: ('conv'|'transposed', filters, kernel[, stride]), ('dense', units), ('norm',), ('flatten',), ('reshape', shape), ('pool', size), (anything else, detail...)
+    shape,  # of the input, without the batch: (h, w, c) or (n,)
+) -> pd.DataFrame:  # type, detail, shape, trainable, non_trainable; `same` padding throughout
     "Shapes and parameters of a printed list of layers."
     shape, rows = tuple(shape), [('input', '', tuple(shape), 0, 0)]
     for kind, *a in layers:
         train = fixed = 0
         detail = ', '.join(map(str, a))
         if kind in ('conv', 'transposed'):
-            if len(shape) != 3: raise InputError(f'layers: a convolution needs an image, but its input has shape {shape}')
+            if len(shape) != 3:
+                raise InputError(
+                    f'layers: a convolution needs an image, but its input has shape {shape}'
+                )
             filters, kernel, stride = (*a, 1)[:3]
             train = conv_parameters(kernel, shape[2], filters)
-            side = (lambda n: n*stride) if kind == 'transposed' else (lambda n: math.ceil(n/stride))
-            shape, detail = (side(shape[0]), side(shape[1]), filters), f'{filters} filters {kernel}×{kernel}, stride {stride}'
+            side = (
+                (lambda n: n * stride)
+                if kind == 'transposed'
+                else (lambda n: math.ceil(n / stride))
+            )
+            shape, detail = (
+                (side(shape[0]), side(shape[1]), filters),
+                f'{filters} filters {kernel}×{kernel}, stride {stride}',
+            )
         elif kind == 'dense':
-            if len(shape) != 1: raise InputError(f'layers: a dense layer needs a vector, but its input has shape {shape}; flatten first')
-            train, shape, detail = (shape[0] + 1)*a[0], (a[0],), f'{a[0]} units'
-        elif kind == 'norm': train = fixed = 2*shape[-1]
-        elif kind == 'flatten': shape = (math.prod(shape),)
+            if len(shape) != 1:
+                raise InputError(
+                    f'layers: a dense layer needs a vector, but its input has shape {shape}; flatten first'
+                )
+            train, shape, detail = (shape[0] + 1) * a[0], (a[0],), f'{a[0]} units'
+        elif kind == 'norm':
+            train = fixed = 2 * shape[-1]
+        elif kind == 'flatten':
+            shape = (math.prod(shape),)
         elif kind == 'reshape':
-            if math.prod(a[0]) != math.prod(shape): raise InputError(f'layers: {math.prod(shape)} numbers cannot be reshaped to {tuple(a[0])}')
+            if math.prod(a[0]) != math.prod(shape):
+                raise InputError(
+                    f'layers: {math.prod(shape)} numbers cannot be reshaped to {tuple(a[0])}'
+                )
             shape, detail = tuple(a[0]), ''
-        elif kind == 'pool': shape = (shape[0]//a[0], shape[1]//a[0], shape[2])
+        elif kind == 'pool':
+            shape = (shape[0] // a[0], shape[1] // a[0], shape[2])
         rows.append((kind, detail, shape, train, fixed))
     return pd.DataFrame(rows, columns=['type', 'detail', 'shape', 'trainable', 'non_trainable'])
 
 # %% ../nbs/19_published.ipynb #218087f2
-def _block(*layer, slope=.01): return [layer, ('norm',), ('LeakyReLU', slope)]
+def _block(*layer, slope=0.01):
+    return [layer, ('norm',), ('LeakyReLU', slope)]
 
-_ct_generator = lambda base: ((100,), [('dense', 262144), ('LeakyReLU', .2), ('reshape', base), *2*[('transposed', 128, 4, 2), ('LeakyReLU', .2)], ('conv', 1, 7), ('sigmoid',)])
-_ct_discriminator = lambda size: ((size, size, 1), [*2*[('conv', 64, 3, 2), ('LeakyReLU', .2), ('dropout', .4)], ('flatten',), ('dense', 1), ('sigmoid',)])
-_ct_head = [('dense', 256), ('ReLU',), ('dropout', .25), ('dense', 128), ('ReLU',), ('dense', 2), ('softmax',)]
-_ct_cnn = lambda size: ((size, size, 1), [l for f in (32, 32, 64, 64, 128) for l in (('conv', f, 3), ('norm',), ('ReLU',), ('pool', 2))]
-                        + [('flatten',), *_ct_head])
+# %% ../nbs/19_published.ipynb #c9c6aeca
+def _ct_generator(base):
+    return (
+        (100,),
+        [
+            ('dense', 262144),
+            ('LeakyReLU', 0.2),
+            ('reshape', base),
+            *2 * [('transposed', 128, 4, 2), ('LeakyReLU', 0.2)],
+            ('conv', 1, 7),
+            ('sigmoid',),
+        ],
+    )
+
+
+def _ct_discriminator(size):
+    return (
+        (size, size, 1),
+        [
+            *2 * [('conv', 64, 3, 2), ('LeakyReLU', 0.2), ('dropout', 0.4)],
+            ('flatten',),
+            ('dense', 1),
+            ('sigmoid',),
+        ],
+    )
+
+
+_ct_head = [
+    ('dense', 256),
+    ('ReLU',),
+    ('dropout', 0.25),
+    ('dense', 128),
+    ('ReLU',),
+    ('dense', 2),
+    ('softmax',),
+]
+
+
+def _ct_cnn(size):
+    return (
+        (size, size, 1),
+        [
+            l
+            for f in (32, 32, 64, 64, 128)
+            for l in (('conv', f, 3), ('norm',), ('ReLU',), ('pool', 2))
+        ]
+        + [('flatten',), *_ct_head],
+    )
+
 
 LAYERS = {  # input shape, layers
-    'T20 printed': ((32, 32, 1), [*4*_block('conv', 128, 3, 1), ('flatten',), ('dropout', .4), ('dense', 1), ('sigmoid',)]),
-    'T20 settled': ((32, 32, 1), [*_block('conv', 128, 3, 1), *3*_block('conv', 128, 4, 2), ('flatten',), ('dropout', .4), ('dense', 1), ('sigmoid',)]),
-    'T21 printed': ((100,), [*_block('dense', 32768), ('reshape', (16, 16, 128)), *_block('conv', 128, 5), *_block('transposed', 128, 4, 2), *3*_block('conv', 128, 5), ('tanh',)]),
-    'T21 settled': ((100,), [*_block('dense', 32768), ('reshape', (16, 16, 128)), *_block('conv', 128, 5), *_block('transposed', 128, 4, 2), *2*_block('conv', 128, 5), ('conv', 1, 5), ('tanh',)]),
-    'T16 generator 128': _ct_generator((32, 32, 256)), 'T16 discriminator 128': _ct_discriminator(128),
-    'T16 generator 256': _ct_generator((64, 64, 64)), 'T16 discriminator 256': _ct_discriminator(256),
-    'T17 CNN 128': _ct_cnn(128), 'T17 CNN 256': _ct_cnn(256),
-    'T17 head of vgg16': ((512,), _ct_head), 'T17 head of resnet50': ((2048,), _ct_head)}   # sizes not stated: those of the CNN (I)
+    'T20 printed': (
+        (32, 32, 1),
+        [
+            *4 * _block('conv', 128, 3, 1),
+            ('flatten',),
+            ('dropout', 0.4),
+            ('dense', 1),
+            ('sigmoid',),
+        ],
+    ),
+    'T20 settled': (
+        (32, 32, 1),
+        [
+            *_block('conv', 128, 3, 1),
+            *3 * _block('conv', 128, 4, 2),
+            ('flatten',),
+            ('dropout', 0.4),
+            ('dense', 1),
+            ('sigmoid',),
+        ],
+    ),
+    'T21 printed': (
+        (100,),
+        [
+            *_block('dense', 32768),
+            ('reshape', (16, 16, 128)),
+            *_block('conv', 128, 5),
+            *_block('transposed', 128, 4, 2),
+            *3 * _block('conv', 128, 5),
+            ('tanh',),
+        ],
+    ),
+    'T21 settled': (
+        (100,),
+        [
+            *_block('dense', 32768),
+            ('reshape', (16, 16, 128)),
+            *_block('conv', 128, 5),
+            *_block('transposed', 128, 4, 2),
+            *2 * _block('conv', 128, 5),
+            ('conv', 1, 5),
+            ('tanh',),
+        ],
+    ),
+    'T16 generator 128': _ct_generator((32, 32, 256)),
+    'T16 discriminator 128': _ct_discriminator(128),
+    'T16 generator 256': _ct_generator((64, 64, 64)),
+    'T16 discriminator 256': _ct_discriminator(256),
+    'T17 CNN 128': _ct_cnn(128),
+    'T17 CNN 256': _ct_cnn(256),
+    'T17 head of vgg16': ((512,), _ct_head),
+    'T17 head of resnet50': ((2048,), _ct_head),
+}  # sizes not stated: those of the CNN (I)
+
 
 def network(name: str) -> pd.DataFrame:
     "Shapes and parameters of a list in LAYERS."
-    if name not in LAYERS: raise InputError(f'name: {name!r} is not in LAYERS; choose one of {", ".join(LAYERS)}')
+    if name not in LAYERS:
+        raise InputError(f'name: {name!r} is not in LAYERS; choose one of {", ".join(LAYERS)}')
     shape, layers = LAYERS[name]
     return count_layers(layers, shape)
 
 # %% ../nbs/19_published.ipynb #fc14becc
-def mcnemar_bounds(k1: int, k2: int,  # right answers of two classifiers
-                   n: int,            # on the same n images
-                  ) -> tuple:         # smallest and largest possible exact p
+def mcnemar_bounds(
+    k1: int,
+    k2: int,  # right answers of two classifiers
+    n: int,  # on the same n images
+) -> tuple:  # smallest and largest possible exact p
     "What McNemar's p can be if only the two accuracies are known."
-    if not (0 <= k1 <= n and 0 <= k2 <= n): raise InputError(f'k1, k2: {k1} and {k2} of {n} images is not possible')
+    if not (0 <= k1 <= n and 0 <= k2 <= n):
+        raise InputError(f'k1, k2: {k1} and {k2} of {n} images is not possible')
     won, most = abs(k2 - k1), min(min(k1, k2), n - max(k1, k2))
     return tuple(f(mcnemar(lost, lost + won) for lost in range(most + 1)) for f in (min, max))
 
 # %% ../nbs/19_published.ipynb #26d945dd
 VERDICTS = ('impossible', 'does not hold', 'cannot tell', 'incomplete', 'holds')
 
-def _pct(x, digits=1): return f'{100*x:.{digits}f} %'
-def _sum(id, names): return sum(value(id, n) for n in names)
-def _agree(ok): return 'holds' if ok else 'does not hold'
 
+def _pct(x, digits=1):
+    return f'{100 * x:.{digits}f} %'
+
+# %% ../nbs/19_published.ipynb #14d0796e
+def _sum(id, names):
+    return sum(value(id, n) for n in names)
+
+# %% ../nbs/19_published.ipynb #4f301a79
+def _agree(ok):
+    return 'holds' if ok else 'does not hold'
+
+# %% ../nbs/19_published.ipynb #19ee5058
 def _wmlq2022():
     classes = ('COVID', 'Lung_Opacity', 'Viral Pneumonia', 'Normal')
-    yield 'T1', 'four classes of a database with 21165 images', f"{' + '.join(str(value('T1', c)) for c in classes)} = {_sum('T1', classes)}", _agree(_sum('T1', classes) == 21165), \
-        'The total is the one that the database states itself.'
-    gone = {c: value('T1', c) - value('T2', f'test/{c}') - value('T2', f'train/{c}') for c in ('COVID', 'Normal')}
-    yield 'T2', 'all images with annotations or marks were removed by hand', ', '.join(f'{c}: {g} removed' for c, g in gone.items()), _agree(all(gone.values())), \
-        f"{value('T1', 'Normal')} − {value('T2', 'test/Normal')} − {value('T2', 'train/Normal')} = {gone['Normal']}: not one healthy image was removed. If marks went with the class, a classifier can learn the marks."
-    before, after = value('T2', 'train/Normal')/value('T2', 'train/COVID'), value('T2', 'train/Normal')/_sum('T2', ('train/COVID', 'train/COVID generated'))
-    yield 'T2', 'generated images improve the balance between classes', f'healthy : COVID was {before:.2f} : 1, becomes {after:.2f} : 1', _agree(after < before), \
-        'Better, still not balanced; the GAN arm therefore differs from the others in balance and in images at once.'
+    yield (
+        'T1',
+        'four classes of a database with 21165 images',
+        f'{" + ".join(str(value("T1", c)) for c in classes)} = {_sum("T1", classes)}',
+        _agree(_sum('T1', classes) == 21165),
+        'The total is the one that the database states itself.',
+    )
+    gone = {
+        c: value('T1', c) - value('T2', f'test/{c}') - value('T2', f'train/{c}')
+        for c in ('COVID', 'Normal')
+    }
+    yield (
+        'T2',
+        'all images with annotations or marks were removed by hand',
+        ', '.join(f'{c}: {g} removed' for c, g in gone.items()),
+        _agree(all(gone.values())),
+        f'{value("T1", "Normal")} − {value("T2", "test/Normal")} − {value("T2", "train/Normal")} = {gone["Normal"]}: not one healthy image was removed. If marks went with the class, a classifier can learn the marks.',
+    )
+    before, after = (
+        value('T2', 'train/Normal') / value('T2', 'train/COVID'),
+        value('T2', 'train/Normal') / _sum('T2', ('train/COVID', 'train/COVID generated')),
+    )
+    yield (
+        'T2',
+        'generated images improve the balance between classes',
+        f'healthy : COVID was {before:.2f} : 1, becomes {after:.2f} : 1',
+        _agree(after < before),
+        'Better, still not balanced; the GAN arm therefore differs from the others in balance and in images at once.',
+    )
     n = {'pos': value('T2', 'test/COVID'), 'neg': value('T2', 'test/Normal')}
     for id, (arm, net) in _RESULTS.items():
         c = counts_from_rates(value(id, 'tpr'), value(id, 'tnr'), n['pos'], n['neg'])
-        acc, off = value(id, 'accuracy'), round((value(id, 'accuracy') - c['accuracy'])*(n['pos'] + n['neg']))
-        yield id, f'{arm}, {net}: accuracy {acc}', f"({c['tp']} + {c['tn']})/{n['pos'] + n['neg']} = {c['accuracy']:g}", _agree(abs(acc - c['accuracy']) < 1e-9), \
-            'TPR and TNR are whole numbers of images and give the accuracy.' if not off else f'TPR {value(id, "tpr")} and TNR {value(id, "tnr")} leave {c["accuracy"]:g}; {off} images of {n["pos"] + n["neg"]} too many are claimed.'
+        acc, off = (
+            value(id, 'accuracy'),
+            round((value(id, 'accuracy') - c['accuracy']) * (n['pos'] + n['neg'])),
+        )
+        yield (
+            id,
+            f'{arm}, {net}: accuracy {acc}',
+            f'({c["tp"]} + {c["tn"]})/{n["pos"] + n["neg"]} = {c["accuracy"]:g}',
+            _agree(abs(acc - c['accuracy']) < 1e-9),
+            'TPR and TNR are whole numbers of images and give the accuracy.'
+            if not off
+            else f'TPR {value(id, "tpr")} and TNR {value(id, "tnr")} leave {c["accuracy"]:g}; {off} images of {n["pos"] + n["neg"]} too many are claimed.',
+        )
     same = [id for id in _RESULTS if abs(value(id, 'printed_fpr') - (1 - value(id, 'tpr'))) < 1e-9]
     true = [1 - value(id, 'tnr') for id in _RESULTS]
-    yield 'T5–T10', 'the false positive rates are ' + ', '.join(f"{value(id, 'printed_fpr'):g}" for id in _RESULTS), f'1 − TPR in {len(same)} of {len(_RESULTS)} blocks; 1 − TNR is ' + ', '.join(f'{round(t, 6):g}' for t in true), \
-        _agree(len(same) == 0), 'What is printed as false positive rate is the false negative rate. The true rates are much lower in four blocks, and higher in two.' if sum(t < value(i, 'printed_fpr') for i, t in zip(_RESULTS, true)) == 4 else 'What is printed as false positive rate is the false negative rate.'
-    images = (n['pos'] + n['neg'])*value('T4', 'runs')
+    yield (
+        'T5–T10',
+        'the false positive rates are '
+        + ', '.join(f'{value(id, "printed_fpr"):g}' for id in _RESULTS),
+        f'1 − TPR in {len(same)} of {len(_RESULTS)} blocks; 1 − TNR is '
+        + ', '.join(f'{round(t, 6):g}' for t in true),
+        _agree(len(same) == 0),
+        'What is printed as false positive rate is the false negative rate. The true rates are much lower in four blocks, and higher in two.'
+        if sum(t < value(i, 'printed_fpr') for i, t in zip(_RESULTS, true)) == 4
+        else 'What is printed as false positive rate is the false negative rate.',
+    )
+    images = (n['pos'] + n['neg']) * value('T4', 'runs')
     ks = {id: as_fraction_of(value('T11', '/'.join(_RESULTS[id])), images, 6) for id in _RESULTS}
-    yield 'T11', 'means of 4 runs on 400 images', ', '.join(f'{k}/{images}' for k in ks.values()), _agree(all(k is not None for k in ks.values()) and all(value('T11', '/'.join(v)) == value(i, 'mean_accuracy') for i, v in _RESULTS.items())), \
-        'All six are whole numbers of images and equal the means in T5–T10.'
-    rest = {id: (4*value(id, 'mean_accuracy') - value(id, 'accuracy'))/3 for id in _RESULTS}
-    yield 'T5–T10', 'the block printed for a network describes it', ', '.join(f'{i}: {value(i, "accuracy"):g} shown, other three {r:.4f}' for i, r in rest.items()), 'cannot tell', \
-        f'Rates are those of one run, the mean is over four. The run shown is up to {max(abs(value(i, "accuracy") - r) for i, r in rest.items())*100:.1f} points from the mean of the other three, more than most differences between arms.'
+    yield (
+        'T11',
+        'means of 4 runs on 400 images',
+        ', '.join(f'{k}/{images}' for k in ks.values()),
+        _agree(
+            all(k is not None for k in ks.values())
+            and all(
+                value('T11', '/'.join(v)) == value(i, 'mean_accuracy') for i, v in _RESULTS.items()
+            )
+        ),
+        'All six are whole numbers of images and equal the means in T5–T10.',
+    )
+    rest = {id: (4 * value(id, 'mean_accuracy') - value(id, 'accuracy')) / 3 for id in _RESULTS}
+    yield (
+        'T5–T10',
+        'the block printed for a network describes it',
+        ', '.join(
+            f'{i}: {value(i, "accuracy"):g} shown, other three {r:.4f}' for i, r in rest.items()
+        ),
+        'cannot tell',
+        f'Rates are those of one run, the mean is over four. The run shown is up to {max(abs(value(i, "accuracy") - r) for i, r in rest.items()) * 100:.1f} points from the mean of the other three, more than most differences between arms.',
+    )
     d = value('T10', 'mean_accuracy') - value('T8', 'mean_accuracy')
-    yield 'T8, T10', 'EfficientNet: GAN augmentation against classical', f'means differ by {d:+.5f} = {d*400:g} image of 400; the runs shown by {value("T10", "accuracy") - value("T8", "accuracy"):+.4f}', 'cannot tell', \
-        'Half an image decides which is better, and the runs shown say the opposite of the means.'
+    yield (
+        'T8, T10',
+        'EfficientNet: GAN augmentation against classical',
+        f'means differ by {d:+.5f} = {d * 400:g} image of 400; the runs shown by {value("T10", "accuracy") - value("T8", "accuracy"):+.4f}',
+        'cannot tell',
+        'Half an image decides which is better, and the runs shown say the opposite of the means.',
+    )
     d = value('T9', 'mean_accuracy') - value('T5', 'mean_accuracy')
-    low, high = wilson(round(.8875*400), 400)
-    yield 'T5, T9', 'InceptionV3: GAN augmentation against none', f'means differ by {d:+.4f} = {d*400:g} image of 400', 'cannot tell', f'An accuracy near .8875 on 400 images has a 95 % interval from {low:.3f} to {high:.3f} from the choice of test images alone.'
-    yield 'T12', 'FID ≈ 370, 73, 56 at three stages', 'stages, number of images and reference set are not given', 'incomplete', 'An FID depends on the number of images; without it the values are not comparable with others.'
+    low, high = wilson(round(0.8875 * 400), 400)
+    yield (
+        'T5, T9',
+        'InceptionV3: GAN augmentation against none',
+        f'means differ by {d:+.4f} = {d * 400:g} image of 400',
+        'cannot tell',
+        f'An accuracy near .8875 on 400 images has a 95 % interval from {low:.3f} to {high:.3f} from the choice of test images alone.',
+    )
+    yield (
+        'T12',
+        'FID ≈ 370, 73, 56 at three stages',
+        'stages, number of images and reference set are not given',
+        'incomplete',
+        'An FID depends on the number of images; without it the values are not comparable with others.',
+    )
 
+# %% ../nbs/19_published.ipynb #3ef58aba
 def _mgv2023():
     for size in ('larger', 'smaller'):
-        n = value('T23', 'classes')*value('T23', f'images a class/{size}')
-        yield 'T23', f"{value('T23', f'images/{size}')} images in the {size} set", f"{value('T23', 'classes')} × {value('T23', f'images a class/{size}')} = {n}", _agree(n == value('T23', f'images/{size}')), 'Classes times images a class.'
+        n = value('T23', 'classes') * value('T23', f'images a class/{size}')
+        yield (
+            'T23',
+            f'{value("T23", f"images/{size}")} images in the {size} set',
+            f'{value("T23", "classes")} × {value("T23", f"images a class/{size}")} = {n}',
+            _agree(n == value('T23', f'images/{size}')),
+            'Classes times images a class.',
+        )
     left = value('T1', 'Viral Pneumonia') - value('T23', 'images a class/larger')
-    yield 'T23', '1000 images of each of four classes', f"viral pneumonia: {value('T1', 'Viral Pneumonia')} − {value('T23', 'images a class/larger')} = {left} left", 'holds', \
-        f'Possible with the database of T1; at most {left} images of the smallest class remain for testing, so a balanced test set has at most {4*left}.'
-    yield 'T23', 'comparable for medium and large, worse for small data sets', 'no numbers in the abstract', 'incomplete', 'Two sizes are named, three size words are used.'
+    yield (
+        'T23',
+        '1000 images of each of four classes',
+        f'viral pneumonia: {value("T1", "Viral Pneumonia")} − {value("T23", "images a class/larger")} = {left} left',
+        'holds',
+        f'Possible with the database of T1; at most {left} images of the smallest class remain for testing, so a balanced test set has at most {4 * left}.',
+    )
+    yield (
+        'T23',
+        'comparable for medium and large, worse for small data sets',
+        'no numbers in the abstract',
+        'incomplete',
+        'Two sizes are named, three size words are used.',
+    )
 
+# %% ../nbs/19_published.ipynb #0cedba3d
 def _ct_report():
     n = value('X2', 'test')
-    own = {r[0]: r[1] for i in ('T13', 'T14') for r in PUBLISHED[i] if not (len(r) > 3 and r[3].startswith('starred'))}
+    own = {
+        r[0]: r[1]
+        for i in ('T13', 'T14')
+        for r in PUBLISHED[i]
+        if not (len(r) > 3 and r[3].startswith('starred'))
+    }
     star = {r[0]: r[1] for r in PUBLISHED['T14'] if len(r) > 3 and r[3].startswith('starred')}
     sizes = common_denominators(own.values())
-    yield 'T13, T14', 'accuracies on one test set, whose size is not stated', f'all {len(own)} are k/{sizes[0]}; up to 1000 only multiples of {sizes[0]} fit', _agree(sizes[0] == n), f'The test set has {n} images, as in Loey et al. (X2).'
-    yield 'T14', 'starred values of Loey et al. for comparison: ' + ', '.join(f'{v:.4f}' for v in star.values()), '; '.join(f'{v:.4f}·{n} = {v*n:.2f}' for v in star.values()), \
-        _agree(all(as_fraction_of(v, n) is not None for v in star.values())), f'No k/{n}: they were not measured on this test set in this way. The smallest set that gives both has {common_denominators(star.values(), largest=2000)[0]} images.'
-    text, printed = value('T14', 'text, VGG-16/raw + Loey GAN'), value('T14', 'VGG-16/raw + Loey GAN')
-    yield 'T14', f'VGG-16 with Loey\'s images: {_pct(text, 2)} in the text, {printed:.4f} in the table', f'{as_fraction_of(text, n)}/{n} = {as_fraction_of(text, n)/n:.4f}; {printed:.4f} is no k/{n}', _agree(text == printed), \
-        'The number in the text is a measurement on the test set; the table shows the quoted one in its place.'
-    for id, name, where in (('T13', 'ResNet50/raw', 'T13'), ('T15', 'VGG-16/accuracy', 'T15'), ('T15', 'ResNet50/accuracy', 'T15')):
+    yield (
+        'T13, T14',
+        'accuracies on one test set, whose size is not stated',
+        f'all {len(own)} are k/{sizes[0]}; up to 1000 only multiples of {sizes[0]} fit',
+        _agree(sizes[0] == n),
+        f'The test set has {n} images, as in Loey et al. (X2).',
+    )
+    yield (
+        'T14',
+        'starred values of Loey et al. for comparison: '
+        + ', '.join(f'{v:.4f}' for v in star.values()),
+        '; '.join(f'{v:.4f}·{n} = {v * n:.2f}' for v in star.values()),
+        _agree(all(as_fraction_of(v, n) is not None for v in star.values())),
+        f'No k/{n}: they were not measured on this test set in this way. The smallest set that gives both has {common_denominators(star.values(), largest=2000)[0]} images.',
+    )
+    text, printed = (
+        value('T14', 'text, VGG-16/raw + Loey GAN'),
+        value('T14', 'VGG-16/raw + Loey GAN'),
+    )
+    yield (
+        'T14',
+        f"VGG-16 with Loey's images: {_pct(text, 2)} in the text, {printed:.4f} in the table",
+        f'{as_fraction_of(text, n)}/{n} = {as_fraction_of(text, n) / n:.4f}; {printed:.4f} is no k/{n}',
+        _agree(text == printed),
+        'The number in the text is a measurement on the test set; the table shows the quoted one in its place.',
+    )
+    for id, name, where in (
+        ('T13', 'ResNet50/raw', 'T13'),
+        ('T15', 'VGG-16/accuracy', 'T15'),
+        ('T15', 'ResNet50/accuracy', 'T15'),
+    ):
         v = value(id, name)
-        yield where, f'{name.split("/")[0]}: test accuracy "{v:.4f}%"', f'{v:.4f} % of {n} images = {v/100*n:.1f} images', 'does not hold', f'A fraction with a percent sign; {_pct(v, 2)} is meant.'
+        yield (
+            where,
+            f'{name.split("/")[0]}: test accuracy "{v:.4f}%"',
+            f'{v:.4f} % of {n} images = {v / 100 * n:.1f} images',
+            'does not hold',
+            f'A fraction with a percent sign; {_pct(v, 2)} is meant.',
+        )
     dense, c = value('T16', 'generator/dense'), value('T16', 'generator/filters')
-    square = [f'{math.isqrt(dense//k)}×{math.isqrt(dense//k)}×{k}' for k in (32, 64, 128, 256, 512) if math.isqrt(dense//k)**2 == dense//k]
-    yield 'T16', f'{dense} units, then transposed convolutions of {c} filters', f'{dense}/{c} = {dense//c}, no square ({dense//c} = 32 × 64); square: {", ".join(square)}', _agree(math.isqrt(dense//c)**2 == dense//c), \
-        'With 128 channels the generator cannot make a square image. Read as 32×32×256 it makes 128×128, as 64×64×64 it makes 256×256.'
+    square = [
+        f'{math.isqrt(dense // k)}×{math.isqrt(dense // k)}×{k}'
+        for k in (32, 64, 128, 256, 512)
+        if math.isqrt(dense // k) ** 2 == dense // k
+    ]
+    yield (
+        'T16',
+        f'{dense} units, then transposed convolutions of {c} filters',
+        f'{dense}/{c} = {dense // c}, no square ({dense // c} = 32 × 64); square: {", ".join(square)}',
+        _agree(math.isqrt(dense // c) ** 2 == dense // c),
+        'With 128 channels the generator cannot make a square image. Read as 32×32×256 it makes 128×128, as 64×64×64 it makes 256×256.',
+    )
     for size in (128, 256):
-        g, d = (int(network(f'T16 {k} {size}').trainable.sum()) for k in ('generator', 'discriminator'))
-        yield 'T16', f'number of parameters at {size}×{size}', f'generator {g:,}, discriminator {d:,}', 'incomplete', 'Not stated in the source; counted for the settled reading.'
-    yield 'T18', '742 images = 345 + 397', f"{value('T18', 'COVID')} + {value('T18', 'NonCOVID')} = {_sum('T18', ('COVID', 'NonCOVID'))}", _agree(_sum('T18', ('COVID', 'NonCOVID')) == value('T18', 'images')), 'The sum is right.'
-    yield 'T18', f"{value('T18', 'images in related work')} images in the related work, {value('T18', 'images')} in the experiments", f"{value('T18', 'images in related work')} − {value('T18', 'images')} = {value('T18', 'images in related work') - value('T18', 'images')}", \
-        _agree(value('T18', 'images in related work') == value('T18', 'images')), 'The data set was collected from 760 preprints; 760 is not its number of images.'
+        g, d = (
+            int(network(f'T16 {k} {size}').trainable.sum()) for k in ('generator', 'discriminator')
+        )
+        yield (
+            'T16',
+            f'number of parameters at {size}×{size}',
+            f'generator {g:,}, discriminator {d:,}',
+            'incomplete',
+            'Not stated in the source; counted for the settled reading.',
+        )
+    yield (
+        'T18',
+        '742 images = 345 + 397',
+        f'{value("T18", "COVID")} + {value("T18", "NonCOVID")} = {_sum("T18", ("COVID", "NonCOVID"))}',
+        _agree(_sum('T18', ('COVID', 'NonCOVID')) == value('T18', 'images')),
+        'The sum is right.',
+    )
+    yield (
+        'T18',
+        f'{value("T18", "images in related work")} images in the related work, {value("T18", "images")} in the experiments',
+        f'{value("T18", "images in related work")} − {value("T18", "images")} = {value("T18", "images in related work") - value("T18", "images")}',
+        _agree(value('T18', 'images in related work') == value('T18', 'images')),
+        'The data set was collected from 760 preprints; 760 is not its number of images.',
+    )
     official = _sum('T18', ('official COVID', 'official NonCOVID'))
-    yield 'T18', '742 images', f"official lists: {value('T18', 'official COVID')} + {value('T18', 'official NonCOVID')} = {official}; {official - value('T18', 'images')} COVID images fewer here", _agree(official == value('T18', 'images')), \
-        f"All {official - value('T18', 'images')} are COVID images, and they are missing from the test part: {value('T18', 'official test/COVID')} in the official list, {value('X2', 'test/COVID')} here."
+    yield (
+        'T18',
+        '742 images',
+        f'official lists: {value("T18", "official COVID")} + {value("T18", "official NonCOVID")} = {official}; {official - value("T18", "images")} COVID images fewer here',
+        _agree(official == value('T18', 'images')),
+        f'All {official - value("T18", "images")} are COVID images, and they are missing from the test part: {value("T18", "official test/COVID")} in the official list, {value("X2", "test/COVID")} here.',
+    )
     parts = ('train', 'val', 'test')
-    yield 'X2', 'split 425 / 118 / 199', f"{' + '.join(str(value('X2', p)) for p in parts)} = {_sum('X2', parts)}; {value('X2', 'test/COVID')} + {value('X2', 'test/NonCOVID')} = {_sum('X2', ('test/COVID', 'test/NonCOVID'))}", \
-        _agree(_sum('X2', parts) == value('T18', 'images') and _sum('X2', ('test/COVID', 'test/NonCOVID')) == n), 'The split fits the 742 images, and the test set the accuracies.'
-    yield 'X2', f"best accuracy {_pct(value('X2', 'best accuracy'), 2)}", f"{as_fraction_of(value('X2', 'best accuracy'), n)}/{n}", _agree(as_fraction_of(value('X2', 'best accuracy'), n) is not None), 'A whole number of test images.'
-    yield 'T18, T14', 'GAN images added to the training data, tested on unseen images', f"GAN trained on {value('T18', 'images')} images, among them all {n} test images ({_pct(n/value('T18', 'images'), 0)})", 'does not hold', \
-        'The GAN saw the test images, so the generated training images may carry them. The classifier\'s test is not a test on unseen images.'
-    for old, new, what in ((('T13', 'VGG-16/raw'), ('T14', 'VGG-16/raw + own GAN'), 'GAN images lift VGG-16'), (('T13', 'VGG-16/raw + classic'), ('T14', 'VGG-16/raw + own GAN'), 'GAN images beat classical augmentation on VGG-16')):
+    yield (
+        'X2',
+        'split 425 / 118 / 199',
+        f'{" + ".join(str(value("X2", p)) for p in parts)} = {_sum("X2", parts)}; {value("X2", "test/COVID")} + {value("X2", "test/NonCOVID")} = {_sum("X2", ("test/COVID", "test/NonCOVID"))}',
+        _agree(
+            _sum('X2', parts) == value('T18', 'images')
+            and _sum('X2', ('test/COVID', 'test/NonCOVID')) == n
+        ),
+        'The split fits the 742 images, and the test set the accuracies.',
+    )
+    yield (
+        'X2',
+        f'best accuracy {_pct(value("X2", "best accuracy"), 2)}',
+        f'{as_fraction_of(value("X2", "best accuracy"), n)}/{n}',
+        _agree(as_fraction_of(value('X2', 'best accuracy'), n) is not None),
+        'A whole number of test images.',
+    )
+    yield (
+        'T18, T14',
+        'GAN images added to the training data, tested on unseen images',
+        f'GAN trained on {value("T18", "images")} images, among them all {n} test images ({_pct(n / value("T18", "images"), 0)})',
+        'does not hold',
+        "The GAN saw the test images, so the generated training images may carry them. The classifier's test is not a test on unseen images.",
+    )
+    for old, new, what in (
+        (('T13', 'VGG-16/raw'), ('T14', 'VGG-16/raw + own GAN'), 'GAN images lift VGG-16'),
+        (
+            ('T13', 'VGG-16/raw + classic'),
+            ('T14', 'VGG-16/raw + own GAN'),
+            'GAN images beat classical augmentation on VGG-16',
+        ),
+    ):
         k1, k2 = as_fraction_of(value(*old), n), as_fraction_of(value(*new), n)
         low, high = mcnemar_bounds(k1, k2, n)
         d = difference_of_proportions(k1, n, k2, n)
-        yield f'{old[0]}, {new[0]}', f'{what} from {value(*old):.4f} to {value(*new):.4f}', f'{k2 - k1} of {n} images; if the two tests were independent, {d["difference"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]; McNemar p between {low:.2g} and {high:.2g}', \
-            'cannot tell', 'One run each. Without knowing which images changed sides the difference may be chance.'
+        yield (
+            f'{old[0]}, {new[0]}',
+            f'{what} from {value(*old):.4f} to {value(*new):.4f}',
+            f'{k2 - k1} of {n} images; if the two tests were independent, {d["difference"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]; McNemar p between {low:.2g} and {high:.2g}',
+            'cannot tell',
+            'One run each. Without knowing which images changed sides the difference may be chance.',
+        )
 
+# %% ../nbs/19_published.ipynb #b1351154
 def _head_ct():
-    yield 'T19', '144 / 34 / 22 of 200 images', f"{' + '.join(str(value('T19', p)) for p in ('train', 'val', 'test'))} = {_sum('T19', ('train', 'val', 'test'))}; {value('T19', 'normal')} + {value('T19', 'hemorrhage')} = {_sum('T19', ('normal', 'hemorrhage'))}", \
-        _agree(_sum('T19', ('train', 'val', 'test')) == _sum('T19', ('normal', 'hemorrhage')) == value('T19', 'images')), 'The split uses every image once.'
+    yield (
+        'T19',
+        '144 / 34 / 22 of 200 images',
+        f'{" + ".join(str(value("T19", p)) for p in ("train", "val", "test"))} = {_sum("T19", ("train", "val", "test"))}; {value("T19", "normal")} + {value("T19", "hemorrhage")} = {_sum("T19", ("normal", "hemorrhage"))}',
+        _agree(
+            _sum('T19', ('train', 'val', 'test'))
+            == _sum('T19', ('normal', 'hemorrhage'))
+            == value('T19', 'images')
+        ),
+        'The split uses every image once.',
+    )
     for id, what in (('T20', 'discriminator'), ('T21', 'generator')):
         n = value(id, 'parameters')
         for reading in ('printed', 'settled'):
             net = network(f'{id} {reading}')
             got, shape = int(net.trainable.sum()), net['shape'].iloc[-1]
-            yield id, f'{what}: {n:,} trainable parameters ({reading} list)', f'{got:,}; output {"×".join(map(str, shape))}', _agree(got == n), \
-                ('The list as printed has other layers than the network that was counted.' + (' It ends in 128 channels, not in an image.' if id == 'T21' else '')) if reading == 'printed' else \
-                ('3×3 stride 1 once, then 4×4 stride 2 three times.' if id == 'T20' else 'Latent 100 and a last convolution of one filter without batch norm.')
-    yield 'T22', f"learning rate {value('T22', 'learning rate')}", f"\"{value('T22', 'learning rate')}\" is cut off; the repository's paper says {value('T22', 'learning rate in the paper'):g}", 'incomplete', 'The digits after the point are lost in the text.'
+            yield (
+                id,
+                f'{what}: {n:,} trainable parameters ({reading} list)',
+                f'{got:,}; output {"×".join(map(str, shape))}',
+                _agree(got == n),
+                (
+                    'The list as printed has other layers than the network that was counted.'
+                    + (' It ends in 128 channels, not in an image.' if id == 'T21' else '')
+                )
+                if reading == 'printed'
+                else (
+                    '3×3 stride 1 once, then 4×4 stride 2 three times.'
+                    if id == 'T20'
+                    else 'Latent 100 and a last convolution of one filter without batch norm.'
+                ),
+            )
+    yield (
+        'T22',
+        f'learning rate {value("T22", "learning rate")}',
+        f'"{value("T22", "learning rate")}" is cut off; the repository\'s paper says {value("T22", "learning rate in the paper"):g}',
+        'incomplete',
+        'The digits after the point are lost in the text.',
+    )
     n = value('T19', 'test')
     for row in ('original', 'DCGAN only', 'both'):
         a, s, t = (value('X1', f'{row}/{m}') for m in ('accuracy', 'sensitivity', 'specificity'))
         claim = f'{row}: accuracy {_pct(a, 2)}, sensitivity {_pct(s, 2)}, specificity {_pct(t, 2)}'
         if not accuracy_possible(a, s, t):
-            yield 'X1', claim, f'{_pct(a, 2)} lies outside [{_pct(min(s, t), 2)}, {_pct(max(s, t), 2)}]', 'impossible', 'Accuracy is a weighted mean of sensitivity and specificity, whatever the test set.'
+            yield (
+                'X1',
+                claim,
+                f'{_pct(a, 2)} lies outside [{_pct(min(s, t), 2)}, {_pct(max(s, t), 2)}]',
+                'impossible',
+                'Accuracy is a weighted mean of sensitivity and specificity, whatever the test set.',
+            )
         else:
             fit = smallest_test_set(a, s, t)
-            yield 'X1', claim, f"smallest test set that fits: {fit['n']} images ({fit['tp']}/{fit['n_pos']}, {fit['tn']}/{fit['n_neg']})" if fit else 'no test set up to 3000 images fits', _agree(bool(fit) and fit['n'] <= n), \
-                f'The source has {n} test images, {value("T19", "images")} in all; {_pct(a, 2)} of {n} are {a*n:.2f} images.'
+            yield (
+                'X1',
+                claim,
+                f'smallest test set that fits: {fit["n"]} images ({fit["tp"]}/{fit["n_pos"]}, {fit["tn"]}/{fit["n_neg"]})'
+                if fit
+                else 'no test set up to 3000 images fits',
+                _agree(bool(fit) and fit['n'] <= n),
+                f'The source has {n} test images, {value("T19", "images")} in all; {_pct(a, 2)} of {n} are {a * n:.2f} images.',
+            )
     gain = value('X1', 'both/accuracy') - value('X1', 'original/accuracy')
-    low, high = wilson(round(value('X1', 'original/accuracy')*n), n)
-    yield 'X1', f'GAN images raise accuracy by {100*gain:.2f} points', f'{gain*n:.2f} of {n} images; 95 % interval of {round(value("X1", "original/accuracy")*n)}/{n}: [{low:.2f}, {high:.2f}]', 'cannot tell', f'The gain is smaller than one test image.'
+    low, high = wilson(round(value('X1', 'original/accuracy') * n), n)
+    yield (
+        'X1',
+        f'GAN images raise accuracy by {100 * gain:.2f} points',
+        f'{gain * n:.2f} of {n} images; 95 % interval of {round(value("X1", "original/accuracy") * n)}/{n}: [{low:.2f}, {high:.2f}]',
+        'cannot tell',
+        'The gain is smaller than one test image.',
+    )
     accuracies = [value('X5', f'val accuracy/{i}') for i in range(1, 6)]
     val = value('X5', 'val')
     sizes = common_denominators(accuracies, largest=5000)
-    yield 'X5', f'validation accuracies on {val} images', f'{sum(as_fraction_of(a, val) is not None for a in accuracies)} of 5 are k/{val}; smallest common size {sizes[0]}' + (f' = {sizes[0]//val} × {val}' if sizes[0] % val == 0 else ''), \
-        _agree(all(as_fraction_of(a, val) is not None for a in accuracies)), 'Each accuracy is over many augmented copies of the validation images, since augmentation also ran there.'
-    mean = sum(accuracies)/5
-    sd = math.sqrt(sum((a - mean)**2 for a in accuracies)/4)
-    low, high = wilson(round(mean*val), val)
-    yield 'X5', 'training improves over five epochs', f'{mean:.3f} ± {sd:.3f} over epochs; 95 % interval of {round(mean*val)}/{val}: [{low:.3f}, {high:.3f}]', 'cannot tell', 'The epochs lie within the noise of 120 images.'
+    yield (
+        'X5',
+        f'validation accuracies on {val} images',
+        f'{sum(as_fraction_of(a, val) is not None for a in accuracies)} of 5 are k/{val}; smallest common size {sizes[0]}'
+        + (f' = {sizes[0] // val} × {val}' if sizes[0] % val == 0 else ''),
+        _agree(all(as_fraction_of(a, val) is not None for a in accuracies)),
+        'Each accuracy is over many augmented copies of the validation images, since augmentation also ran there.',
+    )
+    mean = sum(accuracies) / 5
+    sd = math.sqrt(sum((a - mean) ** 2 for a in accuracies) / 4)
+    low, high = wilson(round(mean * val), val)
+    yield (
+        'X5',
+        'training improves over five epochs',
+        f'{mean:.3f} ± {sd:.3f} over epochs; 95 % interval of {round(mean * val)}/{val}: [{low:.3f}, {high:.3f}]',
+        'cannot tell',
+        'The epochs lie within the noise of 120 images.',
+    )
     both = value('T19', 'images') + value('X5', 'images/generated')
-    yield 'X5', f"{value('X5', 'train')} + {value('X5', 'val')} images", f"{_sum('X5', ('train', 'val'))} = {value('T19', 'images')} real + {value('X5', 'images/generated')} generated", _agree(_sum('X5', ('train', 'val')) == both), 'The notebook splits one folder at random (O), so validation holds generated images if they lie in it (I).'
-    yield 'X5', f"{value('X5', 'parameters')} trainable parameters", f'2048 features, 2 classes: {(2048 + 1)*2}', _agree((2048 + 1)*2 == value('X5', 'parameters')), 'A dense layer on ResNet50\'s pooled features, everything else frozen.'
+    yield (
+        'X5',
+        f'{value("X5", "train")} + {value("X5", "val")} images',
+        f'{_sum("X5", ("train", "val"))} = {value("T19", "images")} real + {value("X5", "images/generated")} generated',
+        _agree(_sum('X5', ('train', 'val')) == both),
+        'The notebook splits one folder at random (O), so validation holds generated images if they lie in it (I).',
+    )
+    yield (
+        'X5',
+        f'{value("X5", "parameters")} trainable parameters',
+        f'2048 features, 2 classes: {(2048 + 1) * 2}',
+        _agree((2048 + 1) * 2 == value('X5', 'parameters')),
+        "A dense layer on ResNet50's pooled features, everything else frozen.",
+    )
     x1 = {value('X1', f'{r}/accuracy') for r in ('original', 'DCGAN only', 'both')}
-    yield 'X1, X5', 'the notebook behind the table', f'{len(x1 & set(accuracies))} of {len(x1)} accuracies of X1 appear in X5', 'cannot tell', 'The notebook that is there is not the one that gave the table.'
+    yield (
+        'X1, X5',
+        'the notebook behind the table',
+        f'{len(x1 & set(accuracies))} of {len(x1)} accuracies of X1 appear in X5',
+        'cannot tell',
+        'The notebook that is there is not the one that gave the table.',
+    )
 
+# %% ../nbs/19_published.ipynb #75375328
 _CHECKS = {'wmlq2022': _wmlq2022, 'mgv2023': _mgv2023, 'ct_report': _ct_report, 'head_ct': _head_ct}
 
-def does_not_add_up(paper: str,              # key of PAPERS
-                    everything: bool=True,   # False: without the claims that hold
-                   ) -> pd.DataFrame:        # id, claim, computed, verdict, explanation; the gravest first
+
+def does_not_add_up(
+    paper: str,  # key of PAPERS
+    everything: bool = True,  # False: without the claims that hold
+) -> pd.DataFrame:  # id, claim, computed, verdict, explanation; the gravest first
     "The source's claims against its own arithmetic, computed from PUBLISHED and LAYERS."
-    if paper not in _CHECKS: raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(_CHECKS)}')
-    out = pd.DataFrame(list(_CHECKS[paper]()), columns=['id', 'claim', 'computed', 'verdict', 'explanation'])
-    out = out.sort_values('verdict', key=lambda v: v.map(VERDICTS.index), kind='stable', ignore_index=True)
+    if paper not in _CHECKS:
+        raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(_CHECKS)}')
+    out = pd.DataFrame(
+        list(_CHECKS[paper]()), columns=['id', 'claim', 'computed', 'verdict', 'explanation']
+    )
+    out = out.sort_values(
+        'verdict', key=lambda v: v.map(VERDICTS.index), kind='stable', ignore_index=True
+    )
     return out if everything else out[out.verdict != 'holds'].reset_index(drop=True)
 
 # %% ../nbs/19_published.ipynb #5a0e1a38
 # what is missing, our default, the reason, mark of the default
 _NOT_STATED = {
     'wmlq2022': [
-        ('optimiser and learning rate of the classifiers', 'Adam, 1e-3', 'Keras\' defaults; six epochs leave no room for a slow start', 'I'),
-        ('layers on top of the networks, frozen layers', 'global pooling, dropout .2, dense softmax; base frozen when it has ImageNet weights, else all trained', 'the least that "transfer learning" needs; as Keras\' guide to it', 'I'),
-        ('input range of the networks', 'images in [0, 1], converted to what each Keras network expects', 'slides normalise to [0, 1]; InceptionV3 expects [-1, 1], EfficientNet [0, 255]', 'C'),
-        ('which four runs', 'four seeds, one fixed test set', '"mean accuracy from 4 training runs" on the stored test data set', 'I'),
-        ('margin of the lung crop', 'a twentieth of the lungs\' size on each side', 'drawn masks end short of the pleura; 0 is the slides\' wording', 'I'),
-        ('which marks were removed', 'an automatic finder with a review sheet', 'done by hand in the source; the list is not published', 'I'),
-        ('StyleGAN2-ADA configuration', '"auto" of the published code at 256² and one GPU: batch 16, R1 .8192, learning rate .0025, mapping depth 2, target .6, "bgc"', 'the default that a user gets; whether it was changed is unknown', 'O'),
-        ('images that the GAN was trained on', 'the training part; not the tenth for validation', 'validation chooses the epoch of the classifier, so it must not have met the GAN', 'I'),
-        ('length of GAN training and chosen snapshot', 'the length that the profile gives; the snapshot with the smallest Fréchet distance to the training images', 'FID 56 is the last that the slides show', 'I'),
-        ('pairs and definitions of RMSE, SRE, SAM, PSNR', 'nearest neighbours and random pairs, both labelled; definitions in `similarity`', 'no numbers are printed and the likely package departs from the definitions', 'I'),
-        ('cropping in classical augmentation', 'none', 'named in the abstract, not in the slide\'s list; shifts and zoom crop already', 'I')],
+        (
+            'optimiser and learning rate of the classifiers',
+            'Adam, 1e-3',
+            "Keras' defaults; six epochs leave no room for a slow start",
+            'I',
+        ),
+        (
+            'layers on top of the networks, frozen layers',
+            'global pooling, dropout .2, dense softmax; base frozen when it has ImageNet weights, else all trained',
+            'the least that "transfer learning" needs; as Keras\' guide to it',
+            'I',
+        ),
+        (
+            'input range of the networks',
+            'images in [0, 1], converted to what each Keras network expects',
+            'slides normalise to [0, 1]; InceptionV3 expects [-1, 1], EfficientNet [0, 255]',
+            'C',
+        ),
+        (
+            'which four runs',
+            'four seeds, one fixed test set',
+            '"mean accuracy from 4 training runs" on the stored test data set',
+            'I',
+        ),
+        (
+            'margin of the lung crop',
+            "a twentieth of the lungs' size on each side",
+            "drawn masks end short of the pleura; 0 is the slides' wording",
+            'I',
+        ),
+        (
+            'which marks were removed',
+            'an automatic finder with a review sheet',
+            'done by hand in the source; the list is not published',
+            'I',
+        ),
+        (
+            'StyleGAN2-ADA configuration',
+            '"auto" of the published code at 256² and one GPU: batch 16, R1 .8192, learning rate .0025, mapping depth 2, target .6, "bgc"',
+            'the default that a user gets; whether it was changed is unknown',
+            'O',
+        ),
+        (
+            'images that the GAN was trained on',
+            'the training part; not the tenth for validation',
+            'validation chooses the epoch of the classifier, so it must not have met the GAN',
+            'I',
+        ),
+        (
+            'length of GAN training and chosen snapshot',
+            'the length that the profile gives; the snapshot with the smallest Fréchet distance to the training images',
+            'FID 56 is the last that the slides show',
+            'I',
+        ),
+        (
+            'pairs and definitions of RMSE, SRE, SAM, PSNR',
+            'nearest neighbours and random pairs, both labelled; definitions in `similarity`',
+            'no numbers are printed and the likely package departs from the definitions',
+            'I',
+        ),
+        (
+            'cropping in classical augmentation',
+            'none',
+            "named in the abstract, not in the slide's list; shifts and zoom crop already",
+            'I',
+        ),
+    ],
     'mgv2023': [
         ('all numbers', 'those of our own runs', 'only the abstract is a source here', 'I'),
-        ('networks and protocol', 'EfficientNet-B0 at all sizes, InceptionV3 at the two published ones (profile `paper`); protocol as in wmlq2022', '"a continuation of the previous research"', 'I'),
-        ('test set', '200 images a class, apart from everything, fewer where a class is smaller', 'as in wmlq2022', 'I'),
-        ('images that the GANs were trained on', 'a conditional GAN for each data set, on the training part of that set alone', 'a GAN of the large set would bring the large set\'s images to the small one', 'I'),
-        ('two further sizes', 'a quarter and an eighth of the larger set', 'two sizes make no curve', 'I'),
-        ('generated images a class', 'as many as real ones', 'doubles each class as classical augmentation does in expectation', 'I'),
-        ('"several" quality metrics', 'accuracy, macro precision, recall and F1, MCC', 'the usual ones for several classes', 'I')],
+        (
+            'networks and protocol',
+            'EfficientNet-B0 at all sizes, InceptionV3 at the two published ones (profile `paper`); protocol as in wmlq2022',
+            '"a continuation of the previous research"',
+            'I',
+        ),
+        (
+            'test set',
+            '200 images a class, apart from everything, fewer where a class is smaller',
+            'as in wmlq2022',
+            'I',
+        ),
+        (
+            'images that the GANs were trained on',
+            'a conditional GAN for each data set, on the training part of that set alone',
+            "a GAN of the large set would bring the large set's images to the small one",
+            'I',
+        ),
+        (
+            'two further sizes',
+            'a quarter and an eighth of the larger set',
+            'two sizes make no curve',
+            'I',
+        ),
+        (
+            'generated images a class',
+            'as many as real ones',
+            'doubles each class as classical augmentation does in expectation',
+            'I',
+        ),
+        (
+            '"several" quality metrics',
+            'accuracy, macro precision, recall and F1, MCC',
+            'the usual ones for several classes',
+            'I',
+        ),
+    ],
     'ct_report': [
-        ('image size', '128×128, 256×256 as an option', '262144 units with 128 filters give no square; these two readings do', 'C'),
-        ('latent size, beta1, padding', '100, .5, same', 'the layer list is that of a widespread Keras tutorial', 'I'),
-        ('batch size of the GAN', '16', 'small classes; the classifiers\' 32 is stated for classification only', 'I'),
-        ('test part', 'official COVID-CT lists less four COVID images, 425 / 118 / 199', 'every printed accuracy is k/199, and Loey et al. describe this split', 'C'),
-        ('how the 250 good images were picked', 'by discriminator score and distance to real features, with a review sheet', 'picked by eye in the source', 'I'),
-        ('250 images in all or a class', '250 in all, half a class', '"we selected 250 good quality images"', 'I'),
-        ('2000 images of Loey et al.: in all or a class', 'all images that are supplied', '"2000 synthetic images from both classes" can be read either way', 'I'),
-        ('fully connected layers on VGG-16 and ResNet50, frozen layers', 'global pooling, dense 256, dropout .25, dense 128, dense 2; base frozen when it has ImageNet weights, else all trained', 'several layers with a dropout of 25 % in between are stated, of VGG-16; sizes are those of its CNN', 'I'),
-        ('normalisation for VGG-16', 'Keras\' preprocessing of the network', '"we normalized our images for VGG16"', 'I'),
-        ('how non-normalised images enter', 'ResNet50: 0 to 255; CNN: 0 to 1', '"we didn\'t normalize" reads as 0 to 255; the CNN is unstable on it at its learning rate', 'I'),
-        ('generated images and classical augmentation together', 'an arm of its own (O8)', '"we finally combined these techniques and trained our models with both": done, but no number is printed', 'I'),
-        ('training and testing on generated images alone', 'an arm of its own (O9)', 'described as the second phase, with accuracy, recall and precision; no number is printed', 'I'),
-        ('seeds and number of runs', 'five seeds where time allows', 'single numbers are printed', 'I')],
+        (
+            'image size',
+            '128×128, 256×256 as an option',
+            '262144 units with 128 filters give no square; these two readings do',
+            'C',
+        ),
+        (
+            'latent size, beta1, padding',
+            '100, .5, same',
+            'the layer list is that of a widespread Keras tutorial',
+            'I',
+        ),
+        (
+            'batch size of the GAN',
+            '16',
+            "small classes; the classifiers' 32 is stated for classification only",
+            'I',
+        ),
+        (
+            'test part',
+            'official COVID-CT lists less four COVID images, 425 / 118 / 199',
+            'every printed accuracy is k/199, and Loey et al. describe this split',
+            'C',
+        ),
+        (
+            'how the 250 good images were picked',
+            'by discriminator score and distance to real features, with a review sheet',
+            'picked by eye in the source',
+            'I',
+        ),
+        (
+            '250 images in all or a class',
+            '250 in all, half a class',
+            '"we selected 250 good quality images"',
+            'I',
+        ),
+        (
+            '2000 images of Loey et al.: in all or a class',
+            'all images that are supplied',
+            '"2000 synthetic images from both classes" can be read either way',
+            'I',
+        ),
+        (
+            'fully connected layers on VGG-16 and ResNet50, frozen layers',
+            'global pooling, dense 256, dropout .25, dense 128, dense 2; base frozen when it has ImageNet weights, else all trained',
+            'several layers with a dropout of 25 % in between are stated, of VGG-16; sizes are those of its CNN',
+            'I',
+        ),
+        (
+            'normalisation for VGG-16',
+            "Keras' preprocessing of the network",
+            '"we normalized our images for VGG16"',
+            'I',
+        ),
+        (
+            'how non-normalised images enter',
+            'ResNet50: 0 to 255; CNN: 0 to 1',
+            '"we didn\'t normalize" reads as 0 to 255; the CNN is unstable on it at its learning rate',
+            'I',
+        ),
+        (
+            'generated images and classical augmentation together',
+            'an arm of its own (O8)',
+            '"we finally combined these techniques and trained our models with both": done, but no number is printed',
+            'I',
+        ),
+        (
+            'training and testing on generated images alone',
+            'an arm of its own (O9)',
+            'described as the second phase, with accuracy, recall and precision; no number is printed',
+            'I',
+        ),
+        (
+            'seeds and number of runs',
+            'five seeds where time allows',
+            'single numbers are printed',
+            'I',
+        ),
+    ],
     'head_ct': [
-        ('learning rate of the GAN', '2e-4', 'cut off at "0." on the page; the repository\'s paper says 0.0002', 'O'),
+        (
+            'learning rate of the GAN',
+            '2e-4',
+            'cut off at "0." on the page; the repository\'s paper says 0.0002',
+            'O',
+        ),
         ('latent size', '100', 'the only size that gives 4,870,785 parameters', 'C'),
-        ('strides and kernels of the discriminator', '3×3 stride 1, then 4×4 stride 2 three times', 'the printed list gives 576,129 parameters, this one 791,169', 'C'),
-        ('last layer of the generator', 'one 5×5 filter with bias, tanh, no batch norm', 'the printed list ends in 128 channels; this gives 4,870,785', 'C'),
-        ('weight and form of the gradient penalty', '10, norm towards 1 on straight lines between real and generated images', 'Gulrajani et al., which the source cites', 'I'),
+        (
+            'strides and kernels of the discriminator',
+            '3×3 stride 1, then 4×4 stride 2 three times',
+            'the printed list gives 576,129 parameters, this one 791,169',
+            'C',
+        ),
+        (
+            'last layer of the generator',
+            'one 5×5 filter with bias, tanh, no batch norm',
+            'the printed list ends in 128 channels; this gives 4,870,785',
+            'C',
+        ),
+        (
+            'weight and form of the gradient penalty',
+            '10, norm towards 1 on straight lines between real and generated images',
+            'Gulrajani et al., which the source cites',
+            'I',
+        ),
         ('"label inversion"', 'real 0, generated 1', 'the usual meaning of the trick', 'I'),
-        ('"real distributed noise"', 'normal noise on real images, standard deviation .01 of the range [0, 1]', 'the page gives no size; more is a mark by which the discriminator knows real images', 'I'),
-        ('how 144 / 34 / 22 were drawn', 'stratified by class, seeded, duplicates together; repeated, since 22 images decide nothing', 'not stated', 'I'),
-        ('"zero-padded" and "scaled down to 32×32"', 'padded with black to a square, then scaled down to 32×32; stretching as an option', 'the page says both; this order keeps the proportions', 'I'),
-        ('how many generated images of each class', '100', '200 in all are stated, as many as real ones; the data set has as many of each class', 'O'),
-        ('ResNet-50 protocol', 'dropout .4, batch 32, RMSprop 1e-3', 'the repository\'s paper and notebook', 'O'),
-        ('length of the classifier\'s training', 'until 5 epochs bring no progress, at most 50', '"5 epochs" may be the patience of early stopping or all there are; the notebook\'s 5 epochs are of 320 batches, 1600 steps (X5), 5 epochs of 144 images would be 25', 'I'),
-        ('image size and classical augmentation of the classifier', '128×128; rotation 40, shifts, shear and zoom .2, flip', 'the repository\'s notebook (X5); the table (X1) names none', 'O'),
+        (
+            '"real distributed noise"',
+            'normal noise on real images, standard deviation .01 of the range [0, 1]',
+            'the page gives no size; more is a mark by which the discriminator knows real images',
+            'I',
+        ),
+        (
+            'how 144 / 34 / 22 were drawn',
+            'stratified by class, seeded, duplicates together; repeated, since 22 images decide nothing',
+            'not stated',
+            'I',
+        ),
+        (
+            '"zero-padded" and "scaled down to 32×32"',
+            'padded with black to a square, then scaled down to 32×32; stretching as an option',
+            'the page says both; this order keeps the proportions',
+            'I',
+        ),
+        (
+            'how many generated images of each class',
+            '100',
+            '200 in all are stated, as many as real ones; the data set has as many of each class',
+            'O',
+        ),
+        (
+            'ResNet-50 protocol',
+            'dropout .4, batch 32, RMSprop 1e-3',
+            "the repository's paper and notebook",
+            'O',
+        ),
+        (
+            "length of the classifier's training",
+            'until 5 epochs bring no progress, at most 50',
+            '"5 epochs" may be the patience of early stopping or all there are; the notebook\'s 5 epochs are of 320 batches, 1600 steps (X5), 5 epochs of 144 images would be 25',
+            'I',
+        ),
+        (
+            'image size and classical augmentation of the classifier',
+            '128×128; rotation 40, shifts, shear and zoom .2, flip',
+            "the repository's notebook (X5); the table (X1) names none",
+            'O',
+        ),
         ('which class is positive', 'hemorrhage', 'the finding that is looked for', 'I'),
-        ('"promising when combined with classical DA"', 'an arm of its own', 'said of preliminary results in the abstract, no numbers', 'I')]}
+        (
+            '"promising when combined with classical DA"',
+            'an arm of its own',
+            'said of preliminary results in the abstract, no numbers',
+            'I',
+        ),
+    ],
+}
 
-NOT_STATED = {paper: [dict(zip(('what', 'default', 'reason', 'mark'), row)) for row in rows] for paper, rows in _NOT_STATED.items()}
+NOT_STATED = {
+    paper: [dict(zip(('what', 'default', 'reason', 'mark'), row)) for row in rows]
+    for paper, rows in _NOT_STATED.items()
+}
+
 
 def not_stated(paper: str) -> pd.DataFrame:
     "What the source leaves open, what we do, why, and the mark of the choice."
-    if paper not in NOT_STATED: raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(NOT_STATED)}')
+    if paper not in NOT_STATED:
+        raise InputError(f'paper: {paper!r} is unknown; choose one of {", ".join(NOT_STATED)}')
     return pd.DataFrame(NOT_STATED[paper])

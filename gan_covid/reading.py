@@ -21,55 +21,78 @@ SUFFIXES = '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp'
 
 _ADVICE = {
     'DICOM': 'Export it as PNG of 8 or 16 bits: apply rescale slope and intercept, then one window (low, '
-             'high) for all images, '
-             'and invert those whose PhotometricInterpretation is MONOCHROME1',
+    'high) for all images, '
+    'and invert those whose PhotometricInterpretation is MONOCHROME1',
     'NIfTI': 'It is a volume: export its slices as PNG through one window (low, high) for all, and give '
-             'each volume its own sub-folder',
+    'each volume its own sub-folder',
     'MetaImage or NRRD': 'Export it as PNG through one window (low, high) for all; of a volume export the '
-                         'slices into a sub-folder of its own',
+    'slices into a sub-folder of its own',
     'NumPy archive (.npz)': 'Export its arrays as PNG, one file an image; labels in it belong into a table '
-                            'with the columns image and label',
+    'with the columns image and label',
     'NumPy array (.npy)': 'Export it as PNG of 8 or 16 bits, one file an image (training StyleGAN2 reads '
-                          '.npy as well)',
+    '.npy as well)',
     'MATLAB or HDF5': 'Export its arrays as PNG of 8 or 16 bits, one file an image',
     'whole-slide image': 'Cut it into tiles, and export these as PNG',
     'archive': 'Unpack it',
     'film': 'Export its frames as PNG, those of one patient into one sub-folder',
-    'picture of another format': f'Convert it to one of {", ".join(FORMATS)}'}
+    'picture of another format': f'Convert it to one of {", ".join(FORMATS)}',
+}
 
-_ENDINGS = {kind: endings.split() for kind, endings in {
-    'DICOM': '.dcm .dicom .ima', 'NIfTI': '.nii .nii.gz', 'MetaImage or NRRD': '.mha .mhd .nrrd .nhdr',
-    'NumPy archive (.npz)': '.npz', 'NumPy array (.npy)': '.npy', 'MATLAB or HDF5': '.mat .h5 .hdf5',
-    'whole-slide image': '.svs .ndpi .mrxs .scn',
-    'archive': '.zip .tar .tgz .gz .7z .rar', 'film': '.avi .mp4 .mov',
-    'picture of another format': '.heic .heif .jp2 .j2k .jpx .avif .psd',
-    'table': '.csv .tsv .xlsx .xls'}.items()}
+_ENDINGS = {
+    kind: endings.split()
+    for kind, endings in {
+        'DICOM': '.dcm .dicom .ima',
+        'NIfTI': '.nii .nii.gz',
+        'MetaImage or NRRD': '.mha .mhd .nrrd .nhdr',
+        'NumPy archive (.npz)': '.npz',
+        'NumPy array (.npy)': '.npy',
+        'MATLAB or HDF5': '.mat .h5 .hdf5',
+        'whole-slide image': '.svs .ndpi .mrxs .scn',
+        'archive': '.zip .tar .tgz .gz .7z .rar',
+        'film': '.avi .mp4 .mov',
+        'picture of another format': '.heic .heif .jp2 .j2k .jpx .avif .psd',
+        'table': '.csv .tsv .xlsx .xls',
+    }.items()
+}
+
 
 def _is_picture(head: bytes) -> bool:
     marks = b'\x89PNG', b'\xff\xd8\xff', b'GIF8', b'II*\0', b'MM\0*'
     return head.startswith(marks) or head[:4] + head[8:12] == b'RIFFWEBP'
 
+# %% ../nbs/00b_reading.ipynb #c7f15edf
 def _by_content(head: bytes) -> str:
     "The kind of a file by its first 352 bytes, '' if they say nothing."
-    if head[128:132] == b'DICM': return 'DICOM'
-    if head[344:347] in (b'n+1', b'ni1'): return 'NIfTI'
-    if head.startswith(b'\x93NUMPY'): return 'NumPy array (.npy)'
-    if head.startswith(b'\x89HDF'): return 'MATLAB or HDF5'
-    if head.startswith(b'PK\x03\x04'): return 'archive'
+    if head[128:132] == b'DICM':
+        return 'DICOM'
+    if head[344:347] in (b'n+1', b'ni1'):
+        return 'NIfTI'
+    if head.startswith(b'\x93NUMPY'):
+        return 'NumPy array (.npy)'
+    if head.startswith(b'\x89HDF'):
+        return 'MATLAB or HDF5'
+    if head.startswith(b'PK\x03\x04'):
+        return 'archive'
     return 'image' if _is_picture(head) else ''
 
+# %% ../nbs/00b_reading.ipynb #cad96346
 def kind_of(path) -> str:
     """What a file is, by its ending, and where that says nothing by its first bytes.
 
     'image', 'table', a key of `_ADVICE`, or 'other'."""
     name = Path(path).name.lower()
-    if name.endswith(SUFFIXES): return 'image'
+    if name.endswith(SUFFIXES):
+        return 'image'
     for kind, endings in _ENDINGS.items():
-        if name.endswith(tuple(endings)): return kind
+        if name.endswith(tuple(endings)):
+            return kind
     try:
-        with open(path, 'rb') as f: return _by_content(f.read(352)) or 'other'
-    except OSError: return 'other'
+        with open(path, 'rb') as f:
+            return _by_content(f.read(352)) or 'other'
+    except OSError:
+        return 'other'
 
+# %% ../nbs/00b_reading.ipynb #dea4da29
 def advice(kind: str) -> str:
     "One sentence for the user whose file is of a kind that is not read."
     return f'{kind}, which is not read yet. {_ADVICE[kind]}'
@@ -77,38 +100,57 @@ def advice(kind: str) -> str:
 # %% ../nbs/00b_reading.ipynb #251b25fa
 def _bytes(path) -> bytes:
     "A file's content; `InputError` if it cannot be read."
-    try: return Path(path).read_bytes()
-    except FileNotFoundError: raise InputError(f'{path}: not found') from None
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f'{path}: not found') from None
     except OSError as e:
-        raise InputError(f'{path}: cannot be read ({e.strerror}). Look at its permissions') from None
+        raise InputError(
+            f'{path}: cannot be read ({e.strerror}). Look at its permissions'
+        ) from None
 
+# %% ../nbs/00b_reading.ipynb #5fa57dd9
 def _unknown(path, data: bytes) -> InputError:
     "What to say of a file that is no picture."
     kind = _by_content(data[:352])
-    if kind in _ADVICE: return InputError(f'{path}: {advice(kind)}')
-    return InputError(f'{path}: not an image in a known format ({", ".join(FORMATS)}). Remove it or '
-                      f'download it again')
+    if kind in _ADVICE:
+        return InputError(f'{path}: {advice(kind)}')
+    return InputError(
+        f'{path}: not an image in a known format ({", ".join(FORMATS)}). Remove it or '
+        f'download it again'
+    )
 
+# %% ../nbs/00b_reading.ipynb #5ce9687f
 def _checked(path, data: bytes, work):
     "What `work` makes of the opened picture in `data`; any failure is an `InputError` that names `path`."
-    if not data: raise InputError(f'{path}: the file is empty. Download it again or remove it')
+    if not data:
+        raise InputError(f'{path}: the file is empty. Download it again or remove it')
     try:
         im = Image.open(io.BytesIO(data), formats=FORMATS)
-        pages = 1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)   # MPO: a photograph with a preview
+        pages = (
+            1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)
+        )  # MPO: a photograph with a preview
         if pages > 1:
-            raise InputError(f'{path}: holds {pages} pages (a series?), and which one is the image is not '
-                             f'known. '
-                             'Save each page as a file of its own, those of one patient in one sub-folder')
+            raise InputError(
+                f'{path}: holds {pages} pages (a series?), and which one is the image is not '
+                f'known. '
+                'Save each page as a file of its own, those of one patient in one sub-folder'
+            )
         if im.format == 'PNG':
-            im.verify()   # every chunk has a checksum, so that a PNG need not be decoded to be found broken
+            im.verify()  # every chunk has a checksum, so that a PNG need not be decoded to be found broken
             im = Image.open(io.BytesIO(data), formats=FORMATS)
         return work(im)
-    except InputError: raise
-    except Image.UnidentifiedImageError: raise _unknown(path, data) from None
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise _unknown(path, data) from None
     except Exception as e:
-         # Pillow raises OSError, SyntaxError, struct.error, zlib.error, ... for broken files
-        raise InputError(f'{path}: the image is broken ({e}). Download it again or remove it') from None
+        # Pillow raises OSError, SyntaxError, struct.error, zlib.error, ... for broken files
+        raise InputError(
+            f'{path}: the image is broken ({e}). Download it again or remove it'
+        ) from None
 
+# %% ../nbs/00b_reading.ipynb #41845b0f
 def _upright(im: Image.Image, enough=None) -> Image.Image:
     "Decoded whole, and turned as its EXIF orientation says; a JPEG may come smaller, see `read_image`."
     if enough and im.format == 'JPEG' and im.mode in ('L', 'RGB'):
@@ -117,57 +159,86 @@ def _upright(im: Image.Image, enough=None) -> Image.Image:
     im.load()
     return ImageOps.exif_transpose(im)
 
-_TURNS = b'eXIf', b'Raw profile type', b'tiff:Orientation'   # without one of these a PNG has no orientation
+# %% ../nbs/00b_reading.ipynb #673f1125
+_TURNS = (
+    b'eXIf',
+    b'Raw profile type',
+    b'tiff:Orientation',
+)  # without one of these a PNG has no orientation
+
 
 def image_size(path, data: bytes) -> tuple:
     "(width, height) of the upright picture in `data`. A broken file is an `InputError`."
+
     def look(im):
-        return im.size if im.format == 'PNG' and not any(t in data for t in _TURNS) else _upright(im).size
+        return (
+            im.size
+            if im.format == 'PNG' and not any(t in data for t in _TURNS)
+            else _upright(im).size
+        )
+
     return _checked(path, data, look)
 
 # %% ../nbs/00b_reading.ipynb #20591a56
 def _refuse_misread(im: Image.Image, path, data: bytes):
     "An `InputError` for files that Pillow opens, but reads wrongly."
-    deep = data[:4] == b'\x89PNG' and data[24:25] == b'\x10' and data[25:26] in (b'\2', b'\4', b'\6')
+    deep = (
+        data[:4] == b'\x89PNG' and data[24:25] == b'\x10' and data[25:26] in (b'\2', b'\4', b'\6')
+    )
     if im.format == 'TIFF':
         bits, zero_is_white = im.tag_v2.get(258, 1), im.tag_v2.get(262) == 0
         deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
         if zero_is_white and im.mode[0] in 'IF':
-            raise InputError(f'{path}: a TIFF in which zero is white (PhotometricInterpretation 0). '
-                             'Save it anew with zero as black, so that it is no negative among the others')
+            raise InputError(
+                f'{path}: a TIFF in which zero is white (PhotometricInterpretation 0). '
+                'Save it anew with zero as black, so that it is no negative among the others'
+            )
     if deep:
-        raise InputError(f'{path}: 16-bit colour, of which only 8 bits could be read. '
-                         'Save it as 16-bit gray, or as .npy with uint16 for training StyleGAN2')
+        raise InputError(
+            f'{path}: 16-bit colour, of which only 8 bits could be read. '
+            'Save it as 16-bit gray, or as .npy with uint16 for training StyleGAN2'
+        )
 
+# %% ../nbs/00b_reading.ipynb #b9f84b11
 def _over_black(im: Image.Image) -> Image.Image:
     "Without its transparency; gray stays gray."
     gray = im.mode in ('L', 'LA', 'La')
-    if im.mode == 'RGBA' and im.getchannel('A').getextrema() == (255, 255): return im.convert('RGB')
+    if im.mode == 'RGBA' and im.getchannel('A').getextrema() == (255, 255):
+        return im.convert('RGB')
     im = (im.convert('LA') if im.mode == 'La' else im).convert('RGBA')
-    return Image.alpha_composite(Image.new('RGBA', im.size, (0, 0, 0, 255)), im).convert('L' if gray else 'RGB')
+    return Image.alpha_composite(Image.new('RGBA', im.size, (0, 0, 0, 255)), im).convert(
+        'L' if gray else 'RGB'
+    )
 
+# %% ../nbs/00b_reading.ipynb #b9ddb08e
 def _values(im: Image.Image, path) -> np.ndarray:
     "The pixels of a decoded picture, see `read_pixels`."
-    if im.mode == 'F': return np.array(im)
+    if im.mode == 'F':
+        return np.array(im)
     if im.mode.startswith('I'):
         a = np.asarray(im)
         if a.min() < 0 or a.max() > 65535:
             raise InputError(f'{path}: values outside 16 bits. Convert it to 8 or 16 bits')
         return a.astype(np.uint16)
-    if 'transparency' in im.info or im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa'): im = _over_black(im)
+    if 'transparency' in im.info or im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa'):
+        im = _over_black(im)
     return np.array(im.convert('L' if im.mode in ('1', 'L') else 'RGB'))
 
-def read_pixels(path,
-                data: bytes = None,  # the content of the file, if it is known
-                enough=None,         # see `read_image`
-               ) -> np.ndarray:      # (height, width) or (height, width, 3): uint8, uint16 or float32
+# %% ../nbs/00b_reading.ipynb #a646afc7
+def read_pixels(
+    path,
+    data: bytes = None,  # the content of the file, if it is known
+    enough=None,  # see `read_image`
+) -> np.ndarray:  # (height, width) or (height, width, 3): uint8, uint16 or float32
     """One image in the values of its file, upright, transparency over black.
 
     A file that cannot be decoded whole, or holds several pages or 16-bit colour, is an `InputError` that names it."""
     data = _bytes(path) if data is None else data
+
     def work(im):
         _refuse_misread(im, path, data)
         return _values(_upright(im, enough), path)
+
     return _checked(path, data, work)
 
 # %% ../nbs/00b_reading.ipynb #33735289
@@ -175,32 +246,44 @@ def stored_range(high) -> tuple:
     "(0, highest value) of 8, 10, 12, 14 or 16 bits: the smallest of these that holds `high`."
     return 0, next((2**b - 1 for b in (8, 10, 12, 14) if high < 2**b), 65535)
 
+# %% ../nbs/00b_reading.ipynb #33a823a5
 def check_window(window):
     "A window as two numbers, None as None; whatever is not two finite numbers, low below high, is an `InputError`."
-    if window is None: return None
-    try: low, high = (int(v) if float(v).is_integer() else float(v) for v in window)
-    except (TypeError, ValueError, OverflowError): low = high = 0
+    if window is None:
+        return None
+    try:
+        low, high = (int(v) if float(v).is_integer() else float(v) for v in window)
+    except (TypeError, ValueError, OverflowError):
+        low = high = 0
     if not -np.inf < low < high < np.inf:
         raise InputError(f'window={window!r}: give two finite numbers (low, high), low below high')
     return low, high
 
-def to_gray8(a: np.ndarray,   # (height, width[, 3]), as from `read_pixels`
-             path,            # for messages
-             window=None,     # (low, high): the values that become black and white; None: 8 bits stay, 16 see `stored_range`
-            ) -> np.ndarray:  # uint8 (height, width)
+# %% ../nbs/00b_reading.ipynb #61219fa5
+def to_gray8(
+    a: np.ndarray,  # (height, width[, 3]), as from `read_pixels`
+    path,  # for messages
+    window=None,  # (low, high): the values that become black and white; None: 8 bits stay, 16 see `stored_range`
+) -> np.ndarray:  # uint8 (height, width)
     "Gray by the ITU-R 601 weights, eight bits. A window does not touch what has eight bits; floating-point numbers need one."
-    if a.ndim == 3: a = np.array(Image.fromarray(a).convert('L'))
-    if a.dtype == np.uint8: return a
+    if a.ndim == 3:
+        a = np.array(Image.fromarray(a).convert('L'))
+    if a.dtype == np.uint8:
+        return a
     if window is None and a.dtype != np.uint16:
-        raise InputError(f'{path}: floating-point pixels have no known range. Give window=(low, high), or '
-                         f'convert it to 8 or 16 bits')
+        raise InputError(
+            f'{path}: floating-point pixels have no known range. Give window=(low, high), or '
+            f'convert it to 8 or 16 bits'
+        )
     low, high = check_window(window) or stored_range(a.max())
-    return np.rint(np.clip((a.astype(float) - low)/(high - low), 0, 1)*255).astype(np.uint8)
+    return np.rint(np.clip((a.astype(float) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
-def read_image(path,
-               window=None,  # (low, high) of files with more than 8 bits, see `to_gray8`
-               enough=None,  # (height, width): a JPEG may be decoded smaller, if not smaller than this. None: as it is
-              ) -> np.ndarray:  # uint8 (height, width), gray
+# %% ../nbs/00b_reading.ipynb #55a762dc
+def read_image(
+    path,
+    window=None,  # (low, high) of files with more than 8 bits, see `to_gray8`
+    enough=None,  # (height, width): a JPEG may be decoded smaller, if not smaller than this. None: as it is
+) -> np.ndarray:  # uint8 (height, width), gray
     """One image as eight-bit gray, upright, whatever the file holds and however it is called.
 
     A file that cannot be decoded whole is an `InputError` that names it."""
@@ -211,36 +294,51 @@ def _highest(path) -> int:
     "The highest value of a 16-bit file; 0 for any other file, also for one that cannot be read."
     try:
         with Image.open(path, formats=('PNG', 'TIFF')) as im:
-            if not im.mode.startswith('I'): return 0
+            if not im.mode.startswith('I'):
+                return 0
         return int(read_pixels(path).max())
-    except Exception: return 0   # whoever reads the file says what is wrong with it
+    except Exception:
+        return 0  # whoever reads the file says what is wrong with it
 
+# %% ../nbs/00b_reading.ipynb #44b78180
 def window_of(paths) -> tuple:
     "The window of a set of images, `stored_range` of its highest value; None if none has 16 bits, or none can be read."
     high = max(map(_highest, paths), default=0)
     return stored_range(high) if high else None
 
+# %% ../nbs/00b_reading.ipynb #abb72194
 def window_note(window) -> str:
     "What to tell the user whose 16-bit images were found to use fewer bits; '' if they use them all."
-    if window is None or window[1] >= 65535: return ''
-    return (f'16-bit images whose values need {int(window[1]).bit_length()} bits only: '
-            f'{window[0]}…{window[1]} becomes black…white. '
-            'Give window=(low, high), if it should be another range')
+    if window is None or window[1] >= 65535:
+        return ''
+    return (
+        f'16-bit images whose values need {int(window[1]).bit_length()} bits only: '
+        f'{window[0]}…{window[1]} becomes black…white. '
+        'Give window=(low, high), if it should be another range'
+    )
 
 # %% ../nbs/00b_reading.ipynb #32640219
-_LABELS = 32   # a mask whose brightest value is below this is a map of labels, not black and white
+_LABELS = 32  # a mask whose brightest value is below this is a map of labels, not black and white
 
-def read_mask(path,          # black and white: what is over half of the brightest value is inside; or a map of labels: what is not 0
-              size=None,     # (height, width) of the image that it belongs to; None: as it is
-             ) -> np.ndarray:  # bool (height, width)
+
+def read_mask(
+    path,  # black and white: what is over half of the brightest value is inside; or a map of labels: what is not 0
+    size=None,  # (height, width) of the image that it belongs to; None: as it is
+) -> np.ndarray:  # bool (height, width)
     "A mask, brought to the size of its image. An empty one, or one of another shape than the image (over 2 %), is an `InputError`."
     a = read_image(path)
-    inside = a > (a.max()//2 if a.max() >= _LABELS else 0)
-    if not inside.any(): raise InputError(f'{path}: the mask is empty. Replace it, or leave the image out')
-    if size is None: return inside
+    inside = a > (a.max() // 2 if a.max() >= _LABELS else 0)
+    if not inside.any():
+        raise InputError(f'{path}: the mask is empty. Replace it, or leave the image out')
+    if size is None:
+        return inside
     (h, w), (height, width) = inside.shape, size
-    if abs(h*width/(w*height) - 1) > .02:
-        raise InputError(f'{path}: the mask has {w}×{h} pixels, its image {width}×{height}: another shape. '
-                         f'Replace the mask, or leave the image out')
-    rows, columns = (((np.arange(n) + .5)*m/n).astype(int) for n, m in ((height, h), (width, w)))
+    if abs(h * width / (w * height) - 1) > 0.02:
+        raise InputError(
+            f'{path}: the mask has {w}×{h} pixels, its image {width}×{height}: another shape. '
+            f'Replace the mask, or leave the image out'
+        )
+    rows, columns = (
+        ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((height, h), (width, w))
+    )
     return inside[np.ix_(rows, columns)]

@@ -9,164 +9,266 @@ __all__ = ['InputError', 'safe_name', 'safe_names', 'system_trouble', 'read_yaml
            'publish', 'data_note']
 
 # %% ../nbs/00_records.ipynb #fa184c83
-import dataclasses, errno, functools, hashlib, importlib.metadata, inspect, json, math, numbers, os, platform, re, secrets, shutil, sys
-import _thread, threading, time, types, typing, unicodedata, weakref
+import _thread
+import dataclasses
+import errno
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import math
+import numbers
+import os
+import platform
+import re
+import secrets
+import shutil
+import sys
+import threading
+import time
+import types
+import typing
+import unicodedata
+import weakref
 from pathlib import Path
 
 import numpy as np
 
-try: import fcntl
-except ImportError: fcntl = None   # Windows
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
 
 # %% ../nbs/00_records.ipynb #44c47af9
 class InputError(ValueError):
     "Something the user gave cannot be used; the message names the file or parameter and says what to do."
 
 # %% ../nbs/00_records.ipynb #14c7108e
-_UNSAFE = re.compile(r'[^\w+@.~ -]')   # letters and digits of any language, and these
+_UNSAFE = re.compile(r'[^\w+@.~ -]')  # letters and digits of any language, and these
+
 
 def _is_safe(text: str) -> bool:
     "True for a name that begins with a letter, digit or `_`, ends in no dot or space and is short enough."
-    if not re.match(r'\w', text) or _UNSAFE.search(text) or text[-1] in ' .': return False
+    if not re.match(r'\w', text) or _UNSAFE.search(text) or text[-1] in ' .':
+        return False
     return len(text.encode()) <= 100
 
+# %% ../nbs/00_records.ipynb #adc44e9d
 def safe_name(name) -> str:
     "A name as one part of a path: itself where that is safe, else its safe letters, `~` and digits of its hash."
     text = unicodedata.normalize('NFC', str(name))
-    if _is_safe(text): return text
+    if _is_safe(text):
+        return text
     letters = re.sub(r'^\W+|\W+$', '', _UNSAFE.sub('_', text))
     digits = hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]
-    return f"{letters.encode()[:60].decode(errors='ignore') or '_'}~{digits}"
+    return f'{letters.encode()[:60].decode(errors="ignore") or "_"}~{digits}'
 
 # %% ../nbs/00_records.ipynb #d86932ed
-def safe_names(names,      # a list of names, or {what it is: its name}
-              ) -> dict:   # {name, or what it is: safe name}
+def safe_names(
+    names,  # a list of names, or {what it is: its name}
+) -> dict:  # {name, or what it is: safe name}
     "Safe names that differ in more than case and Unicode form; else an `InputError` with both."
     given = names if isinstance(names, dict) else {n: n for n in names}
     out, first = {}, {}
     for what, name in given.items():
         out[what] = safe_name(name)
         other = first.setdefault(out[what].casefold(), what)
-        if other == what: continue
+        if other == what:
+            continue
         alike = unicodedata.normalize('NFC', str(other)) == unicodedata.normalize('NFC', str(what))
-        show = ascii if alike else repr   # the same letters to the eye
-        raise InputError(f'{show(other)} and {show(what)} would share the folder {out[what]!r} (case and Unicode forms '
-                         'do not tell folders apart everywhere). Rename one of them')
+        show = ascii if alike else repr  # the same letters to the eye
+        raise InputError(
+            f'{show(other)} and {show(what)} would share the folder {out[what]!r} (case and Unicode forms '
+            'do not tell folders apart everywhere). Rename one of them'
+        )
     return out
 
 # %% ../nbs/00_records.ipynb #b2def4b0
 _ROOM, _OTHER = 'Make room, then give the same command again', 'Give another folder or file'
 _RIGHTS = 'Look at the rights of the file and of its folder, or give another one'
 _TROUBLES = {
-    'ENOSPC': ('no space left on the disk', _ROOM), 'EDQUOT': ('your quota of the disk is used up', _ROOM),
-    'EROFS': ('the file system is read-only', _OTHER), 'EACCES': ('no permission', _RIGHTS), 'EPERM': ('not permitted', _RIGHTS),
-    'ENOTDIR': ('a part of this path is a file, not a folder', _OTHER), 'EISDIR': ('this is a folder, not a file', _OTHER),
-    'EEXIST': ('this name is taken', _OTHER), 'ENAMETOOLONG': ('the name is too long', 'Give a shorter one'),
+    'ENOSPC': ('no space left on the disk', _ROOM),
+    'EDQUOT': ('your quota of the disk is used up', _ROOM),
+    'EROFS': ('the file system is read-only', _OTHER),
+    'EACCES': ('no permission', _RIGHTS),
+    'EPERM': ('not permitted', _RIGHTS),
+    'ENOTDIR': ('a part of this path is a file, not a folder', _OTHER),
+    'EISDIR': ('this is a folder, not a file', _OTHER),
+    'EEXIST': ('this name is taken', _OTHER),
+    'ENAMETOOLONG': ('the name is too long', 'Give a shorter one'),
     'EIO': ('the disk answers with an error', 'Look at the disk, then give the same command again'),
     'ESTALE': ('the network disk has lost the file', 'Give the same command again'),
-    'EMFILE': ('too many open files', 'Allow more, e.g. with `ulimit -n 4096`')}
-_TROUBLES = {getattr(errno, name): words for name, words in _TROUBLES.items() if hasattr(errno, name)}
+    'EMFILE': ('too many open files', 'Allow more, e.g. with `ulimit -n 4096`'),
+}
+_TROUBLES = {
+    getattr(errno, name): words for name, words in _TROUBLES.items() if hasattr(errno, name)
+}
 
 # %% ../nbs/00_records.ipynb #d393a193
-_NUMBER = re.compile(r"\[Errno (\d+)\]|errno = (\d+)|\(os error (\d+)\)")
+_NUMBER = re.compile(r'\[Errno (\d+)\]|errno = (\d+)|\(os error (\d+)\)')
 
-def system_trouble(error: BaseException,  # what was raised
-                   path=None,             # where, if the error does not say it
-                  ) -> str | None:        # None: this is no error of the system
+
+def system_trouble(
+    error: BaseException,  # what was raised
+    path=None,  # where, if the error does not say it
+) -> str | None:  # None: this is no error of the system
     "One line: the path, what the system said, what to do."
     text, code = str(error), getattr(error, 'errno', None)
-    if code is None and (found := _NUMBER.search(text)): code = int(next(filter(None, found.groups())))
-    if code is None and 'no space left' in text.lower(): code = errno.ENOSPC
-    if code not in _TROUBLES: return None
+    if code is None and (found := _NUMBER.search(text)):
+        code = int(next(filter(None, found.groups())))
+    if code is None and 'no space left' in text.lower():
+        code = errno.ENOSPC
+    if code not in _TROUBLES:
+        return None
     named = re.search(r": '([^']+)'", text)
-    where = path or getattr(error, 'filename2', None) or getattr(error, 'filename', None) or (named[1] if named else None)
+    where = (
+        path
+        or getattr(error, 'filename2', None)
+        or getattr(error, 'filename', None)
+        or (named[1] if named else None)
+    )
     what, remedy = _TROUBLES[code]
     return (f'{where}: ' if where else '') + f'{what}. {remedy}'
 
 # %% ../nbs/00_records.ipynb #d7e096f1
-def read_yaml(text: str,   # of a file, or of a value
-              where: str,  # what an error message calls it
-             ):
+def read_yaml(
+    text: str,  # of a file, or of a value
+    where: str,  # what an error message calls it
+):
     "YAML with every plain value as text: `no` is 'no', `010` is '010', `~` is '~', and nothing is ''; see `convert`. Broken YAML is an `InputError`."
     import yaml
-    resolvers = {'<': yaml.SafeLoader.yaml_implicit_resolvers['<']}   # `<<`, which takes up another mapping
+
+    resolvers = {
+        '<': yaml.SafeLoader.yaml_implicit_resolvers['<']
+    }  # `<<`, which takes up another mapping
     loader = type('Loader', (yaml.SafeLoader,), {'yaml_implicit_resolvers': resolvers})
-    try: return yaml.load(text, loader)
-    except yaml.YAMLError as e: raise InputError(f'{where}: not readable as YAML: {" ".join(str(e).split())}') from None
-    except (ValueError, TypeError, RecursionError) as e: raise InputError(f'{where}: not readable as YAML: {e}') from None
+    try:
+        return yaml.load(text, loader)
+    except yaml.YAMLError as e:
+        raise InputError(f'{where}: not readable as YAML: {" ".join(str(e).split())}') from None
+    except (ValueError, TypeError, RecursionError) as e:
+        raise InputError(f'{where}: not readable as YAML: {e}') from None
 
 # %% ../nbs/00_records.ipynb #58723264
 def _number(value):
     "The number that a value is or says; None if it is none, or infinite."
-    if isinstance(value, (bool, np.bool_)): return None
+    if isinstance(value, (bool, np.bool_)):
+        return None
     if isinstance(value, str):
-        try: value = float(value) if not re.fullmatch(r'\s*[-+]?[0-9]+\s*', value) else int(value)
-        except ValueError: return None
+        try:
+            value = float(value) if not re.fullmatch(r'\s*[-+]?[0-9]+\s*', value) else int(value)
+        except ValueError:
+            return None
     return value if isinstance(value, numbers.Real) and math.isfinite(value) else None
 
 # %% ../nbs/00_records.ipynb #46c5284d
 def _guess(value):
     "What a plain value of no declared type is: a number, true, false or nothing as in YAML; all else, dates too, stays text."
-    if isinstance(value, list): return [_guess(v) for v in value]
-    if isinstance(value, dict): return {k: _guess(v) for k, v in value.items()}
-    if not isinstance(value, str): return value
-    if (number := _number(value)) is not None: return number
+    if isinstance(value, list):
+        return [_guess(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _guess(v) for k, v in value.items()}
+    if not isinstance(value, str):
+        return value
+    if (number := _number(value)) is not None:
+        return number
     import yaml
-    try: found = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError): return value
+
+    try:
+        found = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        return value
     return found if found is None or isinstance(found, bool) else value
 
 # %% ../nbs/00_records.ipynb #2d8c9988
-_WORDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text, e.g. in quotes', list: 'a list, e.g. [a, b]',
-          tuple: 'a list, e.g. [a, b]', dict: 'pairs, e.g. {a: 1}', type(None): 'nothing (null)'}
+_WORDS = {
+    int: 'a whole number',
+    float: 'a number',
+    bool: 'true or false',
+    str: 'text, e.g. in quotes',
+    list: 'a list, e.g. [a, b]',
+    tuple: 'a list, e.g. [a, b]',
+    dict: 'pairs, e.g. {a: 1}',
+    type(None): 'nothing (null)',
+}
 _CONTAINERS = (list, tuple, dict)
+
 
 def _as(value, kind):
     "`value` as one kind, which is no union; an `InputError` where it cannot be."
     base, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     if base is type(None):
-        if value is None or value in ('', '~', 'null', 'Null', 'NULL', 'None', 'none'): return None
+        if value is None or value in ('', '~', 'null', 'Null', 'NULL', 'None', 'none'):
+            return None
     elif base is str:
-        if isinstance(value, str): return str(value)
+        if isinstance(value, str):
+            return str(value)
     elif base is bool:
-        if isinstance(value, (bool, np.bool_)): return bool(value)
-        if isinstance(value, str) and value.lower() in ('true', 'false'): return value.lower() == 'true'
-        if isinstance(value, str) and value.lower() in ('yes', 'no', 'on', 'off'): return value.lower() in ('yes', 'on')
+        if isinstance(value, (bool, np.bool_)):
+            return bool(value)
+        if isinstance(value, str) and value.lower() in ('true', 'false'):
+            return value.lower() == 'true'
+        if isinstance(value, str) and value.lower() in ('yes', 'no', 'on', 'off'):
+            return value.lower() in ('yes', 'on')
     elif base in (int, float):
         number = _number(value)
-        if number is not None and (base is float or number == int(number)): return base(number)
+        if number is not None and (base is float or number == int(number)):
+            return base(number)
     elif base in _CONTAINERS:
-        if isinstance(value, str): value = read_yaml(value, 'value')
+        if isinstance(value, str):
+            value = read_yaml(value, 'value')
         if base is dict and isinstance(value, dict):
             of = inner or (object, object)
             return {_any(k, of[0]): _any(v, of[1]) for k, v in value.items()}
         if base is not dict and isinstance(value, (list, tuple, np.ndarray)):
             return base(_any(v, inner[0] if inner else object) for v in value)
-    elif base is object: return _guess(value)
-    elif not isinstance(base, type) or isinstance(value, base): return value
+    elif base is object:
+        return _guess(value)
+    elif not isinstance(base, type) or isinstance(value, base):
+        return value
     raise InputError(repr(value))
 
 # %% ../nbs/00_records.ipynb #cf35523b
 def _any(value, kind):
     "`value` as the first kind of a union that it fits; numbers and truth before text."
-    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    kinds = (
+        typing.get_args(kind)
+        if typing.get_origin(kind) in (typing.Union, types.UnionType)
+        else (kind,)
+    )
     for k in sorted(kinds, key=lambda k: k is str):
-        try: return _as(value, k)
-        except InputError: pass
+        try:
+            return _as(value, k)
+        except InputError:
+            pass
     raise InputError(repr(value))
 
 # %% ../nbs/00_records.ipynb #e68a8f50
-def convert(name: str,  # what an error message calls it
-            value,      # text, or a value of any type
-            kind,       # int, float, bool, str, list, dict, tuple, list[str], dict[str, int], int | None, … ; object: as YAML reads it
-           ):           # the value as this type
+def convert(
+    name: str,  # what an error message calls it
+    value,  # text, or a value of any type
+    kind,  # int, float, bool, str, list, dict, tuple, list[str], dict[str, int], int | None, … ; object: as YAML reads it
+):  # the value as this type
     "A user's value as the declared type; one that cannot be is an `InputError` that says what is meant."
-    try: return _any(value, kind)
-    except (InputError, RecursionError): pass   # a list may hold itself
-    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    try:
+        return _any(value, kind)
+    except (InputError, RecursionError):
+        pass  # a list may hold itself
+    kinds = (
+        typing.get_args(kind)
+        if typing.get_origin(kind) in (typing.Union, types.UnionType)
+        else (kind,)
+    )
+
     def words(k):
         base, inner = typing.get_origin(k) or k, typing.get_args(k)
-        return _WORDS.get(base, base.__name__) + (f', of {" and ".join(_WORDS.get(typing.get_origin(i) or i, "values") for i in inner)}' if inner else '')
+        return _WORDS.get(base, base.__name__) + (
+            f', of {" and ".join(_WORDS.get(typing.get_origin(i) or i, "values") for i in inner)}'
+            if inner
+            else ''
+        )
+
     raise InputError(f'{name}={value!r}: give {" or ".join(map(words, kinds))}') from None
 
 # %% ../nbs/00_records.ipynb #6caf1542
@@ -177,9 +279,10 @@ def convert_fields(settings):
         object.__setattr__(settings, f.name, convert(f.name, getattr(settings, f.name), kind))
 
 # %% ../nbs/00_records.ipynb #fc1d83e1
-def atomic_save(path,    # the file to make or replace; its folder is made
-                writer,  # function that writes a whole file at the path it is given
-               ) -> Path:
+def atomic_save(
+    path,  # the file to make or replace; its folder is made
+    writer,  # function that writes a whole file at the path it is given
+) -> Path:
     "Let `writer` write a temporary file beside `path`, then rename it; on failure the old file is untouched. A full disk or a folder that cannot be written is an `InputError`."
     path = Path(path)
     make_folder(path.parent)
@@ -187,157 +290,247 @@ def atomic_save(path,    # the file to make or replace; its folder is made
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
         part.touch()
-        mode = part.stat().st_mode   # as the umask wants it; safetensors makes files that only their owner can read
+        mode = (
+            part.stat().st_mode
+        )  # as the umask wants it; safetensors makes files that only their owner can read
         writer(part)
-        if part.stat().st_mode != mode: part.chmod(mode)
-        with open(part, 'rb+') as f: os.fsync(f.fileno())
+        if part.stat().st_mode != mode:
+            part.chmod(mode)
+        with open(part, 'rb+') as f:
+            os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException as e:
-        full = _full(part) if isinstance(e, Exception) else False   # before the half-written file is gone
-        try: part.unlink(missing_ok=True)
-        except OSError: pass
-        if line := system_trouble(OSError(errno.ENOSPC, '') if full else e, path): raise InputError(f'{line}. The last complete version is untouched') from e
+        full = (
+            _full(part) if isinstance(e, Exception) else False
+        )  # before the half-written file is gone
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:
+            pass
+        if line := system_trouble(OSError(errno.ENOSPC, '') if full else e, path):
+            raise InputError(f'{line}. The last complete version is untouched') from e
         raise
     return path
 
+# %% ../nbs/00_records.ipynb #778cda58
 def _full(part) -> bool:
     "Is there no room left where a file was being written? torch's writer does not say why it failed."
-    try: return part.exists() and shutil.disk_usage(part.parent).free < 4096
-    except OSError: return False
+    try:
+        return part.exists() and shutil.disk_usage(part.parent).free < 4096
+    except OSError:
+        return False
 
+# %% ../nbs/00_records.ipynb #22ed7f30
 def make_folder(path) -> Path:
     "Make a folder and those above it; one that cannot be made is an `InputError`."
-    try: Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        if line := system_trouble(e): raise InputError(line) from e
+        if line := system_trouble(e):
+            raise InputError(line) from e
         raise
     return Path(path)
 
+# %% ../nbs/00_records.ipynb #bbbfcf5b
 def atomic_write(path, data) -> Path:
     "Write `data` (bytes, str, or a function that takes the open binary file) to `path` in one piece."
+
     def writer(part):
         with open(part, 'wb') as f:
-            if callable(data): data(f)
-            else: f.write(data.encode() if isinstance(data, str) else data)
+            if callable(data):
+                data(f)
+            else:
+                f.write(data.encode() if isinstance(data, str) else data)
+
     return atomic_save(path, writer)
 
 # %% ../nbs/00_records.ipynb #3d19c43b
 def _plain(x):
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple, set)): return [_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
-    if isinstance(x, np.ndarray): return _plain(x.tolist())
-    if isinstance(x, np.generic): return _plain(x.item())
-    if isinstance(x, float) and not np.isfinite(x): return None
-    if isinstance(x, Path): return x.as_posix()
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple, set)):
+        return [_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
+    if isinstance(x, np.ndarray):
+        return _plain(x.tolist())
+    if isinstance(x, np.generic):
+        return _plain(x.item())
+    if isinstance(x, float) and not np.isfinite(x):
+        return None
+    if isinstance(x, Path):
+        return x.as_posix()
     return x
 
+# %% ../nbs/00_records.ipynb #988c10e7
 def write_json(path, obj) -> Path:
     "Write `obj` as JSON: sorted keys, one item a line but a list of numbers in one, NumPy types made plain, NaN and infinity as null."
     text = json.dumps(_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # a line break is never inside a string, where JSON writes \n
-    return atomic_write(path, re.sub(r'\[\n([^][{}"]*)\n *\]', lambda m: '[' + ' '.join(m[1].split()) + ']', text) + '\n')
+    return atomic_write(
+        path,
+        re.sub(r'\[\n([^][{}"]*)\n *\]', lambda m: '[' + ' '.join(m[1].split()) + ']', text) + '\n',
+    )
 
+# %% ../nbs/00_records.ipynb #b7dec472
 def read_json(path):
     "Read a JSON file; a missing or broken one is an `InputError` that names it."
     path = Path(path)
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise InputError(f'{path}: not found{_comes_first(path)}') from None
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise InputError(f'{path}: not found{_comes_first(path)}') from None
     except OSError as e:
-        if line := system_trouble(e, path): raise InputError(line) from None
+        if line := system_trouble(e, path):
+            raise InputError(line) from None
         raise
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f'{path}: not readable as JSON ({e}). Delete it and make it again') from None
+        raise InputError(
+            f'{path}: not readable as JSON ({e}). Delete it and make it again'
+        ) from None
 
+# %% ../nbs/00_records.ipynb #1410882d
 def _comes_first(path) -> str:
     "What makes a record that is missing: the notebook of its step."
-    if path.name != 'record.json' or len(path.parts) < 5: return ''
+    if path.name != 'record.json' or len(path.parts) < 5:
+        return ''
     profile, paper, step, name = path.parts[-5:-1]
     key = 'dataset' if step == 'prepare' else 'name'
-    return (f'. The step {step!r} comes first: gan-covid run nbs/runs/{step}.ipynb {step}.ipynb -p {key}={name} -p paper={paper} -p profile={profile} '
-            f'(and the same work); or all steps in their order: gan-covid reproduce --profile {profile} --paper {paper}')
+    return (
+        f'. The step {step!r} comes first: gan-covid run nbs/runs/{step}.ipynb {step}.ipynb -p {key}={name} -p paper={paper} -p profile={profile} '
+        f'(and the same work); or all steps in their order: gan-covid reproduce --profile {profile} --paper {paper}'
+    )
 
 # %% ../nbs/00_records.ipynb #08f3fdf7
 def sha256_file(path) -> str:
     "SHA-256 of a file's bytes, as hexadecimal digits."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/00_records.ipynb #92a88e8e
 def sha256_array(a: np.ndarray) -> str:
     "SHA-256 of an array's values, type and shape, as hexadecimal digits."
     h = hashlib.sha256(f'{a.dtype.str}{a.shape}'.encode())
     h.update(np.ascontiguousarray(a))
     return h.hexdigest()
 
+# %% ../nbs/00_records.ipynb #a026f3fe
 def fingerprint(obj) -> str:
     "Sixteen hexadecimal digits that change with any value in a JSON-like object."
     return hashlib.sha256(json.dumps(_plain(obj), sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/00_records.ipynb #6947806a
 _LIBRARIES = 'numpy pandas scipy sklearn skimage PIL matplotlib keras tensorflow torch torchmetrics torch_fidelity'.split()
-_DISTRIBUTIONS = {'sklearn': 'scikit-learn', 'skimage': 'scikit-image', 'PIL': 'pillow', 'torch_fidelity': 'torch-fidelity'}
+_DISTRIBUTIONS = {
+    'sklearn': 'scikit-learn',
+    'skimage': 'scikit-image',
+    'PIL': 'pillow',
+    'torch_fidelity': 'torch-fidelity',
+}
+
 
 def _cpu() -> str:
-    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError: lines = []
-    return next((l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')), platform.processor() or platform.machine())
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    return next(
+        (l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')),
+        platform.processor() or platform.machine(),
+    )
 
-def environment(device: str = 'cpu',  # what the numbers were computed on: 'cpu' or the accelerator's name
-                precision: str = None,  # of the engine's convolutions, e.g. 'float32', 'bfloat16'; None: no engine
-               ) -> dict:             # Python, package versions, processor, cores, device, precision
+# %% ../nbs/00_records.ipynb #7df1640f
+def environment(
+    device: str = 'cpu',  # what the numbers were computed on: 'cpu' or the accelerator's name
+    precision: str = None,  # of the engine's convolutions, e.g. 'float32', 'bfloat16'; None: no engine
+) -> dict:  # Python, package versions, processor, cores, device, precision
     "What a run ran on."
     from gan_covid import __version__
-    versions = {n: importlib.metadata.version(_DISTRIBUTIONS.get(n, n)) for n in _LIBRARIES if n in sys.modules}
-    return {'gan_covid': __version__, 'python': platform.python_version(), 'system': f'{platform.system()} {platform.machine()}',
-            'processor': _cpu(), 'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-            'device': device, 'versions': versions, **({'precision': precision} if precision else {})}
+
+    versions = {
+        n: importlib.metadata.version(_DISTRIBUTIONS.get(n, n))
+        for n in _LIBRARIES
+        if n in sys.modules
+    }
+    return {
+        'gan_covid': __version__,
+        'python': platform.python_version(),
+        'system': f'{platform.system()} {platform.machine()}',
+        'processor': _cpu(),
+        'cores': len(os.sched_getaffinity(0))
+        if hasattr(os, 'sched_getaffinity')
+        else os.cpu_count(),
+        'device': device,
+        'versions': versions,
+        **({'precision': precision} if precision else {}),
+    }
 
 # %% ../nbs/00_records.ipynb #a471cf1e
 class InUse(InputError):
     "Another process is at work in a folder."
 
+# %% ../nbs/00_records.ipynb #c1871a19
 def _who(path) -> dict:
     "What the holder of a folder wrote about itself; empty if that cannot be read."
-    try: found = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
+    try:
+        found = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
     return found if isinstance(found, dict) else {}
 
+# %% ../nbs/00_records.ipynb #154b93c9
 def _in_use(path) -> InUse:
     who = _who(path)
-    known = f' (process {who.get("pid")} on {who.get("host")}, since {who.get("since")})' if who else ''
+    known = (
+        f' (process {who.get("pid")} on {who.get("host")}, since {who.get("since")})' if who else ''
+    )
     stop = f'stop it with `{who["stop"]}`' if who.get('stop') else 'stop it'
-    return InUse(f'{Path(path).parent}: another run is at work there{known}. Wait for it, {stop}, or give another folder')
+    return InUse(
+        f'{Path(path).parent}: another run is at work there{known}. Wait for it, {stop}, or give another folder'
+    )
 
 # %% ../nbs/00_records.ipynb #74e5005c
 def _same_file(fd: int, path) -> bool:
-    try: return os.path.samestat(os.fstat(fd), os.stat(path))
-    except OSError: return False
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except OSError:
+        return False
 
+# %% ../nbs/00_records.ipynb #91910d75
 def _locked(path: Path) -> int | None:
     "A descriptor that holds `path` by `flock`; None where the system or the file system has no such locks. Held by others: `InUse`."
     while fcntl:
         fd, problem = os.open(path, os.O_RDWR | os.O_CREAT, 0o644), None
-        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e: problem = e
-        if problem is None and _same_file(fd, path): return fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            problem = e
+        if problem is None and _same_file(fd, path):
+            return fd
         os.close(fd)
-        if isinstance(problem, BlockingIOError): raise _in_use(path)
-        if problem:   # ENOSYS, ENOTSUP, ENOLCK, …: says nothing about other runs
-            if not _who(path): path.unlink(missing_ok=True)
+        if isinstance(problem, BlockingIOError):
+            raise _in_use(path)
+        if problem:  # ENOSYS, ENOTSUP, ENOLCK, …: says nothing about other runs
+            if not _who(path):
+                path.unlink(missing_ok=True)
             return None
 
 # %% ../nbs/00_records.ipynb #22bf34f2
 def _stamp(path):
     "File and time of its last change, asked of the server: opening a file on NFS does that."
     try:
-        with open(path) as f: found = os.fstat(f.fileno())
-    except OSError: return None
+        with open(path) as f:
+            found = os.fstat(f.fileno())
+    except OSError:
+        return None
     return found.st_ino, found.st_mtime_ns
 
+# %% ../nbs/00_records.ipynb #2ddc79a7
 def _has_pulse(path, seconds: float) -> bool:
     "Does the file change within so many seconds?"
     seen, end = _stamp(path), time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(min(1., seconds/10))
-        if _stamp(path) != seen: return True
+        time.sleep(min(1.0, seconds / 10))
+        if _stamp(path) != seen:
+            return True
     return False
 
 # %% ../nbs/00_records.ipynb #b0455abf
@@ -348,31 +541,50 @@ def _claimed(path: Path, me: dict, lost: float, settle: float) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             os.write(fd, json.dumps(me).encode())
             return fd
-        except FileExistsError: print(f'{path}: is its holder still at work? Looking for {lost:g} seconds', file=sys.stderr, flush=True)
+        except FileExistsError:
+            print(
+                f'{path}: is its holder still at work? Looking for {lost:g} seconds',
+                file=sys.stderr,
+                flush=True,
+            )
         if _has_pulse(path, lost):
-            if path.exists(): raise _in_use(path)
-            continue   # given back meanwhile
+            if path.exists():
+                raise _in_use(path)
+            continue  # given back meanwhile
         part = path.with_name(f'{path.name}.{me["token"]}')
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         os.write(fd, json.dumps(me).encode())
         os.replace(part, path)
-        time.sleep(settle)   # another may have found the same file without a pulse: the last one has it
-        if _who(path).get('token') == me['token']: return fd
+        time.sleep(
+            settle
+        )  # another may have found the same file without a pulse: the last one has it
+        if _who(path).get('token') == me['token']:
+            return fd
         os.close(fd)
         raise _in_use(path)
 
 # %% ../nbs/00_records.ipynb #f76d3a84
 class Lock:
     "A folder held by this process; see `hold`. A context manager."
-    beat, lost, settle = 10., 60., 2.   # seconds, where there is no flock: between touches; without one, the holder is gone; see `_claimed`
-    patience = 3.                       # seconds that a process may need to end after it was stopped
+
+    beat, lost, settle = (
+        10.0,
+        60.0,
+        2.0,
+    )  # seconds, where there is no flock: between touches; without one, the holder is gone; see `_claimed`
+    patience = 3.0  # seconds that a process may need to end after it was stopped
 
     def __init__(self, folder: Path):
-        self.folder, self.path, self.count = folder, folder/'.lock', 0
-        self.me = {'pid': os.getpid(), 'host': platform.node(), 'since': time.strftime('%Y-%m-%d %H:%M:%S'), 'token': secrets.token_hex(8)}
+        self.folder, self.path, self.count = folder, folder / '.lock', 0
+        self.me = {
+            'pid': os.getpid(),
+            'host': platform.node(),
+            'since': time.strftime('%Y-%m-%d %H:%M:%S'),
+            'token': secrets.token_hex(8),
+        }
         self.fd, self.given_back = self._locked(), threading.Event()
         if self.fd is None:
-            self.path = folder/'.claim'
+            self.path = folder / '.claim'
             self.fd = _claimed(self.path, self.me, self.lost, self.settle)
             threading.Thread(target=self._pulse, daemon=True).start()
         self.note()
@@ -380,17 +592,26 @@ class Lock:
     def _locked(self):
         end = time.monotonic() + self.patience
         while True:
-            try: return _locked(self.path)
+            try:
+                return _locked(self.path)
             except InUse:
-                if time.monotonic() > end: raise
-            time.sleep(.1)
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
 
     def _pulse(self):
         while not self.given_back.wait(self.beat):
-            try: os.utime(self.fd)
-            except OSError: continue
-            if _who(self.path).get('token', self.me['token']) == self.me['token']: continue
-            print(f'{self.folder}: another run has taken this folder over; this one stops', file=sys.stderr, flush=True)
+            try:
+                os.utime(self.fd)
+            except OSError:
+                continue
+            if _who(self.path).get('token', self.me['token']) == self.me['token']:
+                continue
+            print(
+                f'{self.folder}: another run has taken this folder over; this one stops',
+                file=sys.stderr,
+                flush=True,
+            )
             _thread.interrupt_main()
             return
 
@@ -404,24 +625,32 @@ class Lock:
     def release(self):
         "Give the folder back, if this was the last `hold` of this process."
         self.count -= 1
-        if self.count > 0 or self.given_back.is_set() or os.getpid() != self.me['pid']: return
+        if self.count > 0 or self.given_back.is_set() or os.getpid() != self.me['pid']:
+            return
         _held.pop(self.folder, None)
         self.given_back.set()
-        if _same_file(self.fd, self.path): self.path.unlink()
+        if _same_file(self.fd, self.path):
+            self.path.unlink()
         os.close(self.fd)
 
-    def __enter__(self): return self
-    def __exit__(self, *error): self.release()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.release()
 
 # %% ../nbs/00_records.ipynb #6798833b
-_held = {}   # folder -> Lock of this process
+_held = {}  # folder -> Lock of this process
+
 
 def hold(folder) -> Lock:
     "Hold a folder, which is made if need be, until `release`. In use by another process: `InUse`, an `InputError` that says by which. Within one process it may be held several times."
     folder = make_folder(folder).resolve()
-    try: lock = _held.get(folder) or _held.setdefault(folder, Lock(folder))
+    try:
+        lock = _held.get(folder) or _held.setdefault(folder, Lock(folder))
     except OSError as e:
-        if line := system_trouble(e): raise InputError(line) from e
+        if line := system_trouble(e):
+            raise InputError(line) from e
         raise
     lock.count += 1
     return lock
@@ -430,58 +659,79 @@ def hold(folder) -> Lock:
 def alone(train):
     "Decorator: the function holds its argument `folder` while it works. Of several processes of one training (torchrun) the first holds it for all."
     signature = inspect.signature(train)
+
     @functools.wraps(train)
     def run(*args, **kwargs):
-        if os.environ.get('RANK', '0') != '0': return train(*args, **kwargs)
-        with hold(signature.bind(*args, **kwargs).arguments['folder']): return train(*args, **kwargs)
+        if os.environ.get('RANK', '0') != '0':
+            return train(*args, **kwargs)
+        with hold(signature.bind(*args, **kwargs).arguments['folder']):
+            return train(*args, **kwargs)
+
     return run
 
 # %% ../nbs/00_records.ipynb #53d9bf39
 def own_folder(path) -> Path:
     "Make a folder for results; a new or empty one gets a `.gitignore` that keeps all of it out of git."
     path = make_folder(path)
-    if not any(path.iterdir()): atomic_write(path/'.gitignore', '*\n')
+    if not any(path.iterdir()):
+        atomic_write(path / '.gitignore', '*\n')
     return path
 
 # %% ../nbs/00_records.ipynb #a96e1d90
 class Run:
     "One expensive step: knows whether it is finished, keeps its checkpoints apart, and ends in `record.json`."
-    def __init__(self,
-                 root,                   # folder of all runs, e.g. 'work' or 'records'
-                 profile: str,           # 'smoke', 'small', 'paper' or the user's own
-                 paper: str,             # key of the source, e.g. 'head_ct'
-                 step: str,              # 'prepare', 'train_dcgan', 'generate', 'score', 'classify'
-                 name: str,              # tells runs of one step apart, e.g. 'hemorrhage'
-                 parameters: dict,       # everything the result depends on besides data and code
-                 data: dict = None,      # {'name', 'kind': 'phantom'|'real', 'images', 'fingerprint', 'title'}
-                 seed: int = 0):         # the one seed of the run
+
+    def __init__(
+        self,
+        root,  # folder of all runs, e.g. 'work' or 'records'
+        profile: str,  # 'smoke', 'small', 'paper' or the user's own
+        paper: str,  # key of the source, e.g. 'head_ct'
+        step: str,  # 'prepare', 'train_dcgan', 'generate', 'score', 'classify'
+        name: str,  # tells runs of one step apart, e.g. 'hemorrhage'
+        parameters: dict,  # everything the result depends on besides data and code
+        data: dict = None,  # {'name', 'kind': 'phantom'|'real', 'images', 'fingerprint', 'title'}
+        seed: int = 0,
+    ):  # the one seed of the run
         self.where = dict(profile=profile, paper=paper, step=step, name=name)
         for what, value in self.where.items():
             if safe_name(value) != str(value):
-                raise InputError(f'{what}={value!r}: cannot be the name of a folder. Write e.g. {safe_name(value)!r}')
-        self.folder = Path(root)/profile/paper/step/name
+                raise InputError(
+                    f'{what}={value!r}: cannot be the name of a folder. Write e.g. {safe_name(value)!r}'
+                )
+        self.folder = Path(root) / profile / paper / step / name
         self.parameters, self.data, self.seed = _plain(parameters), _plain(data or {}), seed
-        self.checkpoints = self.folder/'checkpoints'
+        self.checkpoints = self.folder / 'checkpoints'
         self._key = fingerprint([self.parameters, self.data, seed])
         self._start, self._release = time.time(), lambda: None
-        if self.finished: return
+        if self.finished:
+            return
         own_folder(root)
         self._release = weakref.finalize(self, hold(self.folder).release)
-        if self.finished: self._release()   # by another process, meanwhile
-        else: self._claim()
+        if self.finished:
+            self._release()  # by another process, meanwhile
+        else:
+            self._claim()
 
     def _claim(self):
         "Begin or go on; what another set of parameters left behind is cleared away."
-        mark = self.folder/'parameters.json'
+        mark = self.folder / 'parameters.json'
         if not (mark.exists() and read_json(mark)['key'] == self._key):
             _clear(self.folder)
-            write_json(mark, {'key': self._key, 'parameters': self.parameters, 'data': self.data, 'seed': self.seed})
+            write_json(
+                mark,
+                {
+                    'key': self._key,
+                    'parameters': self.parameters,
+                    'data': self.data,
+                    'seed': self.seed,
+                },
+            )
         make_folder(self.checkpoints)
 
     @property
     def record(self):
         "The finished record, or None."
-        path = self.folder/'record.json'
+        path = self.folder / 'record.json'
         found = read_json(path) if path.exists() else None
         return found if found and found['key'] == self._key else None
 
@@ -490,64 +740,94 @@ class Run:
         "True if a record with exactly these parameters, data and seed is there."
         return self.record is not None
 
-    def finish(self,
-               results: dict,          # what tables and figures are drawn from
-               files=(),               # small files in the run folder that belong to the record (sheets, arrays)
-               weights: str = None,    # 'imagenet', 'random', 'file:<hash>': what pretrained weights stand behind it
-               device: str = 'cpu',
-               precision: str = None,  # what the engine computed in, see `environment`
-               seconds: float = None,  # time of the whole run, if it was resumed; else since the object was made
-              ) -> dict:
+    def finish(
+        self,
+        results: dict,  # what tables and figures are drawn from
+        files=(),  # small files in the run folder that belong to the record (sheets, arrays)
+        weights: str = None,  # 'imagenet', 'random', 'file:<hash>': what pretrained weights stand behind it
+        device: str = 'cpu',
+        precision: str = None,  # what the engine computed in, see `environment`
+        seconds: float = None,  # time of the whole run, if it was resumed; else since the object was made
+    ) -> dict:
         "Write `record.json`, last and in one piece, and remove the checkpoints."
-        record = {'schema': 1, **self.where, 'key': self._key, 'parameters': self.parameters, 'data': self.data, 'seed': self.seed,
-                  'weights': weights, 'environment': environment(device, precision), 'seconds': round(time.time() - self._start if seconds is None else seconds, 1),
-                  'files': {Path(f).name: sha256_file(self.folder/Path(f).name) for f in files}, 'results': _plain(results)}
-        write_json(self.folder/'record.json', record)
+        record = {
+            'schema': 1,
+            **self.where,
+            'key': self._key,
+            'parameters': self.parameters,
+            'data': self.data,
+            'seed': self.seed,
+            'weights': weights,
+            'environment': environment(device, precision),
+            'seconds': round(time.time() - self._start if seconds is None else seconds, 1),
+            'files': {Path(f).name: sha256_file(self.folder / Path(f).name) for f in files},
+            'results': _plain(results),
+        }
+        write_json(self.folder / 'record.json', record)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        (self.folder/'parameters.json').unlink(missing_ok=True)
+        (self.folder / 'parameters.json').unlink(missing_ok=True)
         self._release()
         return record
 
+# %% ../nbs/00_records.ipynb #c80fc5f6
 def _clear(folder):
     "Empty a folder, but for the file that holds it."
     for old in Path(folder).iterdir():
-        if old.is_dir() and not old.is_symlink(): shutil.rmtree(old, ignore_errors=True)
-        elif old.name not in ('.lock', '.claim'): old.unlink(missing_ok=True)
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.name not in ('.lock', '.claim'):
+            old.unlink(missing_ok=True)
 
 # %% ../nbs/00_records.ipynb #02e0f4b2
-def find_records(root,              # folder of all runs
-                 profile='*', paper='*', step='*', name='*',  # shell patterns
-                ) -> list:          # records, sorted by folder; each with 'folder' (Path)
+def find_records(
+    root,  # folder of all runs
+    profile='*',
+    paper='*',
+    step='*',
+    name='*',  # shell patterns
+) -> list:  # records, sorted by folder; each with 'folder' (Path)
     "All finished records below `root` that fit the patterns."
     paths = sorted(Path(root).glob(f'{profile}/{paper}/{step}/{name}/record.json'))
     return [{**read_json(p), 'folder': p.parent} for p in paths]
 
+# %% ../nbs/00_records.ipynb #ea55c082
 def verify_record(record: dict) -> list:
     "Problems of one found record: files that are missing or have changed since it was written."
     folder, problems = record['folder'], []
     for name, sha in record['files'].items():
-        if not (folder/name).exists(): problems.append(f'{folder/name}: missing')
-        elif sha256_file(folder/name) != sha: problems.append(f'{folder/name}: changed after the record was written')
+        if not (folder / name).exists():
+            problems.append(f'{folder / name}: missing')
+        elif sha256_file(folder / name) != sha:
+            problems.append(f'{folder / name}: changed after the record was written')
     return problems
 
+# %% ../nbs/00_records.ipynb #5485b4ed
 def publish(work, records, profile: str, paper: str = '*') -> list:
     "Make the records of a paper those that `work` holds, with the files that they name; returns the folders. Other runs and files go, unless `work` has no record of the paper."
     out = []
     for record in find_records(work, profile, paper):
-        target, names = Path(records)/record['folder'].relative_to(work), [*record['files'], 'record.json']
+        target, names = (
+            Path(records) / record['folder'].relative_to(work),
+            [*record['files'], 'record.json'],
+        )
         for name in names:
-            source = record['folder']/name
-            if not (target/name).exists() or sha256_file(target/name) != sha256_file(source):
-                atomic_save(target/name, lambda part: shutil.copyfile(source, part))
+            source = record['folder'] / name
+            if not (target / name).exists() or sha256_file(target / name) != sha256_file(source):
+                atomic_save(target / name, lambda part: shutil.copyfile(source, part))
         for f in target.iterdir():
-            if f.is_file() and f.name not in names: f.unlink()
+            if f.is_file() and f.name not in names:
+                f.unlink()
         out.append(target)
     done = {f.parts[-3] for f in out}
     for old in find_records(records, profile, paper):
-        if old['paper'] in done and old['folder'] not in out: shutil.rmtree(old['folder'])
+        if old['paper'] in done and old['folder'] not in out:
+            shutil.rmtree(old['folder'])
     return out
 
+# %% ../nbs/00_records.ipynb #e587b3de
 def data_note(record: dict) -> str:
     "What a figure or table says about its origin: the data, and the weights if any."
-    note = record['data'].get('title', '') + (' (drawn phantoms, not patients)' if record['data'].get('kind') == 'phantom' else '')
-    return note + (f"; {record['weights']} weights" if record.get('weights') else '')
+    note = record['data'].get('title', '') + (
+        ' (drawn phantoms, not patients)' if record['data'].get('kind') == 'phantom' else ''
+    )
+    return note + (f'; {record["weights"]} weights' if record.get('weights') else '')

@@ -10,57 +10,111 @@ __all__ = ['ROOT', 'NAMES', 'OWN_PAPERS', 'NEEDED', 'PROFILES', 'STEPS', 'COMMON
            'set_aside', 'reproduce', 'draw_figures', 'publish_figures', 'write_report']
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
-import ast, difflib, functools, io, json, os, re, shutil, signal, subprocess, sys, time, tokenize, warnings
+import ast
+import difflib
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tokenize
+import warnings
 from pathlib import Path
 
 from .arms import named
 from .datasets import DATASETS, load_folder, locate
-from .records import (InputError, atomic_save, convert, fingerprint, hold, make_folder, own_folder, publish, read_json,
-                               read_yaml, safe_name, safe_names, system_trouble, write_json)
+from gan_covid.records import (
+    InputError,
+    atomic_save,
+    convert,
+    fingerprint,
+    hold,
+    make_folder,
+    own_folder,
+    publish,
+    read_json,
+    read_yaml,
+    safe_name,
+    safe_names,
+    system_trouble,
+    write_json,
+)
 
 # %% ../nbs/22_reproduce.ipynb #15942b9e
-ROOT = Path(__file__).resolve().parents[1] if '__file__' in globals() else Path('..').resolve()  # the checkout; the package is installed from it in place
+ROOT = (
+    Path(__file__).resolve().parents[1] if '__file__' in globals() else Path('..').resolve()
+)  # the checkout; the package is installed from it in place
 
-def _plain(source: str) -> str: return '\n'.join(l for l in source.splitlines() if not re.match(r'\s*[%!]', l))  # without lines for the shell and magics
 
+def _plain(source: str) -> str:
+    return '\n'.join(
+        l for l in source.splitlines() if not re.match(r'\s*[%!]', l)
+    )  # without lines for the shell and magics
+
+# %% ../nbs/22_reproduce.ipynb #2cf62e1f
 def _tree(source: str) -> str:
     "The syntax of a piece of code, without its docstrings."
     tree = ast.parse(_plain(source))
     for node in ast.walk(tree):
         body = getattr(node, 'body', None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
             node.body = body[1:]
     return ast.dump(tree)
 
+# %% ../nbs/22_reproduce.ipynb #868d3d61
 def _imports(source: str, module: str = '') -> set:
     "Modules of this package that a piece of code (of `module`, for relative imports) imports, anywhere in it."
     found = set()
     for node in ast.walk(ast.parse(_plain(source))):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = '.'.join([*module.split('.')[:-node.level], *filter(None, [node.module])]) if node.level else node.module
+            base = (
+                '.'.join([*module.split('.')[: -node.level], *filter(None, [node.module])])
+                if node.level
+                else node.module
+            )
             found |= {base, *(f'{base}.{a.name}' for a in node.names)}
     return {m for m in found if m.split('.')[0] == 'gan_covid'}
 
+# %% ../nbs/22_reproduce.ipynb #43d2ac78
 def _cells(path) -> str:
     "The code of a notebook, without the cell that holds its parameters (their values are hashed as parameters)."
     cells = read_json(path)['cells']
-    return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code' and 'parameters' not in c['metadata'].get('tags', []))
+    return '\n'.join(
+        ''.join(c['source'])
+        for c in cells
+        if c['cell_type'] == 'code' and 'parameters' not in c['metadata'].get('tags', [])
+    )
 
+# %% ../nbs/22_reproduce.ipynb #b0fece06
 @functools.lru_cache(maxsize=256)
 def _module(path: Path, module: str, changed: int, size: int) -> tuple:
     "Syntax and imports of a module's file, read once for all notebooks that stand on it."
     text = path.read_text(encoding='utf-8')
     return _tree(text), _imports(text, module)
 
+# %% ../nbs/22_reproduce.ipynb #3bf22dac
 def code_hash(notebook, root=ROOT) -> str:
     "Sixteen digits that change with the code of a notebook and of all modules of this package behind it, and with nothing else."
     source, seen, trees = _cells(notebook), set(), []
     waiting = _imports(source)
     while waiting:
         module = waiting.pop()
-        path = Path(root)/(module.replace('.', '/') + '.py')
-        if module in seen or not path.exists(): continue
+        path = Path(root) / (module.replace('.', '/') + '.py')
+        if module in seen or not path.exists():
+            continue
         seen.add(module)
         tree, imports = _module(path, module, path.stat().st_mtime_ns, path.stat().st_size)
         trees.append((module, tree))
@@ -68,32 +122,75 @@ def code_hash(notebook, root=ROOT) -> str:
     return fingerprint([_tree(source), sorted(trees)])
 
 # %% ../nbs/22_reproduce.ipynb #ea61c734
-_KINDS = {str(k).replace("<class '", '').replace("'>", ''): k for k in (
-    int, float, bool, str, list, dict, list[str], list[int], list[float], dict[str, str], dict[str, int], dict[str, float],
-    bool | str, int | None, float | None, str | None)}   # what a parameters cell may declare; of any other type: as YAML reads it
+_KINDS = {
+    str(k).replace("<class '", '').replace("'>", ''): k
+    for k in (
+        int,
+        float,
+        bool,
+        str,
+        list,
+        dict,
+        list[str],
+        list[int],
+        list[float],
+        dict[str, str],
+        dict[str, int],
+        dict[str, float],
+        bool | str,
+        int | None,
+        float | None,
+        str | None,
+    )
+}  # what a parameters cell may declare; of any other type: as YAML reads it
+
 
 def _declared(source: str) -> dict:
     "{name: {'default': its source text, 'kind': type, 'help': comment}} of the code of a parameters cell."
-    notes = {t.start[0]: t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    notes = {
+        t.start[0]: t.string.lstrip('# ')
+        for t in tokenize.generate_tokens(io.StringIO(source).readline)
+        if t.type == tokenize.COMMENT
+    }
     out = {}
     for s in ast.parse(source).body:
-        target = s.target if isinstance(s, ast.AnnAssign) else s.targets[0] if isinstance(s, ast.Assign) else None
-        if not isinstance(target, ast.Name) or s.value is None: continue
+        target = (
+            s.target
+            if isinstance(s, ast.AnnAssign)
+            else s.targets[0]
+            if isinstance(s, ast.Assign)
+            else None
+        )
+        if not isinstance(target, ast.Name) or s.value is None:
+            continue
         constant = type(s.value.value).__name__ if isinstance(s.value, ast.Constant) else ''
         kind = ast.unparse(s.annotation) if isinstance(s, ast.AnnAssign) else constant
-        out[target.id] = {'default': ast.unparse(s.value), 'kind': _KINDS.get(kind, object), 'help': notes.get(s.end_lineno, '')}
+        out[target.id] = {
+            'default': ast.unparse(s.value),
+            'kind': _KINDS.get(kind, object),
+            'help': notes.get(s.end_lineno, ''),
+        }
     return out
 
 # %% ../nbs/22_reproduce.ipynb #5fe97d0b
-def parameters_of(notebook) -> dict:  # name -> {'default': its source text, 'kind': type, 'help': comment}
+def parameters_of(
+    notebook,
+) -> dict:  # name -> {'default': its source text, 'kind': type, 'help': comment}
     "The parameters that a notebook takes; a notebook without a `parameters` cell is an `InputError`."
-    if not Path(notebook).exists(): raise InputError(f'{notebook}: no such notebook')
+    if not Path(notebook).exists():
+        raise InputError(f'{notebook}: no such notebook')
     nb = read_json(notebook)
-    if not isinstance(nb, dict) or not isinstance(nb.get('cells'), list): raise InputError(f'{notebook}: is no notebook (of format 4)')
+    if not isinstance(nb, dict) or not isinstance(nb.get('cells'), list):
+        raise InputError(f'{notebook}: is no notebook (of format 4)')
     tagged = [c for c in nb['cells'] if 'parameters' in c.get('metadata', {}).get('tags', [])]
-    if len(tagged) != 1: raise InputError(f'{notebook}: needs exactly one cell tagged `parameters`, and has {len(tagged)}')
-    try: return _declared(_plain(''.join(tagged[0]['source'])))
-    except (SyntaxError, tokenize.TokenError) as e: raise InputError(f'{notebook}: its parameters cell is no Python ({e})') from None
+    if len(tagged) != 1:
+        raise InputError(
+            f'{notebook}: needs exactly one cell tagged `parameters`, and has {len(tagged)}'
+        )
+    try:
+        return _declared(_plain(''.join(tagged[0]['source'])))
+    except (SyntaxError, tokenize.TokenError) as e:
+        raise InputError(f'{notebook}: its parameters cell is no Python ({e})') from None
 
 # %% ../nbs/22_reproduce.ipynb #56ddfa50
 def check_parameters(notebook, given: dict) -> dict:
@@ -102,7 +199,10 @@ def check_parameters(notebook, given: dict) -> dict:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f'{Path(notebook).name}: no parameter {name!r}' + (f'; did you mean {near[0]!r}?' if near else f'. It takes: {", ".join(known)}'))
+            raise InputError(
+                f'{Path(notebook).name}: no parameter {name!r}'
+                + (f'; did you mean {near[0]!r}?' if near else f'. It takes: {", ".join(known)}')
+            )
     return {name: convert(name, value, known[name]['kind']) for name, value in given.items()}
 
 # %% ../nbs/22_reproduce.ipynb #cfff8349
@@ -111,111 +211,178 @@ def _memory_kills() -> int:
     try:
         group = Path('/proc/self/cgroup').read_text().split('::', 1)[1].split()[0]
         for base in ('/sys/fs/cgroup' + group, '/sys/fs/cgroup'):
-            events = Path(base)/'memory.events'
-            if events.exists(): return int(re.search(r'oom_kill (\d+)', events.read_text())[1])
-    except (OSError, IndexError, TypeError): pass
+            events = Path(base) / 'memory.events'
+            if events.exists():
+                return int(re.search(r'oom_kill (\d+)', events.read_text())[1])
+    except (OSError, IndexError, TypeError):
+        pass
     return 0
 
 # %% ../nbs/22_reproduce.ipynb #ce8488c8
 _MEMORY = 'Fewer jobs at once (--jobs 1), a smaller `batch` (of StyleGAN2 `chunk`) or smaller images need less memory. The same command goes on from the last checkpoint'
 
+
 def _failed(error, output: Path, kills: int):
     "The `InputError` behind an error of papermill, or None if it is a bug."
-    import nbclient.exceptions, jupyter_client.kernelspec
+    import jupyter_client.kernelspec
+    import nbclient.exceptions
+
     where = f'(in {output.as_posix()})'
-    if isinstance(error, jupyter_client.kernelspec.NoSuchKernel): return InputError('the Jupyter kernel python3 is missing: run `make setup`')
+    if isinstance(error, jupyter_client.kernelspec.NoSuchKernel):
+        return InputError('the Jupyter kernel python3 is missing: run `make setup`')
     if isinstance(error, nbclient.exceptions.DeadKernelError):
-        why = 'by the system, because memory ran out' if _memory_kills() > kills else 'by `kill`, or by the system because memory ran out'
-        return InputError(f"the notebook's process was ended from outside: {why}  {where}. {_MEMORY}")
-    if isinstance(error, OSError) and (line := system_trouble(error, getattr(error, 'filename', None) or output)):
-        return InputError(f'{line}. What the notebook had finished stays: the same command goes on from there')
+        why = (
+            'by the system, because memory ran out'
+            if _memory_kills() > kills
+            else 'by `kill`, or by the system because memory ran out'
+        )
+        return InputError(
+            f"the notebook's process was ended from outside: {why}  {where}. {_MEMORY}"
+        )
+    if isinstance(error, OSError) and (
+        line := system_trouble(error, getattr(error, 'filename', None) or output)
+    ):
+        return InputError(
+            f'{line}. What the notebook had finished stays: the same command goes on from there'
+        )
     name, text = getattr(error, 'ename', ''), getattr(error, 'evalue', '')
-    if name == 'InputError': return InputError(f'{text}  {where}')
-    if name in ('MemoryError', '_ArrayMemoryError', 'OutOfMemoryError', 'ResourceExhaustedError'): return InputError(f'memory ran out: {" ".join(text.split())[:200]}  {where}. {_MEMORY}')
-    if name and (line := system_trouble(OSError(text))): return InputError(f'{line}  {where}')
+    if name == 'InputError':
+        return InputError(f'{text}  {where}')
+    if name in ('MemoryError', '_ArrayMemoryError', 'OutOfMemoryError', 'ResourceExhaustedError'):
+        return InputError(f'memory ran out: {" ".join(text.split())[:200]}  {where}. {_MEMORY}')
+    if name and (line := system_trouble(OSError(text))):
+        return InputError(f'{line}  {where}')
 
 # %% ../nbs/22_reproduce.ipynb #1d7ed98c
-def run_notebook(notebook,            # an .ipynb with a parameters cell
-                 output,              # where the executed copy goes; kept with the traceback if a cell fails
-                 parameters: dict,
-                 cwd=ROOT,            # paths in the parameters are relative to it
-                ):
+def run_notebook(
+    notebook,  # an .ipynb with a parameters cell
+    output,  # where the executed copy goes; kept with the traceback if a cell fails
+    parameters: dict,
+    cwd=ROOT,  # paths in the parameters are relative to it
+):
     "Execute a notebook with papermill, strictly; a cell's `InputError`, and an error of the system, come out as an `InputError`."
     import papermill
-    parameters, output, kills = check_parameters(notebook, parameters), Path(output).resolve(), _memory_kills()
+
+    parameters, output, kills = (
+        check_parameters(notebook, parameters),
+        Path(output).resolve(),
+        _memory_kills(),
+    )
     make_folder(output.parent)
-    literal = lambda path: str(Path(path).resolve()).replace('{', '{{').replace('}', '}}')   # papermill fills in braces
+
+    def literal(path):
+        return (
+            str(Path(path).resolve()).replace('{', '{{').replace('}', '}}')
+        )  # papermill fills in braces
+
     os.environ.setdefault('TQDM_MININTERVAL', '10')  # a notebook keeps every update of a bar
-    try: papermill.execute_notebook(literal(notebook), literal(output), parameters, kernel_name='python3', language='python', cwd=str(cwd), progress_bar=False, log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr,
-                                        extra_arguments=['--log-level=ERROR'])   # of the kernel: it warns at each start that it talks over unencrypted TCP, which stays on this machine
+    try:
+        papermill.execute_notebook(
+            literal(notebook),
+            literal(output),
+            parameters,
+            kernel_name='python3',
+            language='python',
+            cwd=str(cwd),
+            progress_bar=False,
+            log_output=True,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            extra_arguments=['--log-level=ERROR'],
+        )  # of the kernel: it warns at each start that it talks over unencrypted TCP, which stays on this machine
     except Exception as e:
-        if line := _failed(e, output, kills): raise line from None
+        if line := _failed(e, output, kills):
+            raise line from None
         raise
 
 # %% ../nbs/22_reproduce.ipynb #7ca1b2c0
 # keys whose values are names
 NAMES = ('dataset', 'labels', 'label', 'positive', 'arms', 'arm', 'also', 'own', 'classifier')
 
+
 def _mark(node, text: bool, seen: set):
     "Mark the keys, and the values of keys in `NAMES`, as text."
-    if id(node) in seen and not text: return   # an alias to what stands further up
+    if id(node) in seen and not text:
+        return  # an alias to what stands further up
     seen.add(id(node))
-    if isinstance(node, yaml.ScalarNode) and text: node.tag = 'tag:yaml.org,2002:str'
+    if isinstance(node, yaml.ScalarNode) and text:
+        node.tag = 'tag:yaml.org,2002:str'
     if isinstance(node, yaml.SequenceNode):
-        for child in node.value: _mark(child, text, seen)
+        for child in node.value:
+            _mark(child, text, seen)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             _mark(key, key.tag != 'tag:yaml.org,2002:merge', seen)
             _mark(value, text or key.value in NAMES, seen)
 
+# %% ../nbs/22_reproduce.ipynb #25a5c6e8
 def read_profile(path) -> dict:
     "A YAML file with its names as they are written; what cannot be read is an `InputError`."
     path = Path(path)
     try:
         loader = yaml.SafeLoader(path.read_text(encoding='utf-8'))
         node = loader.get_single_node()
-        if node is None: return None
+        if node is None:
+            return None
         _mark(node, False, set())
         return loader.construct_document(node)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         raise InputError(f'{path}: not readable as YAML: {e}') from None
 
 # %% ../nbs/22_reproduce.ipynb #87735bde
-OWN_PAPERS = ('head_ct',)   # whose notebook can also draw images of one's own
+OWN_PAPERS = ('head_ct',)  # whose notebook can also draw images of one's own
+
 
 def profile_name(profile) -> str:
     "The folder of a profile's results: the name of its file, without `.yaml`."
     name = str(profile)
     return safe_name(Path(name).stem if name.endswith(('.yaml', '.yml')) else name)
 
+# %% ../nbs/22_reproduce.ipynb #4b06dcf2
 def own_data(dataset: str) -> bool:
     "True for a data set that is none of the public ones: the folder `data` is then the data set."
     return dataset not in DATASETS
 
+# %% ../nbs/22_reproduce.ipynb #cc8b274c
 def _one_name(where: str, name):
     "An `InputError` for a name in a profile that cannot be part of a path."
-    if safe_name(name) == name: return
-    path = '; images are looked for in the folder that DATA names' if where.endswith('dataset') else ''
-    raise InputError(f'{where}: {name!r} cannot be part of a path. Give a name of letters, digits and _ - + . '
-                     f'such as {safe_name(name)!r}{path}')
+    if safe_name(name) == name:
+        return
+    path = (
+        '; images are looked for in the folder that DATA names' if where.endswith('dataset') else ''
+    )
+    raise InputError(
+        f'{where}: {name!r} cannot be part of a path. Give a name of letters, digits and _ - + . '
+        f'such as {safe_name(name)!r}{path}'
+    )
 
-def check_names(where: str,       # file and paper
-                settings: dict):  # the paper's part of a profile
+# %% ../nbs/22_reproduce.ipynb #80b9da14
+def check_names(
+    where: str,  # file and paper
+    settings: dict,
+):  # the paper's part of a profile
     "Names of a paper's part of a profile: data set, classes, GANs and classifiers."
     _one_name(f'{where}.dataset', settings.get('dataset', 'x'))
     for group in ('gans', 'classifiers'):
-        for name in settings.get(group) or {}: _one_name(f'{where}.{group}', name)
-        try: safe_names(list(settings.get(group) or {}))
-        except InputError as e: raise InputError(f'{where}.{group}: {e}') from None
+        for name in settings.get(group) or {}:
+            _one_name(f'{where}.{group}', name)
+        try:
+            safe_names(list(settings.get(group) or {}))
+        except InputError as e:
+            raise InputError(f'{where}.{group}: {e}') from None
     if taken := set(settings.get('gans') or {}) & set(FOREIGN):
-        raise InputError(f'{where}.gans: {min(taken)!r} is the name of images of others; give yours another one')
+        raise InputError(
+            f'{where}.gans: {min(taken)!r} is the name of images of others; give yours another one'
+        )
     labels = settings.get('labels') or []
     if odd := [l for l in labels if not isinstance(l, str) or not l]:
         raise InputError(f'{where}.labels: {odd[0]!r} is not the name of a class')
     if len(set(labels)) < len(labels):
         raise InputError(f'{where}.labels: a class stands there twice: {", ".join(labels)}')
-    try: gans_of(settings)
-    except InputError as e: raise InputError(f'{where}: {e}') from None
+    try:
+        gans_of(settings)
+    except InputError as e:
+        raise InputError(f'{where}: {e}') from None
 
 # %% ../nbs/22_reproduce.ipynb #95a1c9a8
 def check_own(where: str, paper: str, settings: dict, kind: str):
@@ -223,103 +390,186 @@ def check_own(where: str, paper: str, settings: dict, kind: str):
     labels = settings.get('labels') or []
     if own_data(settings.get('dataset', 'head_ct')):
         if paper not in OWN_PAPERS:
-            raise InputError(f'{where}.dataset: images of your own go with {", ".join(OWN_PAPERS)}; '
-                             f'take {paper} out of the profile')
+            raise InputError(
+                f'{where}.dataset: images of your own go with {", ".join(OWN_PAPERS)}; '
+                f'take {paper} out of the profile'
+            )
         if kind != 'real':
-            raise InputError(f'{where}.dataset: {settings["dataset"]!r} cannot be drawn as phantoms; write `data: real`')
-        if len(labels) < 2: raise InputError(f'{where}.labels: name two sub-folders of your data or more')
+            raise InputError(
+                f'{where}.dataset: {settings["dataset"]!r} cannot be drawn as phantoms; write `data: real`'
+            )
+        if len(labels) < 2:
+            raise InputError(f'{where}.labels: name two sub-folders of your data or more')
         settings.setdefault('positive', labels[0])
-    if (positive := settings.get('positive')) is None: return
-    of_classifiers = [v['labels'] for v in (settings.get('classifiers') or {}).values() if v and 'labels' in v]
+    if (positive := settings.get('positive')) is None:
+        return
+    of_classifiers = [
+        v['labels'] for v in (settings.get('classifiers') or {}).values() if v and 'labels' in v
+    ]
     for known in (labels, *of_classifiers):
         if positive not in known:
-            raise InputError(f'{where}.positive: {positive!r} is not among the labels {", ".join(map(str, known))}')
+            raise InputError(
+                f'{where}.positive: {positive!r} is not among the labels {", ".join(map(str, known))}'
+            )
 
 # %% ../nbs/22_reproduce.ipynb #4cab2d07
-NEEDED = ('dataset', 'labels', 'arms')   # of a paper's part of a profile
+NEEDED = ('dataset', 'labels', 'arms')  # of a paper's part of a profile
+
 
 def check_runs(where: str, settings: dict):
     "The runs that a paper's part of a profile names must be among those that it makes."
     lacking = [k for k in NEEDED if not settings.get(k)]
-    if lacking: raise InputError(f'{where}: {lacking[0]} is missing')
-    try: runs = classify_runs(settings, FOREIGN)
-    except InputError as e: raise InputError(f'{where}: {e}') from None
+    if lacking:
+        raise InputError(f'{where}: {lacking[0]} is missing')
+    try:
+        runs = classify_runs(settings, FOREIGN)
+    except InputError as e:
+        raise InputError(f'{where}: {e}') from None
     sets = gans_of(settings)
     for name, run in runs.items():
         own = run.get('own', 'dcgan')
-        takes = [a for a in (run['arm'], *run.get('also', [])) if named(a)[0].generated and not named(a)[1]]
+        takes = [
+            a
+            for a in (run['arm'], *run.get('also', []))
+            if named(a)[0].generated and not named(a)[1]
+        ]
         if takes and own not in sets:
-            raise InputError(f'{where}: arm {takes[0]} of {name} takes images of the GAN {own!r}, which is not among '
-                             f'`gans`: {", ".join(sets)}. Name one with `own`')
+            raise InputError(
+                f'{where}: arm {takes[0]} of {name} takes images of the GAN {own!r}, which is not among '
+                f'`gans`: {", ".join(sets)}. Name one with `own`'
+            )
     judge = (settings.get('score') or {}).get('classifier', 'original')
     if judge not in runs:
         there = ', '.join(runs)
-        raise InputError(f'{where}.score.classifier: {judge!r} is no run of classify; there are {there}')
+        raise InputError(
+            f'{where}.score.classifier: {judge!r} is no run of classify; there are {there}'
+        )
 
 # %% ../nbs/22_reproduce.ipynb #9d31d473
-PROFILES = ROOT/'workflow'/'configs'
+PROFILES = ROOT / 'workflow' / 'configs'
 STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'collect', 'classify', 'score')
-COMMON = ('profile', 'paper', 'work', 'data', 'code', 'name')   # set by the workflow itself, not in a profile
-_ARMS = list[str | list[str]]   # arms that stand together in a list are one run
-PAPER_KEYS = {'dataset': str, 'labels': list[str], 'positive': str, 'gans': dict, 'classifiers': dict, 'arms': _ARMS, 'seed': int, **{s: dict for s in STEPS}}
-PATHS = ('init', 'weights_file', 'inception_weights')   # parameters that name a file
+COMMON = (
+    'profile',
+    'paper',
+    'work',
+    'data',
+    'code',
+    'name',
+)  # set by the workflow itself, not in a profile
+_ARMS = list[str | list[str]]  # arms that stand together in a list are one run
+PAPER_KEYS = {
+    'dataset': str,
+    'labels': list[str],
+    'positive': str,
+    'gans': dict,
+    'classifiers': dict,
+    'arms': _ARMS,
+    'seed': int,
+    **{s: dict for s in STEPS},
+}
+PATHS = ('init', 'weights_file', 'inception_weights')  # parameters that name a file
 
-MODELS = ('dcgan', 'stylegan2')   # of a set of generated images: `model`, and the notebook that trains it
+MODELS = (
+    'dcgan',
+    'stylegan2',
+)  # of a set of generated images: `model`, and the notebook that trains it
+
 
 def model_of(settings: dict, gan: str) -> str:
     "Which kind of GAN draws a set of images."
     return ((settings.get('gans') or {}).get(gan) or {}).get('model', 'dcgan')
 
+# %% ../nbs/22_reproduce.ipynb #6ec64018
 def _unknown(where, key, known):
     near = difflib.get_close_matches(str(key), known, 1)
-    return InputError(f'{where}: unknown key {key!r}' + (f'; did you mean {near[0]!r}?' if near else f'. Known: {", ".join(known)}'))
+    return InputError(
+        f'{where}: unknown key {key!r}'
+        + (f'; did you mean {near[0]!r}?' if near else f'. Known: {", ".join(known)}')
+    )
 
+# %% ../nbs/22_reproduce.ipynb #2b30b9c1
 def _pairs(where, value) -> dict:
     "A part of a profile that holds names and values; nothing counts as empty."
-    if value in (None, '', '~', 'null'): return {}
-    if not isinstance(value, dict): raise InputError(f'{where} must hold names and values, and holds {value!r}')
+    if value in (None, '', '~', 'null'):
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f'{where} must hold names and values, and holds {value!r}')
     return value
 
+# %% ../nbs/22_reproduce.ipynb #8bcfde47
 def _file(where, value: str, here) -> str:
     "A file that a parameter names, as an absolute path; one that is not there is an `InputError`."
     path = Path(here or '.', value).resolve()
-    if value and not path.exists(): raise InputError(f'{where}: {path} not found')
+    if value and not path.exists():
+        raise InputError(f'{where}: {path} not found')
     return str(path) if value else value
 
-def load_profile(name,        # of a file in workflow/configs, or a path to one's own
-                 here=None,   # relative paths in it start here; None: the current folder
-                ) -> dict:
+# %% ../nbs/22_reproduce.ipynb #4f38b2b6
+def load_profile(
+    name,  # of a file in workflow/configs, or a path to one's own
+    here=None,  # relative paths in it start here; None: the current folder
+) -> dict:
     "Read and check a profile: papers, steps and parameters; anything unknown is an `InputError`."
-    path = Path(name) if str(name).endswith(('.yaml', '.yml')) else PROFILES/f'{name}.yaml'
-    if not path.exists(): raise InputError(f'profile {name!r}: {path} not found. There are: {", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))}')
-    try: profile = read_yaml(path.read_text(encoding='utf-8'), path)
-    except UnicodeDecodeError as e: raise InputError(f'{path}: not readable as text ({e})') from None
-    shipped = PROFILES/f'{path.stem}.yaml'
+    path = Path(name) if str(name).endswith(('.yaml', '.yml')) else PROFILES / f'{name}.yaml'
+    if not path.exists():
+        raise InputError(
+            f'profile {name!r}: {path} not found. There are: {", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))}'
+        )
+    try:
+        profile = read_yaml(path.read_text(encoding='utf-8'), path)
+    except UnicodeDecodeError as e:
+        raise InputError(f'{path}: not readable as text ({e})') from None
+    shipped = PROFILES / f'{path.stem}.yaml'
     if shipped.exists() and path.resolve() != shipped.resolve():
-        raise InputError(f'{path}: a profile called {path.stem!r} comes with this package. Give yours another name: its results go where the name says')
-    if not isinstance(profile, dict): raise InputError(f'{path}: must hold keys `data` and `papers`')
+        raise InputError(
+            f'{path}: a profile called {path.stem!r} comes with this package. Give yours another name: its results go where the name says'
+        )
+    if not isinstance(profile, dict):
+        raise InputError(f'{path}: must hold keys `data` and `papers`')
     for key in profile:
-        if key not in ('data', 'papers', 'about'): raise _unknown(path, key, ('data', 'papers', 'about'))
-    if profile.get('data') not in ('phantom', 'real'): raise InputError(f'{path}: data must be phantom or real')
+        if key not in ('data', 'papers', 'about'):
+            raise _unknown(path, key, ('data', 'papers', 'about'))
+    if profile.get('data') not in ('phantom', 'real'):
+        raise InputError(f'{path}: data must be phantom or real')
     for paper, settings in _pairs(f'{path}: papers', profile.get('papers')).items():
-        if paper not in {p.stem for p in (ROOT/'nbs'/'papers').glob('*.ipynb')}: raise InputError(f'{path}: paper {paper!r} has no notebook in nbs/papers')
-        if not isinstance(settings, dict): raise InputError(f'{path}: {paper} must hold keys such as {", ".join(NEEDED)}')
+        if paper not in {p.stem for p in (ROOT / 'nbs' / 'papers').glob('*.ipynb')}:
+            raise InputError(f'{path}: paper {paper!r} has no notebook in nbs/papers')
+        if not isinstance(settings, dict):
+            raise InputError(f'{path}: {paper} must hold keys such as {", ".join(NEEDED)}')
         for key, value in settings.items():
-            if key not in PAPER_KEYS: raise _unknown(f'{path}: {paper}', key, tuple(PAPER_KEYS))
-            if PAPER_KEYS[key] is not dict: settings[key] = convert(f'{path}: {paper}.{key}', value, PAPER_KEYS[key])
-            else: settings[key] = _pairs(f'{path}: {paper}.{key}', value)
+            if key not in PAPER_KEYS:
+                raise _unknown(f'{path}: {paper}', key, tuple(PAPER_KEYS))
+            if PAPER_KEYS[key] is not dict:
+                settings[key] = convert(f'{path}: {paper}.{key}', value, PAPER_KEYS[key])
+            else:
+                settings[key] = _pairs(f'{path}: {paper}.{key}', value)
         for group in ('gans', 'classifiers'):
-            for n, v in settings.get(group, {}).items(): settings[group][n] = _pairs(f'{path}: {paper}.{group}.{n}', v)
-        groups = [(k, k, settings.get(k) or {}) for k in STEPS] + [(f'classifiers.{n}', 'classify', v) for n, v in (settings.get('classifiers') or {}).items()]
+            for n, v in settings.get(group, {}).items():
+                settings[group][n] = _pairs(f'{path}: {paper}.{group}.{n}', v)
+        groups = [(k, k, settings.get(k) or {}) for k in STEPS] + [
+            (f'classifiers.{n}', 'classify', v)
+            for n, v in (settings.get('classifiers') or {}).items()
+        ]
         for n, v in (settings.get('gans') or {}).items():
-            if v.get('model', 'dcgan') not in MODELS: raise InputError(f'{path}: {paper}.gans.{n}: model must be one of {", ".join(MODELS)}')
+            if v.get('model', 'dcgan') not in MODELS:
+                raise InputError(
+                    f'{path}: {paper}.gans.{n}: model must be one of {", ".join(MODELS)}'
+                )
             groups.append((f'gans.{n}', f'train_{model_of(settings, n)}', v))
         for where, step, given in groups:
-            known = {k: v['kind'] for k, v in parameters_of(ROOT/'nbs'/'runs'/f'{step}.ipynb').items() if k not in COMMON} | {'classifiers': {'arms': _ARMS}, 'gans': {'model': str}}.get(where.split('.')[0], {})
+            known = {
+                k: v['kind']
+                for k, v in parameters_of(ROOT / 'nbs' / 'runs' / f'{step}.ipynb').items()
+                if k not in COMMON
+            } | {'classifiers': {'arms': _ARMS}, 'gans': {'model': str}}.get(
+                where.split('.')[0], {}
+            )
             for k in given:
-                if k not in known: raise _unknown(f'{path}: {paper}.{where}', k, list(known))
+                if k not in known:
+                    raise _unknown(f'{path}: {paper}.{where}', k, list(known))
                 given[k] = convert(f'{path}: {paper}.{where}.{k}', given[k], known[k])
-                if k in PATHS: given[k] = _file(f'{path}: {paper}.{where}.{k}', given[k], here)
+                if k in PATHS:
+                    given[k] = _file(f'{path}: {paper}.{where}.{k}', given[k], here)
         check_names(f'{path}: {paper}', settings)
         check_own(f'{path}: {paper}', paper, settings, profile['data'])
         check_runs(f'{path}: {paper}', settings)
@@ -328,35 +578,71 @@ def load_profile(name,        # of a file in workflow/configs, or a path to one'
 # %% ../nbs/22_reproduce.ipynb #f83d9df0
 def settings_of(settings: dict, step: str, **more) -> dict:
     "Parameters of a step's notebook as a paper's part of a profile gives them; dataset, labels and seed of the paper go to every notebook that takes them."
-    takes = parameters_of(ROOT/'nbs'/'runs'/f'{step}.ipynb')
-    shared = {k: settings[k] for k in ('dataset', 'labels', 'positive', 'seed') if k in settings and k in takes}
+    takes = parameters_of(ROOT / 'nbs' / 'runs' / f'{step}.ipynb')
+    shared = {
+        k: settings[k]
+        for k in ('dataset', 'labels', 'positive', 'seed')
+        if k in settings and k in takes
+    }
     return {**shared, **(settings.get(step) or {}), **more}
 
+# %% ../nbs/22_reproduce.ipynb #cee596f3
 def gans_of(settings: dict) -> dict:
     "The trainings behind each set of generated images, as {set: {class: run of train_dcgan}}. A conditional GAN is one run; others are one a class, named after it, and after the set if that is not 'dcgan'."
     out, called = {}, {}
     for gan, extra in (settings.get('gans') or {'dcgan': {}}).items():
         labels = (extra or {}).get('labels', settings.get('labels') or [])
-        out[gan] = {l: f'GAN {gan}' if (extra or {}).get('conditional') else f'class {l} of GAN {gan}' for l in labels}
-        called |= {what: gan if what == f'GAN {gan}' else l if gan == 'dcgan' else f'{l}-{gan}' for l, what in out[gan].items()}
-    names = safe_names(called)   # two trainings never share a folder
+        out[gan] = {
+            l: f'GAN {gan}' if (extra or {}).get('conditional') else f'class {l} of GAN {gan}'
+            for l in labels
+        }
+        called |= {
+            what: gan if what == f'GAN {gan}' else l if gan == 'dcgan' else f'{l}-{gan}'
+            for l, what in out[gan].items()
+        }
+    names = safe_names(called)  # two trainings never share a folder
     return {gan: {l: names[what] for l, what in runs.items()} for gan, runs in out.items()}
 
-def train_runs(settings: dict,
-               model: str = 'dcgan',  # or 'stylegan2'
-              ) -> dict:
+# %% ../nbs/22_reproduce.ipynb #5cf16cf2
+def train_runs(
+    settings: dict,
+    model: str = 'dcgan',  # or 'stylegan2'
+) -> dict:
     "{run of train_<model>: its parameters}."
-    extra = {gan: {k: v for k, v in ((settings.get('gans') or {}).get(gan) or {}).items() if k != 'model'} for gan in gans_of(settings) if model_of(settings, gan) == model}
-    return {run: settings_of(settings, f'train_{model}', **{**extra[gan], 'label': label, 'labels': list(runs), 'name': run}) for gan, runs in gans_of(settings).items() if gan in extra for label, run in runs.items()}
+    extra = {
+        gan: {
+            k: v for k, v in ((settings.get('gans') or {}).get(gan) or {}).items() if k != 'model'
+        }
+        for gan in gans_of(settings)
+        if model_of(settings, gan) == model
+    }
+    return {
+        run: settings_of(
+            settings,
+            f'train_{model}',
+            **{**extra[gan], 'label': label, 'labels': list(runs), 'name': run},
+        )
+        for gan, runs in gans_of(settings).items()
+        if gan in extra
+        for label, run in runs.items()
+    }
 
+# %% ../nbs/22_reproduce.ipynb #52620a6c
 def generate_run(settings: dict, gan: str) -> dict:
     "Parameters of runs/generate for a set of images."
     model = model_of(settings, gan)
-    return settings_of(settings, 'generate', gans=gans_of(settings)[gan], **({} if model == 'dcgan' else {'model': model}))
+    return settings_of(
+        settings,
+        'generate',
+        gans=gans_of(settings)[gan],
+        **({} if model == 'dcgan' else {'model': model}),
+    )
 
-def classify_runs(settings: dict,
-                  supplied=(),   # sets of generated images that are not ours and lie in the data folder, e.g. 'loey'
-                 ) -> dict:
+# %% ../nbs/22_reproduce.ipynb #acb9b882
+def classify_runs(
+    settings: dict,
+    supplied=(),  # sets of generated images that are not ours and lie in the data folder, e.g. 'loey'
+) -> dict:
     """{run of classify: its parameters}. Arms that stand together in a list are one run, in one process; it is called after its first arm, and after its classifier where there are several.
     Arms whose images are not supplied are left out."""
     out, sets = {}, gans_of(settings)
@@ -365,82 +651,117 @@ def classify_runs(settings: dict,
         for group in extra.pop('arms', settings['arms']):
             group = [group] if isinstance(group, str) else list(group)
             group = [a for a in group if named(a)[1] not in FOREIGN or named(a)[1] in supplied]
-            if not group: continue
+            if not group:
+                continue
             for source in (named(a)[1] for a in group):
-                if source and source not in FOREIGN and source not in sets: raise InputError(f'arms {", ".join(group)}: no GAN {source!r} among `gans`; there are {", ".join(sets)}')
+                if source and source not in FOREIGN and source not in sets:
+                    raise InputError(
+                        f'arms {", ".join(group)}: no GAN {source!r} among `gans`; there are {", ".join(sets)}'
+                    )
             foreign = {named(a)[1] in FOREIGN for a in group}
-            if len(foreign) > 1: raise InputError(f'arms {", ".join(group)}: of images of others all are taken, of ours `n_generated`. Take them out of the list, to be a run of their own')
-            more = {'n_generated': 0} if foreign == {True} else {}   # of others' images all are taken, as the sources did
-            if group[1:]: more['also'] = group[1:]
+            if len(foreign) > 1:
+                raise InputError(
+                    f'arms {", ".join(group)}: of images of others all are taken, of ours `n_generated`. Take them out of the list, to be a run of their own'
+                )
+            more = (
+                {'n_generated': 0} if foreign == {True} else {}
+            )  # of others' images all are taken, as the sources did
+            if group[1:]:
+                more['also'] = group[1:]
             name = f'{classifier}-{group[0]}' if classifier else group[0]
-            out[name] = settings_of(settings, 'classify', **{**extra, **more, 'arm': group[0], 'name': name})
+            out[name] = settings_of(
+                settings, 'classify', **{**extra, **more, 'arm': group[0], 'name': name}
+            )
     return out
 
-FOREIGN = ('loey',)   # sets of generated images that runs/collect takes from the data folder
+# %% ../nbs/22_reproduce.ipynb #aed09787
+FOREIGN = ('loey',)  # sets of generated images that runs/collect takes from the data folder
 
 # %% ../nbs/22_reproduce.ipynb #a2f2381b
-FEWEST = 10   # own images of a class: training, validation and test part need some of each
+FEWEST = 10  # own images of a class: training, validation and test part need some of each
+
 
 def check_data(paper: str, settings: dict, data: str):
     "Stop before anything is trained where the folder `data` lacks what a paper's part of a profile names."
     dataset, labels = settings.get('dataset', paper), settings.get('labels') or []
     if not own_data(dataset):
-        try: locate(dataset, data)
+        try:
+            locate(dataset, data)
         except InputError as e:
-            raise InputError(f'{paper} needs the data set {dataset}: {e}. Or leave it out: '
-                             'name the papers you want with PAPER=') from None
+            raise InputError(
+                f'{paper} needs the data set {dataset}: {e}. Or leave it out: '
+                'name the papers you want with PAPER='
+            ) from None
         return
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # runs/prepare says it again
+        warnings.simplefilter('ignore')  # runs/prepare says it again
         have = load_folder(data).label.value_counts().to_dict()
     if odd := [l for l in labels if l not in have]:
         near = difflib.get_close_matches(odd[0], have, 1)
         hint = f'did you mean {near[0]!r}?' if near else f'There are: {", ".join(map(str, have))}'
         raise InputError(f'{paper}.labels: {data} has no sub-folder {odd[0]!r} with images; {hint}')
     if few := [l for l in labels if have[l] < FEWEST]:
-        raise InputError(f'{paper}.labels: {few[0]!r} has {have[few[0]]} images in {data}; {FEWEST} are the fewest '
-                         'of a class, for training, validation and test parts')
+        raise InputError(
+            f'{paper}.labels: {few[0]!r} has {have[few[0]]} images in {data}; {FEWEST} are the fewest '
+            'of a class, for training, validation and test parts'
+        )
 
 # %% ../nbs/22_reproduce.ipynb #3d3fe6f9
-def kept_in(profile: dict, paper: str, work, records=None, figures=None) -> tuple:  # folders of records, of figures
+def kept_in(
+    profile: dict, paper: str, work, records=None, figures=None
+) -> tuple:  # folders of records, of figures
     "Where a paper's results are kept: as given, else `records` and `figures`, for one's own images in the work folder."
     own = profile['data'] == 'real' and own_data(profile['papers'][paper].get('dataset', paper))
     base = Path(work) if own else Path()
-    return Path(records or base/'records'), Path(figures or base/'figures')
+    return Path(records or base / 'records'), Path(figures or base / 'figures')
 
 # %% ../nbs/22_reproduce.ipynb #a76c3d5e
 def asked_for(paper: str | list | None) -> list:
     "A paper or several as a list without doubles; none: empty."
     return list(dict.fromkeys([paper] if isinstance(paper, str) else paper or []))
 
+# %% ../nbs/22_reproduce.ipynb #b2831a4b
 def papers_of(profile: dict, paper: str | list = None) -> list:
     "The papers of a profile, or those asked for; an unknown one is an `InputError`."
     known = list(profile['papers'])
     for p in asked_for(paper):
-        if p not in known: raise _unknown(f'profile {profile["name"]}', p, known)
+        if p not in known:
+            raise _unknown(f'profile {profile["name"]}', p, known)
     return asked_for(paper) or known
 
+# %% ../nbs/22_reproduce.ipynb #2bcfeb33
 def set_aside(work, profile: dict, paper: str) -> list:  # folders as they are called now
     "Move finished runs that are not in the profile (any more) out of the way of the figures, to `set_aside` in the profile's folder; unfinished ones too."
-    settings, base, moved = profile['papers'][paper], Path(work)/profile['name'], []
+    settings, base, moved = profile['papers'][paper], Path(work) / profile['name'], []
     sets = [*gans_of(settings), *FOREIGN]
-    planned = {'prepare': [settings['dataset']], **{f'train_{m}': train_runs(settings, m) for m in MODELS}, 'generate': sets, 'score': sets, 'classify': classify_runs(settings, FOREIGN)}
+    planned = {
+        'prepare': [settings['dataset']],
+        **{f'train_{m}': train_runs(settings, m) for m in MODELS},
+        'generate': sets,
+        'score': sets,
+        'classify': classify_runs(settings, FOREIGN),
+    }
     for step, runs in planned.items():
-        for run in sorted((base/paper/step).glob('*')):
-            if run.name in runs or not run.is_dir(): continue
-            target = base/'set_aside'/paper/step/run.name
+        for run in sorted((base / paper / step).glob('*')):
+            if run.name in runs or not run.is_dir():
+                continue
+            target = base / 'set_aside' / paper / step / run.name
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             moved.append(run.rename(target))
     return moved
 
+# %% ../nbs/22_reproduce.ipynb #850dce79
 def _with_parent():
     "For a new process on Linux: when its parent is gone, it is told to end (Snakemake then starts no more jobs)."
-    if not sys.platform.startswith('linux'): return None
+    if not sys.platform.startswith('linux'):
+        return None
     import ctypes
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(1, signal.SIGTERM)   # 1: PR_SET_PDEATHSIG
 
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+# %% ../nbs/22_reproduce.ipynb #fe92653f
 def _end_group(child, seconds: float = 20):
     "End a process and all of its group; what is still there after so many seconds is killed."
     end = time.monotonic() + seconds
@@ -448,82 +769,169 @@ def _end_group(child, seconds: float = 20):
         os.killpg(child.pid, signal.SIGTERM)
         while time.monotonic() < end:
             child.poll()
-            os.killpg(child.pid, 0)   # raises when the last one is gone
-            time.sleep(.1)
+            os.killpg(child.pid, 0)  # raises when the last one is gone
+            time.sleep(0.1)
         os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError): pass   # macOS: not permitted once all have ended
-    finally: child.wait()
+    except (ProcessLookupError, PermissionError):
+        pass  # macOS: not permitted once all have ended
+    finally:
+        child.wait()
 
+# %% ../nbs/22_reproduce.ipynb #b837f003
 def _run_group(command, lock, **how) -> int:
     "Exit code of a command that holds `lock` too. A signal that ends this process ends the command and all of its children first."
     ends = [s for s in (signal.SIGTERM, getattr(signal, 'SIGHUP', None)) if s]
-    try: before = {s: signal.signal(s, signal.default_int_handler) for s in ends}
-    except ValueError: before = {}   # not the main thread
-    child = subprocess.Popen(command, start_new_session=True, pass_fds=(lock.fd,), preexec_fn=_with_parent(), **how)
+    try:
+        before = {s: signal.signal(s, signal.default_int_handler) for s in ends}
+    except ValueError:
+        before = {}  # not the main thread
+    child = subprocess.Popen(
+        command, start_new_session=True, pass_fds=(lock.fd,), preexec_fn=_with_parent(), **how
+    )
     try:
         lock.note(pid=child.pid, stop=f'kill -- -{child.pid}')
         return child.wait()
     finally:
         _end_group(child)
-        for s, handler in before.items(): signal.signal(s, handler)
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
-def reproduce(profile='smoke', paper: str | list = None, data: str = None, work='work', records=None, figures=None, jobs: int = 1, extra=()) -> int:
+# %% ../nbs/22_reproduce.ipynb #0e3a9404
+def reproduce(
+    profile='smoke',
+    paper: str | list = None,
+    data: str = None,
+    work='work',
+    records=None,
+    figures=None,
+    jobs: int = 1,
+    extra=(),
+) -> int:
     "Run everything that a profile's papers need, then publish records and figures (see `kept_in`); returns Snakemake's exit code."
     settings = load_profile(profile)
     papers = papers_of(settings, paper)
     if settings['data'] == 'real':
-        if not data: raise InputError(f'profile {settings["name"]} needs real images: give their folder, e.g. `make reproduce PROFILE={settings["name"]} DATA=path/to/data` (get them with `gan-covid data fetch`)')
+        if not data:
+            raise InputError(
+                f'profile {settings["name"]} needs real images: give their folder, e.g. `make reproduce PROFILE={settings["name"]} DATA=path/to/data` (get them with `gan-covid data fetch`)'
+            )
     if data:
-        if not Path(data).is_dir(): raise InputError(f'DATA={data}: no such folder')
+        if not Path(data).is_dir():
+            raise InputError(f'DATA={data}: no such folder')
         data = str(Path(data).resolve())
-        for p in papers if settings['data'] == 'real' else (): check_data(p, settings['papers'][p], data)
+        for p in papers if settings['data'] == 'real' else ():
+            check_data(p, settings['papers'][p], data)
     work = Path(work).resolve()
-    config = {'profile': settings['path'], 'here': os.getcwd(), 'papers': papers, 'data': data or '', 'work': str(work)}
+    config = {
+        'profile': settings['path'],
+        'here': os.getcwd(),
+        'papers': papers,
+        'data': data or '',
+        'work': str(work),
+    }
     own_folder(work)
     with hold(work) as lock:
-        atomic_save(work/f'{settings["name"]}.config.json', lambda part: part.write_text(json.dumps(config)))
-        command = [sys.executable, '-m', 'snakemake', '--snakefile', str(ROOT/'workflow'/'Snakefile'), '--directory', str(work), '--cores', str(jobs), '--nolock', '--rerun-incomplete', '--keep-going',
-                   '--configfile', str(work/f'{settings["name"]}.config.json'), '--quiet', 'rules', *extra]
+        atomic_save(
+            work / f'{settings["name"]}.config.json',
+            lambda part: part.write_text(json.dumps(config)),
+        )
+        command = [
+            sys.executable,
+            '-m',
+            'snakemake',
+            '--snakefile',
+            str(ROOT / 'workflow' / 'Snakefile'),
+            '--directory',
+            str(work),
+            '--cores',
+            str(jobs),
+            '--nolock',
+            '--rerun-incomplete',
+            '--keep-going',
+            '--configfile',
+            str(work / f'{settings["name"]}.config.json'),
+            '--quiet',
+            'rules',
+            *extra,
+        ]
         # Snakemake's jobs call `gan-covid` by name, and the environment need not be activated
-        env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'}
+        env = {
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}',
+        }
         dry = any(a in ('-n', '--dry-run', '--dryrun') for a in extra)
         for p in () if dry else papers:
-            for run in set_aside(work, settings, p): print(f'{run}: not in the profile any more, set aside', flush=True)
+            for run in set_aside(work, settings, p):
+                print(f'{run}: not in the profile any more, set aside', flush=True)
         code = _run_group(command, lock, cwd=ROOT, env=env)
         if code == 0 and not dry:
             pages = set()
             for p in papers:
                 kept, drawn = kept_in(settings, p, work, records, figures)
                 publish(work, kept, settings['name'], p)
-                publish_figures(work/settings['name']/'figures', drawn/settings['name'], p)
-                pages.add(drawn/settings['name'])
-            for page in sorted(pages): print(f'figures: {write_report(page)}')
+                publish_figures(work / settings['name'] / 'figures', drawn / settings['name'], p)
+                pages.add(drawn / settings['name'])
+            for page in sorted(pages):
+                print(f'figures: {write_report(page)}')
     return code
 
-def draw_figures(profile: str = None, paper: str | list = None, records='records', figures='figures', work='work') -> int:
+# %% ../nbs/22_reproduce.ipynb #6c48991f
+def draw_figures(
+    profile: str = None, paper: str | list = None, records='records', figures='figures', work='work'
+) -> int:
     "Redraw the figures of every paper that has records, from the records alone; needs no engine. Prepared images in `work`, where they are, allow the local figures too."
     profile = profile_name(profile) if profile else None
     for p in asked_for(paper):
-        if safe_name(p) != p: raise InputError(f'--paper {p!r}: no such paper')
-    found = {p: sorted({(f.parent.name, f.name) for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()}) for p in asked_for(paper) or ['*']}
+        if safe_name(p) != p:
+            raise InputError(f'--paper {p!r}: no such paper')
+    found = {
+        p: sorted(
+            {
+                (f.parent.name, f.name)
+                for f in Path(records).glob(f'{profile or "*"}/{p}')
+                if f.is_dir()
+            }
+        )
+        for p in asked_for(paper) or ['*']
+    }
     for p, runs in found.items():
-        if not runs: raise InputError(f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`')
+        if not runs:
+            raise InputError(
+                f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`'
+            )
     for name, key in sorted(sum(found.values(), [])):
         print(f'{name}/{key}', flush=True)
-        values = {'profile': name, 'records': str(Path(records).resolve()), 'figures': str((Path(figures)/name).resolve()), 'work': str(Path(work).resolve())}
-        run_notebook(ROOT/'nbs'/'papers'/f'{key}.ipynb', Path(work)/name/'notebooks'/f'{key}.ipynb', values)
-        print(write_report(Path(figures)/name))
+        values = {
+            'profile': name,
+            'records': str(Path(records).resolve()),
+            'figures': str((Path(figures) / name).resolve()),
+            'work': str(Path(work).resolve()),
+        }
+        run_notebook(
+            ROOT / 'nbs' / 'papers' / f'{key}.ipynb',
+            Path(work) / name / 'notebooks' / f'{key}.ipynb',
+            values,
+        )
+        print(write_report(Path(figures) / name))
     return 0
 
+# %% ../nbs/22_reproduce.ipynb #21231f96
 def publish_figures(built, kept, paper: str):
     "Copy one paper's figures and its part of the manifest to where they are kept, replacing that paper's old ones."
     built, kept = Path(built), Path(kept)
-    for old in (kept/paper).glob('*'):
-        if not (built/paper/old.name).exists(): old.unlink()
-    for new in sorted((built/paper).glob('*.*')): atomic_save(kept/paper/new.name, lambda part: shutil.copyfile(new, part))
-    items = {i: v for folder, mine in ((kept, False), (built, True)) if (folder/'manifest.json').exists()
-             for i, v in read_json(folder/'manifest.json')['items'].items() if (v['paper'] == paper) == mine}
-    write_json(kept/'manifest.json', {'items': items})
+    for old in (kept / paper).glob('*'):
+        if not (built / paper / old.name).exists():
+            old.unlink()
+    for new in sorted((built / paper).glob('*.*')):
+        atomic_save(kept / paper / new.name, lambda part: shutil.copyfile(new, part))
+    items = {
+        i: v
+        for folder, mine in ((kept, False), (built, True))
+        if (folder / 'manifest.json').exists()
+        for i, v in read_json(folder / 'manifest.json')['items'].items()
+        if (v['paper'] == paper) == mine
+    }
+    write_json(kept / 'manifest.json', {'items': items})
 
 # %% ../nbs/22_reproduce.ipynb #38a4ea3d
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>gan_covid: {{ profile }}</title>
@@ -540,14 +948,26 @@ td,th{border-bottom:1px solid #ddd;padding:.2rem .6rem;text-align:left}.note{col
 <p>{% for f in item.files if not f.endswith('.png') and '.local.' not in f %}<a href="{{ f|urlencode }}">{{ f.split('/')[-1] }}</a> {% endfor %}</p>{% endfor %}{% endfor %}</html>
 """
 
+
 def write_report(folder) -> Path:  # figures/<profile>, with its manifest.json
     "Write index.html beside a manifest: every table and figure with its data and verdicts."
     import jinja2
+
     folder = Path(folder)
-    items = read_json(folder/'manifest.json')['items']
+    items = read_json(folder / 'manifest.json')['items']
     papers = sorted({v['paper'] for v in items.values()})
-    order = lambda id: ('TFXO'.index(id[0]), int(re.match(r'\d+', id[1:])[0]), id)
+
+    def order(id):
+        return ('TFXO'.index(id[0]), int(re.match(r'\d+', id[1:])[0]), id)
+
     env = jinja2.Environment(autoescape=True)
     env.filters['show'] = lambda v: '–' if v is None else f'{v:.4g}' if isinstance(v, float) else v
-    page = env.from_string(_PAGE).render(profile=folder.name, own=bool(items) and all(v.get('own') for v in items.values()), papers=[(p, [(i, items[i]) for i in sorted(items, key=order) if items[i]['paper'] == p]) for p in papers])
-    return atomic_save(folder/'index.html', lambda part: part.write_text(page, encoding='utf-8'))
+    page = env.from_string(_PAGE).render(
+        profile=folder.name,
+        own=bool(items) and all(v.get('own') for v in items.values()),
+        papers=[
+            (p, [(i, items[i]) for i in sorted(items, key=order) if items[i]['paper'] == p])
+            for p in papers
+        ],
+    )
+    return atomic_save(folder / 'index.html', lambda part: part.write_text(page, encoding='utf-8'))

@@ -13,100 +13,148 @@ from scipy.ndimage import correlate1d
 from .records import InputError
 
 # %% ../nbs/14_similarity.ipynb #037383fe
-def check_images(x,                 # images (n, h, w, c), floating point in [0, 1]
-                 name: str = 'x',   # what the error message calls them
-                ) -> np.ndarray:    # the same array
+def check_images(
+    x,  # images (n, h, w, c), floating point in [0, 1]
+    name: str = 'x',  # what the error message calls them
+) -> np.ndarray:  # the same array
     "Refuse with `InputError` what is no set of images: wrong shape, empty, integers, not finite, outside [0, 1]."
     x = np.asarray(x)
-    if x.ndim != 4: raise InputError(f'{name}: shape {x.shape}; give images as (n, height, width, channels)')
-    if not x.size: raise InputError(f'{name}: no images (shape {x.shape})')
-    if x.dtype.kind != 'f': raise InputError(f'{name}: values of type {x.dtype}; give floating point in [0, 1] (8-bit images: divide by 255)')
+    if x.ndim != 4:
+        raise InputError(f'{name}: shape {x.shape}; give images as (n, height, width, channels)')
+    if not x.size:
+        raise InputError(f'{name}: no images (shape {x.shape})')
+    if x.dtype.kind != 'f':
+        raise InputError(
+            f'{name}: values of type {x.dtype}; give floating point in [0, 1] (8-bit images: divide by 255)'
+        )
     low, high = x.min(), x.max()
     if not (low >= 0 and high <= 1):
         what = 'NaN' if np.isnan(low) else f'{low:g} to {high:g}'
         raise InputError(f'{name}: values {what} outside [0, 1]; scale the images to [0, 1] first')
     return x
 
+# %% ../nbs/14_similarity.ipynb #975d496e
 def check_pair(x, y, names=('x', 'y')) -> tuple:
     "Check two sets of images, which must agree in height, width and channels."
     x, y = check_images(x, names[0]), check_images(y, names[1])
     if x.shape[1:] != y.shape[1:]:
-        raise InputError(f'{names[1]}: images of {y.shape[1:]}, but {names[0]} has {x.shape[1:]} (height, width, channels); resize one of them')
+        raise InputError(
+            f'{names[1]}: images of {y.shape[1:]}, but {names[0]} has {x.shape[1:]} (height, width, channels); resize one of them'
+        )
     return x, y
 
 # %% ../nbs/14_similarity.ipynb #c6463eae
 METRICS = ('rmse', 'psnr', 'sre', 'sam', 'ssim')
-_TAPS = np.exp(-.5*(np.arange(-5, 6)/1.5)**2)
+_TAPS = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 _TAPS /= _TAPS.sum()
 
-def ssim(x: np.ndarray,    # images (n, h, w, c) in [0, 1], at least 11 × 11
-         y: np.ndarray,    # images of the same shape
-        ) -> np.ndarray:   # n values in [-1, 1]; 1 for equal images
+
+def ssim(
+    x: np.ndarray,  # images (n, h, w, c) in [0, 1], at least 11 × 11
+    y: np.ndarray,  # images of the same shape
+) -> np.ndarray:  # n values in [-1, 1]; 1 for equal images
     "Structural similarity, Gaussian window 11 × 11, σ = 1.5, K = (.01, .03), mean over places and channels (Wang et al. 2004, section III)."
-    if min(x.shape[1:3]) < 11: raise InputError(f'x: images of {x.shape[1:3]} pixels; SSIM needs at least 11 × 11')
+    if min(x.shape[1:3]) < 11:
+        raise InputError(f'x: images of {x.shape[1:3]} pixels; SSIM needs at least 11 × 11')
     x, y = np.float64(x), np.float64(y)
-    def mean(a): return correlate1d(correlate1d(a, _TAPS, axis=1), _TAPS, axis=2)[:, 5:-5, 5:-5]
+
+    def mean(a):
+        return correlate1d(correlate1d(a, _TAPS, axis=1), _TAPS, axis=2)[:, 5:-5, 5:-5]
+
     mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x*x) - mx*mx, mean(y*y) - my*my, mean(x*y) - mx*my
-    c1, c2 = .01**2, .03**2
-    return ((2*mx*my + c1)*(2*cov + c2)/((mx*mx + my*my + c1)*(vx + vy + c2))).mean((1, 2, 3))
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    return ((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean(
+        (1, 2, 3)
+    )
 
 # %% ../nbs/14_similarity.ipynb #cabb947f
 def _five(x, y):
     x, y = np.float64(x), np.float64(y)
-    mse = ((x - y)**2).mean((1, 2, 3))
+    mse = ((x - y) ** 2).mean((1, 2, 3))
     u, v = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    with np.errstate(divide='ignore', invalid='ignore'):  # equal images and black ones have their own meaning, see `paired`
-        u, v = u/np.linalg.norm(u, axis=1, keepdims=True), v/np.linalg.norm(v, axis=1, keepdims=True)
-        return dict(rmse=np.sqrt(mse), psnr=-10*np.log10(mse), sre=10*np.log10(x.mean((1, 2, 3))**2/mse),
-                    sam=np.degrees(2*np.arctan2(np.linalg.norm(u - v, axis=1), np.linalg.norm(u + v, axis=1))), ssim=ssim(x, y))
+    with np.errstate(
+        divide='ignore', invalid='ignore'
+    ):  # equal images and black ones have their own meaning, see `paired`
+        u, v = (
+            u / np.linalg.norm(u, axis=1, keepdims=True),
+            v / np.linalg.norm(v, axis=1, keepdims=True),
+        )
+        return dict(
+            rmse=np.sqrt(mse),
+            psnr=-10 * np.log10(mse),
+            sre=10 * np.log10(x.mean((1, 2, 3)) ** 2 / mse),
+            sam=np.degrees(
+                2 * np.arctan2(np.linalg.norm(u - v, axis=1), np.linalg.norm(u + v, axis=1))
+            ),
+            ssim=ssim(x, y),
+        )
 
-def paired(x: np.ndarray,       # reference (real) images (n, h, w, c) in [0, 1]
-           y: np.ndarray,       # images to judge, same shape; row i is held against row i of x
-          ) -> pd.DataFrame:    # n rows; rmse (units of the full range), psnr (dB), sre (dB), sam (degrees), ssim
+# %% ../nbs/14_similarity.ipynb #b8b97573
+def paired(
+    x: np.ndarray,  # reference (real) images (n, h, w, c) in [0, 1]
+    y: np.ndarray,  # images to judge, same shape; row i is held against row i of x
+) -> (
+    pd.DataFrame
+):  # n rows; rmse (units of the full range), psnr (dB), sre (dB), sam (degrees), ssim
     """The five measures row by row. Equal images: psnr and sre are inf. An all-black image has no direction: sam is NaN; a black reference: sre is -inf
     (NaN if both are black). PSNR = 20 log10 L − 10 log10 MSE with L = 1; SRE Lanaras et al. 2018; SAM with the image as one vector; SSIM Wang et al. 2004."""
     x, y = check_pair(x, y)
-    if len(x) != len(y): raise InputError(f'y: {len(y)} images, but x has {len(x)}; pairs need as many of both')
-    block = max(1, 2**16//x[0].size)  # what stays in the processor's cache is 1.5 to 2 times as fast as blocks of 2^24 values
-    parts = [_five(x[i:i + block], y[i:i + block]) for i in range(0, len(x), block)]
+    if len(x) != len(y):
+        raise InputError(f'y: {len(y)} images, but x has {len(x)}; pairs need as many of both')
+    block = max(
+        1, 2**16 // x[0].size
+    )  # what stays in the processor's cache is 1.5 to 2 times as fast as blocks of 2^24 values
+    parts = [_five(x[i : i + block], y[i : i + block]) for i in range(0, len(x), block)]
     return pd.DataFrame({m: np.concatenate([p[m] for p in parts]) for m in METRICS})
 
 # %% ../nbs/14_similarity.ipynb #e171af0f
-def gaps(x: np.ndarray,     # vectors (…, d)
-         y: np.ndarray,     # vectors (…, d), pair by pair
-        ) -> np.ndarray:    # (…); 0 for equal vectors, and the same number for the same pair in any order and company
+def gaps(
+    x: np.ndarray,  # vectors (…, d)
+    y: np.ndarray,  # vectors (…, d), pair by pair
+) -> (
+    np.ndarray
+):  # (…); 0 for equal vectors, and the same number for the same pair in any order and company
     "Euclidean distances from the differences, in double precision."
     return np.linalg.norm(np.float64(x) - np.float64(y), axis=-1)
 
 # %% ../nbs/14_similarity.ipynb #009eeefc
-def rough_squares(x: np.ndarray,       # vectors (n, d)
-                  y: np.ndarray,       # vectors (m, d)
-                  center: np.ndarray,  # a point in their midst (d,), double precision: small norms round less
-                 ) -> tuple:           # squared distances (n, m), which may be below 0; by how much rounding can have moved each
+def rough_squares(
+    x: np.ndarray,  # vectors (n, d)
+    y: np.ndarray,  # vectors (m, d)
+    center: np.ndarray,  # a point in their midst (d,), double precision: small norms round less
+) -> (
+    tuple
+):  # squared distances (n, m), which may be below 0; by how much rounding can have moved each
     "All squared distances by a product of matrices: fast, and off by no more than what is said beside them."
     a, b = x - center, y - center
-    norms = (a*a).sum(1)[:, None] + (b*b).sum(1)
-    return norms - 2*a @ b.T, 2*(a.shape[1] + 8)*np.finfo(float).eps*norms
+    norms = (a * a).sum(1)[:, None] + (b * b).sum(1)
+    return norms - 2 * a @ b.T, 2 * (a.shape[1] + 8) * np.finfo(float).eps * norms
 
 # %% ../nbs/14_similarity.ipynb #3ad26090
-def nearest(x: np.ndarray,       # queries (n, …); each row is flattened to a vector
-            y: np.ndarray,       # where to look (m, …), rows of the same length
-            k: int = 1,          # how many neighbours, at most m
-            chunk: int = 256,    # rows of x and of y at a time: bounds the memory to a few blocks of chunk × pixels and chunk × m
-           ) -> tuple:           # indices into y (n, k) and Euclidean distances (n, k), nearest first; ties by index
+def nearest(
+    x: np.ndarray,  # queries (n, …); each row is flattened to a vector
+    y: np.ndarray,  # where to look (m, …), rows of the same length
+    k: int = 1,  # how many neighbours, at most m
+    chunk: int = 256,  # rows of x and of y at a time: bounds the memory to a few blocks of chunk × pixels and chunk × m
+) -> tuple:  # indices into y (n, k) and Euclidean distances (n, k), nearest first; ties by index
     "The k nearest rows of y for each row of x, exact, in blocks (a product of matrices picks candidates, `gaps` decides)."
     x, y = np.asarray(x), np.asarray(y)
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    if x.shape[1] != y.shape[1]: raise InputError(f'y: vectors of {y.shape[1]} numbers, but x has {x.shape[1]}')
-    if not 1 <= k <= len(y): raise InputError(f'k: {k} neighbours of {len(y)}; choose 1 to {len(y)}')
+    if x.shape[1] != y.shape[1]:
+        raise InputError(f'y: vectors of {y.shape[1]} numbers, but x has {x.shape[1]}')
+    if not 1 <= k <= len(y):
+        raise InputError(f'k: {k} neighbours of {len(y)}; choose 1 to {len(y)}')
     center = y.mean(0, dtype=np.float64)
     index, distance = np.empty((len(x), k), int), np.empty((len(x), k))
     for i in range(0, len(x), chunk):
-        parts = [rough_squares(x[i:i + chunk], y[j:j + chunk], center) for j in range(0, len(y), chunk)]
+        parts = [
+            rough_squares(x[i : i + chunk], y[j : j + chunk], center)
+            for j in range(0, len(y), chunk)
+        ]
         d2, error = (np.concatenate(p, axis=1) for p in zip(*parts))
         # whatever rounding may have put behind the k-th is a candidate, be they as many as there are copies
-        possible = d2 - error <= np.partition(d2 + error, k - 1, axis=1)[:, k - 1:k]
+        possible = d2 - error <= np.partition(d2 + error, k - 1, axis=1)[:, k - 1 : k]
         for r, candidates in enumerate(map(np.flatnonzero, possible)):
             d = gaps(y[candidates], x[i + r])
             order = np.argsort(d, kind='stable')[:k]
@@ -114,34 +162,55 @@ def nearest(x: np.ndarray,       # queries (n, …); each row is flattened to a 
     return index, distance
 
 # %% ../nbs/14_similarity.ipynb #913789c4
-def compare(generated: np.ndarray,      # (n, h, w, c) in [0, 1]
-            real: np.ndarray,           # (m, h, w, c) in [0, 1]: the references
-            pairing: str = 'nearest',   # 'nearest' (Euclidean), 'random' (each real image equally often) or 'paired' (row by row)
-            seed: int = 0,              # for random pairs
-            chunk: int = 256,           # images at a time: bounds the memory
-           ) -> pd.DataFrame:           # one row per generated image: real (index of the partner), then the five measures
+def compare(
+    generated: np.ndarray,  # (n, h, w, c) in [0, 1]
+    real: np.ndarray,  # (m, h, w, c) in [0, 1]: the references
+    pairing: str = 'nearest',  # 'nearest' (Euclidean), 'random' (each real image equally often) or 'paired' (row by row)
+    seed: int = 0,  # for random pairs
+    chunk: int = 256,  # images at a time: bounds the memory
+) -> (
+    pd.DataFrame
+):  # one row per generated image: real (index of the partner), then the five measures
     "Hold each generated image against a real one; definitions as in `paired` (SOURCES F9; the pairing is not stated there)."
     generated, real = check_pair(generated, real, ('generated', 'real'))
     n, m = len(generated), len(real)
-    if pairing == 'nearest': partner = nearest(generated, real, chunk=chunk)[0][:, 0]
-    elif pairing == 'random': partner = np.resize(np.random.default_rng(seed).permutation(m), n)
+    if pairing == 'nearest':
+        partner = nearest(generated, real, chunk=chunk)[0][:, 0]
+    elif pairing == 'random':
+        partner = np.resize(np.random.default_rng(seed).permutation(m), n)
     elif pairing == 'paired':
-        if n != m: raise InputError(f"pairing: 'paired' needs as many generated ({n}) as real images ({m}); use 'nearest' or 'random'")
+        if n != m:
+            raise InputError(
+                f"pairing: 'paired' needs as many generated ({n}) as real images ({m}); use 'nearest' or 'random'"
+            )
         partner = np.arange(n)
-    else: raise InputError(f"pairing: {pairing!r} is not known; choose 'nearest', 'random' or 'paired'")
-    parts = [paired(real[partner[i:i + chunk]], generated[i:i + chunk]) for i in range(0, n, chunk)]
+    else:
+        raise InputError(
+            f"pairing: {pairing!r} is not known; choose 'nearest', 'random' or 'paired'"
+        )
+    parts = [
+        paired(real[partner[i : i + chunk]], generated[i : i + chunk]) for i in range(0, n, chunk)
+    ]
     return pd.concat([pd.DataFrame({'real': partner}), pd.concat(parts, ignore_index=True)], axis=1)
 
 # %% ../nbs/14_similarity.ipynb #ff7d385f
-def summary(table: pd.DataFrame,  # from `compare` or `paired`
-           ) -> pd.DataFrame:     # one row per measure: n (finite values), mean, sd, q05, q25, q50, q75, q95, infinite, undefined (counts)
+def summary(
+    table: pd.DataFrame,  # from `compare` or `paired`
+) -> pd.DataFrame:  # one row per measure: n (finite values), mean, sd, q05, q25, q50, q75, q95, infinite, undefined (counts)
     "Mean, standard deviation and quantiles of the finite values, and how many were infinite (equal images) or undefined (black images)."
-    if not len(table): raise InputError('table: no rows to summarise')
+    if not len(table):
+        raise InputError('table: no rows to summarise')
     rows = {}
     for m in [c for c in METRICS if c in table]:
         v = table[m].to_numpy(float)
         f = v[np.isfinite(v)]
-        q = np.quantile(f, [.05, .25, .5, .75, .95]) if len(f) else np.full(5, np.nan)
-        rows[m] = dict(n=len(f), mean=f.mean() if len(f) else np.nan, sd=f.std(ddof=1) if len(f) > 1 else np.nan,
-                       **dict(zip(['q05', 'q25', 'q50', 'q75', 'q95'], q)), infinite=int(np.isinf(v).sum()), undefined=int(np.isnan(v).sum()))
+        q = np.quantile(f, [0.05, 0.25, 0.5, 0.75, 0.95]) if len(f) else np.full(5, np.nan)
+        rows[m] = dict(
+            n=len(f),
+            mean=f.mean() if len(f) else np.nan,
+            sd=f.std(ddof=1) if len(f) > 1 else np.nan,
+            **dict(zip(['q05', 'q25', 'q50', 'q75', 'q95'], q)),
+            infinite=int(np.isinf(v).sum()),
+            undefined=int(np.isnan(v).sum()),
+        )
     return pd.DataFrame(rows).T.astype({c: int for c in ('n', 'infinite', 'undefined')})

@@ -1,35 +1,54 @@
 """What every test shares: few threads, the engines' safe loading order, one start of the random numbers, and the real data sets if there are any."""
-import importlib.util, os, random, sys
+
+import importlib.util
+import os
+import random
+import sys
 from pathlib import Path
 
 # before NumPy, TensorFlow or torch are loaded: several processes test at once, and two cores are what CI has
-for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR': os.environ.setdefault(f'{name}_NUM_THREADS', '2')
+for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR':
+    os.environ.setdefault(f'{name}_NUM_THREADS', '2')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 # TensorFlow loaded before triton aborts the process: both register the same LLVM options
-if importlib.util.find_spec('triton'): import triton
+if importlib.util.find_spec('triton'):
+    import triton  # noqa: F401  loaded for its effect
 
 import pytest
+
 
 def pytest_runtest_setup(item):
     "Every test draws from its own start, whichever tests ran before it: what fails once fails again."
     random.seed(0)
-    for name, seed in (('numpy', lambda m: m.random.seed(0)), ('torch', lambda m: m.manual_seed(0)), ('keras', lambda m: m.utils.set_random_seed(0))):
-        if name in sys.modules: seed(sys.modules[name])
+    for name, seed in (
+        ('numpy', lambda m: m.random.seed(0)),
+        ('torch', lambda m: m.manual_seed(0)),
+        ('keras', lambda m: m.utils.set_random_seed(0)),
+    ):
+        if name in sys.modules:
+            seed(sys.modules[name])
+
 
 @pytest.fixture(scope='session')
 def real_data():
     "Folder that holds the downloaded data sets: the environment variable GAN_COVID_DATA. Without it the test is skipped."
     folder = os.environ.get('GAN_COVID_DATA')
-    if not folder: pytest.skip('real images are needed: set GAN_COVID_DATA to the folder that holds the downloaded data sets')
-    if not Path(folder).is_dir(): pytest.fail(f'GAN_COVID_DATA={folder}: no such folder')
+    if not folder:
+        pytest.skip(
+            'real images are needed: set GAN_COVID_DATA to the folder that holds the downloaded data sets'
+        )
+    if not Path(folder).is_dir():
+        pytest.fail(f'GAN_COVID_DATA={folder}: no such folder')
     return Path(folder).resolve()
+
 
 @pytest.fixture(scope='module')
 def one_thread():
     "torch computes with one thread in a module of tests."
     import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

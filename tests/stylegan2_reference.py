@@ -4,124 +4,234 @@ Two readers: the tests, which compare `gan_covid.stylegan2` with it on cases of 
 definition to the letter (the convolution of a doubling layer runs on the large image); otherwise a doubling layer is a transposed convolution followed by the filter and a halving one
 the filter followed by a strided convolution, as the StyleGAN2 paper's layers are usually computed. No tensor here is channels_last and nothing is folded.
 """
+
 import math
 
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 
-TAPS = (1., 3., 3., 1.)
+TAPS = (1.0, 3.0, 3.0, 1.0)
+
 
 def kernel(taps=TAPS):
     f = torch.tensor(taps)
     f = torch.outer(f, f) if f.ndim == 1 else f
-    return f/f.sum()
+    return f / f.sum()
+
 
 def four(p):
-    p = [p]*4 if isinstance(p, int) else list(p)
+    p = [p] * 4 if isinstance(p, int) else list(p)
     return [p[0], p[0], p[1], p[1]] if len(p) == 2 else p
 
-def two(v): return (v, v) if isinstance(v, int) else tuple(v)
+
+def two(v):
+    return (v, v) if isinstance(v, int) else tuple(v)
+
 
 # --- operations -----------------------------------------------------------------------------------------------------------------
 
-def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1.):
+
+def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1.0):
     (ux, uy), (dx, dy), (x0, x1, y0, y1), (n, c, h, w) = two(up), two(down), four(padding), x.shape
     f = torch.ones(1, 1) if f is None else torch.outer(f, f) if f.ndim == 1 else f
-    x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1]).reshape(n, c, h*uy, w*ux)          # 1. zeros
-    x = F.pad(x, [max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)])                                         # 2. padding, or cropping
-    x = x[:, :, max(-y0, 0):x.shape[2] - max(-y1, 0), max(-x0, 0):x.shape[3] - max(-x1, 0)]
-    f = (f*gain).to(x)
-    x = F.conv2d(x, (f if flip_filter else f.flip(0, 1))[None, None].repeat(c, 1, 1, 1), groups=c)         # 3. filter
-    return x[:, :, ::dy, ::dx]                                                                            # 4. thinning out
+    x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1]).reshape(
+        n, c, h * uy, w * ux
+    )  # 1. zeros
+    x = F.pad(x, [max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)])  # 2. padding, or cropping
+    x = x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
+    f = (f * gain).to(x)
+    x = F.conv2d(
+        x, (f if flip_filter else f.flip(0, 1))[None, None].repeat(c, 1, 1, 1), groups=c
+    )  # 3. filter
+    return x[:, :, ::dy, ::dx]  # 4. thinning out
 
-def extent(f): return (1, 1) if f is None else (f.shape[-1], f.shape[0])
-def add(a, b): return [i + j for i, j in zip(a, b)]
+
+def extent(f):
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def add(a, b):
+    return [i + j for i, j in zip(a, b)]
+
+
 def up_padding(f, up):
     (fw, fh), (ux, uy) = extent(f), two(up)
-    return [(fw + ux - 1)//2, (fw - ux)//2, (fh + uy - 1)//2, (fh - uy)//2]
+    return [(fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2]
+
+
 def down_padding(f, down):
     (fw, fh), (dx, dy) = extent(f), two(down)
-    return [(fw - dx + 1)//2, (fw - dx)//2, (fh - dy + 1)//2, (fh - dy)//2]
+    return [(fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2]
+
 
 def filter2d(x, f, padding=0, **kw):
     fw, fh = extent(f)
-    return upfirdn2d(x, f, padding=add(four(padding), [fw//2, (fw - 1)//2, fh//2, (fh - 1)//2]), **kw)
+    return upfirdn2d(
+        x, f, padding=add(four(padding), [fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2]), **kw
+    )
 
-def upsample2d(x, f, up=2, padding=0, gain=1., **kw):
-    return upfirdn2d(x, f, up=up, padding=add(four(padding), up_padding(f, up)), gain=gain*two(up)[0]*two(up)[1], **kw)
 
-def downsample2d(x, f, down=2, padding=0, **kw): return upfirdn2d(x, f, down=down, padding=add(four(padding), down_padding(f, down)), **kw)
+def upsample2d(x, f, up=2, padding=0, gain=1.0, **kw):
+    return upfirdn2d(
+        x,
+        f,
+        up=up,
+        padding=add(four(padding), up_padding(f, up)),
+        gain=gain * two(up)[0] * two(up)[1],
+        **kw,
+    )
 
-def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, literal=True):
+
+def downsample2d(x, f, down=2, padding=0, **kw):
+    return upfirdn2d(x, f, down=down, padding=add(four(padding), down_padding(f, down)), **kw)
+
+
+def conv2d_resample(
+    x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, literal=True
+):
     k, p = w.shape[2:], four(padding)
-    if up > 1: p = add(p, up_padding(f, up))
-    if down > 1: p = add(p, down_padding(f, down))
-    if not literal and k == (1, 1) and up == 1 and down > 1: return F.conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
-    if not literal and k == (1, 1) and down == 1 and up > 1: return upfirdn2d(F.conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
+    if up > 1:
+        p = add(p, up_padding(f, up))
+    if down > 1:
+        p = add(p, down_padding(f, down))
+    if not literal and k == (1, 1) and up == 1 and down > 1:
+        return F.conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
+    if not literal and k == (1, 1) and down == 1 and up > 1:
+        return upfirdn2d(F.conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
     if not literal and up > 1 and down == 1:
         o, i = w.shape[:2]
-        t = (w.flip(2, 3) if flip_weight else w).reshape(groups, o//groups, i, *k).transpose(1, 2).reshape(groups*i, o//groups, *k)
+        t = (
+            (w.flip(2, 3) if flip_weight else w)
+            .reshape(groups, o // groups, i, *k)
+            .transpose(1, 2)
+            .reshape(groups * i, o // groups, *k)
+        )
         x = F.conv_transpose2d(x, t, stride=up, groups=groups)
-        return upfirdn2d(x, f, padding=[p[0] - k[1] + 1, p[1] + up - k[1], p[2] - k[0] + 1, p[3] + up - k[0]], gain=up**2)
+        return upfirdn2d(
+            x,
+            f,
+            padding=[p[0] - k[1] + 1, p[1] + up - k[1], p[2] - k[0] + 1, p[3] + up - k[0]],
+            gain=up**2,
+        )
     w = w if flip_weight else w.flip(2, 3)
-    if not literal and up == 1 and down > 1: return F.conv2d(upfirdn2d(x, f, padding=p), w, stride=down, groups=groups)
+    if not literal and up == 1 and down > 1:
+        return F.conv2d(upfirdn2d(x, f, padding=p), w, stride=down, groups=groups)
     x = upfirdn2d(x, f, up=up, padding=p, gain=up**2) if up > 1 else upfirdn2d(x, None, padding=p)
     x = F.conv2d(x, w, groups=groups)
     return upfirdn2d(x, f, down=down) if down > 1 else x
 
-def modulated_conv2d(x, w, s, noise=None, up=1, down=1, padding=0, f=None, flip_weight=True, demodulate=True, eps=1e-8, literal=True, per_sample=True):
+
+def modulated_conv2d(
+    x,
+    w,
+    s,
+    noise=None,
+    up=1,
+    down=1,
+    padding=0,
+    f=None,
+    flip_weight=True,
+    demodulate=True,
+    eps=1e-8,
+    literal=True,
+    per_sample=True,
+):
     "per_sample: one grouped convolution with a weight for each sample; else styles on the input, demodulation on the output, from the same weights."
     n, _, h, wd = x.shape
-    own = w[None]*s[:, None, :, None, None]                                        # [n, o, i, kh, kw]
+    own = w[None] * s[:, None, :, None, None]  # [n, o, i, kh, kw]
     d = (own.square().sum((2, 3, 4)) + eps).rsqrt() if demodulate else None
     if per_sample:
-        if demodulate: own = own*d[:, :, None, None, None]
-        y = conv2d_resample(x.reshape(1, -1, h, wd), own.reshape(-1, *own.shape[2:]), f, up, down, padding, n, flip_weight, literal)
+        if demodulate:
+            own = own * d[:, :, None, None, None]
+        y = conv2d_resample(
+            x.reshape(1, -1, h, wd),
+            own.reshape(-1, *own.shape[2:]),
+            f,
+            up,
+            down,
+            padding,
+            n,
+            flip_weight,
+            literal,
+        )
         y = y.reshape(n, -1, *y.shape[2:])
     else:
-        y = conv2d_resample(x*s[:, :, None, None], w, f, up, down, padding, 1, flip_weight, literal)
-        if demodulate: y = y*d[:, :, None, None]
+        y = conv2d_resample(
+            x * s[:, :, None, None], w, f, up, down, padding, 1, flip_weight, literal
+        )
+        if demodulate:
+            y = y * d[:, :, None, None]
     return y if noise is None else y + noise
 
+
 GAINS = {'relu': math.sqrt(2), 'lrelu': math.sqrt(2), 'swish': math.sqrt(2)}
-def bias_act(x, b=None, dim=1, act='linear', alpha=.2, gain=None, clamp=None):
-    if b is not None: x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    x = {'linear': lambda: x, 'relu': lambda: torch.where(x > 0, x, 0*x), 'lrelu': lambda: torch.where(x > 0, x, alpha*x), 'tanh': lambda: torch.tanh(x),
-         'sigmoid': lambda: 1/(1 + torch.exp(-x)), 'swish': lambda: x/(1 + torch.exp(-x))}[act]()
-    x = x*(GAINS.get(act, 1.) if gain is None else gain)
+
+
+def bias_act(x, b=None, dim=1, act='linear', alpha=0.2, gain=None, clamp=None):
+    if b is not None:
+        x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
+    x = {
+        'linear': lambda: x,
+        'relu': lambda: torch.where(x > 0, x, 0 * x),
+        'lrelu': lambda: torch.where(x > 0, x, alpha * x),
+        'tanh': lambda: torch.tanh(x),
+        'sigmoid': lambda: 1 / (1 + torch.exp(-x)),
+        'swish': lambda: x / (1 + torch.exp(-x)),
+    }[act]()
+    x = x * (GAINS.get(act, 1.0) if gain is None else gain)
     return x if clamp is None else x.clamp(-clamp, clamp)
+
 
 def minibatch_stddev(x, group=4, channels=1):
     "One group, one bundle of channels after the other."
     n, c, h, w = x.shape
     g = n if group is None else min(group, n)
     rows = [[] for _ in range(n)]
-    for i in range(n//g):
-        members = list(range(i, n, n//g))
+    for i in range(n // g):
+        members = list(range(i, n, n // g))
         for part in x[members].chunk(channels, 1):
             deviation = ((part - part.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
-            for m in members: rows[m].append(deviation)
-    return torch.cat([x, torch.stack([torch.stack(r) for r in rows])[:, :, None, None].expand(n, channels, h, w)], 1)
+            for m in members:
+                rows[m].append(deviation)
+    return torch.cat(
+        [
+            x,
+            torch.stack([torch.stack(r) for r in rows])[:, :, None, None].expand(n, channels, h, w),
+        ],
+        1,
+    )
+
 
 # --- networks: functions of a state dict with the names of gan_covid.stylegan2.networks -----------------------------------------
 
-def dense(p, name, x, act='linear', lr=1.):
+
+def dense(p, name, x, act='linear', lr=1.0):
     w = p[name + '.weight']
-    return bias_act(x @ (w*(lr/math.sqrt(w.shape[1]))).t(), p[name + '.bias']*lr, act=act)
+    return bias_act(x @ (w * (lr / math.sqrt(w.shape[1]))).t(), p[name + '.bias'] * lr, act=act)
+
 
 def mapping(p, z, c, layers, prefix='mapping.'):
     "w [n, w_dim] of latent vectors z (None in a discriminator) and labels c [n, k] (None without)."
-    unit = lambda v: v*(v.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+    def unit(v):
+        return v * (v.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
     x = [unit(z)] if z is not None else []
-    if c is not None and c.shape[1]: x.append(unit(dense(p, prefix + 'embed', c)))
+    if c is not None and c.shape[1]:
+        x.append(unit(dense(p, prefix + 'embed', c)))
     x = torch.cat(x, 1)
-    for i in range(layers): x = dense(p, f'{prefix}fc{i}', x, 'lrelu', .01)
+    for i in range(layers):
+        x = dense(p, f'{prefix}fc{i}', x, 'lrelu', 0.01)
     return x
+
 
 def blocks(size, first):
     "(height, width) from the first block to the image."
     out = [tuple(first)]
-    while out[-1] != tuple(size): out.append((2*out[-1][0], 2*out[-1][1]))
+    while out[-1] != tuple(size):
+        out.append((2 * out[-1][0], 2 * out[-1][1]))
     return out
+
 
 def synthesis(p, ws, size, first=(4, 4), noise='none', prefix='synthesis.', **how):
     "Images of ws [n, num_ws, w_dim]; noise: 'none', 'const', or a list of [n, 1, h, w], one for each 3×3 layer."
@@ -129,26 +239,37 @@ def synthesis(p, ws, size, first=(4, 4), noise='none', prefix='synthesis.', **ho
     maps = iter(noise) if isinstance(noise, (list, tuple)) else None
     for h, w in blocks(size, first):
         b = f'{prefix}b{h}x{w}.'
-        if x is None: x = p[b + 'const'][None].repeat(len(ws), 1, 1, 1)
+        if x is None:
+            x = p[b + 'const'][None].repeat(len(ws), 1, 1, 1)
         for name, up in (('conv0', 2), ('conv1', 1)):
             q = b + name
-            if q + '.weight' not in p: continue
+            if q + '.weight' not in p:
+                continue
             s = dense(p, q + '.affine', ws[:, i])
-            x = modulated_conv2d(x, p[q + '.weight'], s, up=up, padding=1, f=f, flip_weight=up == 1, **how)
+            x = modulated_conv2d(
+                x, p[q + '.weight'], s, up=up, padding=1, f=f, flip_weight=up == 1, **how
+            )
             m = next(maps) if maps else p[q + '.noise_const'] if noise == 'const' else None
-            if m is not None: x = x + m*p[q + '.noise_strength']
+            if m is not None:
+                x = x + m * p[q + '.noise_strength']
             x = bias_act(x, p[q + '.bias'], act='lrelu')
             i += 1
         q = b + 'torgb'
-        s = dense(p, q + '.affine', ws[:, i])/math.sqrt(x.shape[1])
-        y = bias_act(modulated_conv2d(x, p[q + '.weight'], s, demodulate=False, **how), p[q + '.bias'])
+        s = dense(p, q + '.affine', ws[:, i]) / math.sqrt(x.shape[1])
+        y = bias_act(
+            modulated_conv2d(x, p[q + '.weight'], s, demodulate=False, **how), p[q + '.bias']
+        )
         image = y if image is None else upsample2d(image, f) + y
     return image
 
-def conv_layer(p, name, x, act='lrelu', down=1, gain=1., **how):
+
+def conv_layer(p, name, x, act='lrelu', down=1, gain=1.0, **how):
     w = p[name + '.weight']
-    x = conv2d_resample(x, w/math.sqrt(w[0].numel()), kernel(), down=down, padding=w.shape[2]//2, **how)
-    return bias_act(x, p.get(name + '.bias'), act=act)*gain
+    x = conv2d_resample(
+        x, w / math.sqrt(w[0].numel()), kernel(), down=down, padding=w.shape[2] // 2, **how
+    )
+    return bias_act(x, p.get(name + '.bias'), act=act) * gain
+
 
 def discriminator(p, image, c=None, kind='resnet', first=(4, 4), group=4, channels=1, **how):
     "Logits [n, 1]."
@@ -158,26 +279,45 @@ def discriminator(p, image, c=None, kind='resnet', first=(4, 4), group=4, channe
         if x is None or kind == 'skip':
             y = conv_layer(p, b + 'fromrgb', image, **how)
             x = y if x is None else x + y
-        if kind == 'skip': image = downsample2d(image, kernel())
-        y = conv_layer(p, b + 'skip', x, 'linear', 2, math.sqrt(.5), **how) if kind == 'resnet' else None
-        x = conv_layer(p, b + 'conv1', conv_layer(p, b + 'conv0', x, **how), 'lrelu', 2, math.sqrt(.5) if kind == 'resnet' else 1., **how)
-        if y is not None: x = x + y
+        if kind == 'skip':
+            image = downsample2d(image, kernel())
+        y = (
+            conv_layer(p, b + 'skip', x, 'linear', 2, math.sqrt(0.5), **how)
+            if kind == 'resnet'
+            else None
+        )
+        x = conv_layer(
+            p,
+            b + 'conv1',
+            conv_layer(p, b + 'conv0', x, **how),
+            'lrelu',
+            2,
+            math.sqrt(0.5) if kind == 'resnet' else 1.0,
+            **how,
+        )
+        if y is not None:
+            x = x + y
     b = f'b{first[0]}x{first[1]}.'
-    if kind == 'skip': x = x + conv_layer(p, b + 'fromrgb', image, **how)
+    if kind == 'skip':
+        x = x + conv_layer(p, b + 'fromrgb', image, **how)
     x = conv_layer(p, b + 'conv', minibatch_stddev(x, group, channels), **how)
     x = dense(p, b + 'out', dense(p, b + 'fc', x.flatten(1), 'lrelu'))
-    if c is None or not c.shape[1]: return x
+    if c is None or not c.shape[1]:
+        return x
     m = mapping(p, None, c, 8)
-    return (x*m).sum(1, keepdim=True)/math.sqrt(m.shape[1])
+    return (x * m).sum(1, keepdim=True) / math.sqrt(m.shape[1])
+
 
 # --- what the training asks of the derivatives ----------------------------------------------------------------------------------
 
+
 def r1(logits, image):
     "Squared length of the gradient of each image's logit, [n], and the gradient."
-    g, = torch.autograd.grad(logits.sum(), image, create_graph=True)
+    (g,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     return g.square().sum((1, 2, 3)), g
+
 
 def path_lengths(image, noise, ws):
     "Length of the gradient of each image by its styles [n], and the gradient; `noise` like `image`, already divided by the square root of its pixels."
-    g, = torch.autograd.grad((image*noise).sum(), ws, create_graph=True)
+    (g,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
     return g.square().sum(2).mean(1).sqrt(), g

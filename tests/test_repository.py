@@ -1,159 +1,318 @@
 """What holds for the repository as a whole: notebooks and modules agree, metadata says one thing, nothing private or heavy slips in."""
-import ast, configparser, io, json, os, re, runpy, shutil, subprocess, sys, tokenize, tomllib
+
+import ast
+import configparser
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tokenize
+import tomllib
 from pathlib import Path
 
-import pytest, setuptools, yaml
+import pytest
+import setuptools
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
+PYPROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
 ini = configparser.ConfigParser(delimiters=['='])
-ini.read(ROOT/'settings.ini', encoding='utf-8')
+ini.read(ROOT / 'settings.ini', encoding='utf-8')
 SETTINGS = ini['DEFAULT']
 
-NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+NOTEBOOKS = sorted(
+    p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts
+)
 PAPERMILL = [p for p in NOTEBOOKS if p.parent.name in ('runs', 'papers')]
-MODULES = [p for p in sorted((ROOT/'gan_covid').rglob('*.py')) if p.name not in ('__init__.py', '_modidx.py')]
-short = lambda p: p.relative_to(ROOT).as_posix()
+MODULES = [
+    p
+    for p in sorted((ROOT / 'gan_covid').rglob('*.py'))
+    if p.name not in ('__init__.py', '_modidx.py')
+]
 
-def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
-def source(cell): return ''.join(cell['source'])
-def exports(path): return next((m[1] for c in cells(path) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))), None)
-def dotted(path): return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+
+def short(p):
+    return p.relative_to(ROOT).as_posix()
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
+def source(cell):
+    return ''.join(cell['source'])
+
+
+def exports(path):
+    return next(
+        (
+            m[1]
+            for c in cells(path)
+            if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))
+        ),
+        None,
+    )
+
+
+def dotted(path):
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+
 
 def tree():
     "The files that are in git or would be: tracked ones, and new ones that are not ignored."
-    if not shutil.which('git') or not (ROOT/'.git').exists(): pytest.skip('needs git and a checkout')
-    out = subprocess.run(['git', 'ls-files', '-coz', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [Path(p) for p in sorted(set(out.split('\0'))) if p and (ROOT/p).is_file()]
+    if not shutil.which('git') or not (ROOT / '.git').exists():
+        pytest.skip('needs git and a checkout')
+    out = subprocess.run(
+        ['git', 'ls-files', '-coz', '--exclude-standard'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [Path(p) for p in sorted(set(out.split('\0'))) if p and (ROOT / p).is_file()]
+
 
 # --- notebooks and modules ------------------------------------------------------------------------------------------------------
 
+
 def test_clean_and_export_change_nothing(tmp_path):
     "Tried on a copy, so that a failing test leaves the working tree as it is."
-    before = {p: (ROOT/p).read_bytes() for p in tree() if p.parts[0] in ('nbs', 'gan_covid') or len(p.parts) == 1}
+    before = {
+        p: (ROOT / p).read_bytes()
+        for p in tree()
+        if p.parts[0] in ('nbs', 'gan_covid') or len(p.parts) == 1
+    }
     for p, data in before.items():
-        (tmp_path/p).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path/p).write_bytes(data)
+        (tmp_path / p).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / p).write_bytes(data)
     for command in 'nbdev-clean', 'nbdev-export':
-        r = subprocess.run([Path(sys.executable).with_name(command)], cwd=tmp_path, capture_output=True, text=True)
+        r = subprocess.run(
+            [Path(sys.executable).with_name(command)], cwd=tmp_path, capture_output=True, text=True
+        )
         assert r.returncode == 0, r.stdout + r.stderr
-    after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    after = {
+        p.relative_to(tmp_path): p.read_bytes()
+        for p in tmp_path.rglob('*')
+        if p.is_file() and '__pycache__' not in p.parts
+    }
     changed = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
     assert not changed, 'run nbdev-clean and nbdev-export, and never edit a module by hand'
 
+
 @pytest.mark.parametrize('path', MODULES, ids=short)
 def test_no_orphan_module(path):
-    m = re.search(r'^# AUTOGENERATED! DO NOT EDIT! File to edit: (\S+\.ipynb)', path.read_text(encoding='utf-8'), re.M)
+    m = re.search(
+        r'^# AUTOGENERATED! DO NOT EDIT! File to edit: (\S+\.ipynb)',
+        path.read_text(encoding='utf-8'),
+        re.M,
+    )
     assert m, 'not exported by nbdev: modules are written in nbs/'
-    notebook = (path.parent/m[1]).resolve()
+    notebook = (path.parent / m[1]).resolve()
     assert notebook.is_file(), 'its notebook is gone: remove the module too'
     assert f'gan_covid.{exports(notebook)}' == dotted(path)
 
+
 def test_one_notebook_per_module():
     found = [e for p in NOTEBOOKS if (e := exports(p))]
-    assert found and sorted(f'gan_covid.{e}' for e in found) == [dotted(p) for p in sorted(MODULES, key=dotted)]
+    assert found and sorted(f'gan_covid.{e}' for e in found) == [
+        dotted(p) for p in sorted(MODULES, key=dotted)
+    ]
+
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=short)
 def test_notebook_is_titled_and_small(path):
     cs = cells(path)
     assert cs[0]['cell_type'] == 'markdown' and source(cs[0]).startswith('# ')
     assert sum(c['cell_type'] == 'code' for c in cs) <= 60
-    assert path.stat().st_size <= 300*1024
+    assert path.stat().st_size <= 300 * 1024
     assert not [i for i, c in enumerate(cs) if c.get('outputs')], 'stored outputs'
+
 
 @pytest.mark.parametrize('path', PAPERMILL, ids=short)
 def test_parameters_cell(path):
     "One, right after the title, each line `name: type = default  # help`: what papermill can list and we can check."
     from papermill import inspect_notebook
+
     cs = cells(path)
     assert [i for i, c in enumerate(cs) if 'parameters' in c['metadata'].get('tags', [])] == [1]
     text = source(cs[1])
     lines = ast.parse(text).body
-    assert lines and all(isinstance(s, ast.AnnAssign) and s.value is not None and s.lineno == s.end_lineno for s in lines)
-    commented = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+    assert lines and all(
+        isinstance(s, ast.AnnAssign) and s.value is not None and s.lineno == s.end_lineno
+        for s in lines
+    )
+    commented = {
+        t.start[0]
+        for t in tokenize.generate_tokens(io.StringIO(text).readline)
+        if t.type == tokenize.COMMENT
+    }
     assert not [s.target.id for s in lines if s.lineno not in commented], 'help comment missing'
     seen = inspect_notebook(path)
-    assert sorted(seen) == sorted(s.target.id for s in lines), 'papermill does not see the same parameters'
+    assert sorted(seen) == sorted(s.target.id for s in lines), (
+        'papermill does not see the same parameters'
+    )
     assert not [n for n, p in seen.items() if not p['help'] or p['inferred_type_name'] == 'None']
 
+
 def test_readme_is_the_index_notebook():
-    r = subprocess.run([sys.executable, '-m', 'nbconvert', '--log-level', 'WARN', '--to', 'markdown', '--stdout', 'nbs/index.ipynb'],
-                       cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
+    r = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'nbconvert',
+            '--log-level',
+            'WARN',
+            '--to',
+            'markdown',
+            '--stdout',
+            'nbs/index.ipynb',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding='utf-8',
+    )
     assert r.returncode == 0, r.stderr
-    assert r.stdout.replace('](../', '](').rstrip() == (ROOT/'README.md').read_text(encoding='utf-8').rstrip(), 'run make readme'
+    assert (
+        r.stdout.replace('](../', '](').rstrip()
+        == (ROOT / 'README.md').read_text(encoding='utf-8').rstrip()
+    ), 'run make readme'
+
 
 def test_readme_leads_somewhere():
-    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
     links = {t for t in re.findall(r'\]\(([^)#\s]+)\)', text) if '://' not in t}
-    assert not sorted(t for t in links if not (ROOT/t).exists()), 'links into nothing'
-    assert not sorted({short(p) for p in NOTEBOOKS if p.name != 'index.ipynb'} - links), 'notebooks that the README does not name'
+    assert not sorted(t for t in links if not (ROOT / t).exists()), 'links into nothing'
+    assert not sorted({short(p) for p in NOTEBOOKS if p.name != 'index.ipynb'} - links), (
+        'notebooks that the README does not name'
+    )
     assert '{{' not in text, 'a number is still to be filled in'
+
 
 # --- metadata -------------------------------------------------------------------------------------------------------------------
 
+
 def test_versions_are_equal():
     import gan_covid
-    assert gan_covid.__version__ == SETTINGS['version'] == yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))['version']
+
+    assert (
+        gan_covid.__version__
+        == SETTINGS['version']
+        == yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))['version']
+    )
+
 
 def setup_arguments(monkeypatch):
     found = {}
     monkeypatch.setattr(setuptools, 'setup', lambda **kw: found.update(kw))
-    runpy.run_path(str(ROOT/'setup.py'))
+    runpy.run_path(str(ROOT / 'setup.py'))
     return found
 
+
 # what setup() calls it -> what pyproject.toml calls it; None: no metadata field
-FIELDS = {'version': 'version', 'description': 'description', 'long_description': 'readme', 'long_description_content_type': 'readme',
-          'author': 'authors', 'keywords': 'keywords', 'license': 'license', 'packages': None, 'install_requires': 'dependencies',
-          'extras_require': 'optional-dependencies', 'entry_points': 'scripts'}
+FIELDS = {
+    'version': 'version',
+    'description': 'description',
+    'long_description': 'readme',
+    'long_description_content_type': 'readme',
+    'author': 'authors',
+    'keywords': 'keywords',
+    'license': 'license',
+    'packages': None,
+    'install_requires': 'dependencies',
+    'extras_require': 'optional-dependencies',
+    'entry_points': 'scripts',
+}
+
 
 def test_setup_py_sets_exactly_the_dynamic_fields(monkeypatch):
     args, project = setup_arguments(monkeypatch), PYPROJECT['project']
     assert {FIELDS[k] for k in args} - {None} == set(project['dynamic'])
     assert set(project) == {'name', 'requires-python', 'dynamic'}
     assert project['name'] == SETTINGS['lib_name']
-    assert project['requires-python'] == f">={SETTINGS['min_python']},<{SETTINGS['max_python']}"
+    assert project['requires-python'] == f'>={SETTINGS["min_python"]},<{SETTINGS["max_python"]}'
+
 
 def test_setup_py_hands_on_settings_ini(monkeypatch):
     args = setup_arguments(monkeypatch)
     assert args['install_requires'] == SETTINGS['requirements'].split()
-    assert args['extras_require'] == {k[:-len('_requirements')]: v.split() for k, v in SETTINGS.items() if k.endswith('_requirements')}
+    assert args['extras_require'] == {
+        k[: -len('_requirements')]: v.split()
+        for k, v in SETTINGS.items()
+        if k.endswith('_requirements')
+    }
     assert args['entry_points'] == {'console_scripts': [SETTINGS['console_scripts']]}
     assert all(args[k] == SETTINGS[k] for k in ('version', 'description', 'author', 'license'))
     assert args['extras_require']['build'] == PYPROJECT['build-system']['requires']
 
+
 def test_setup_py_names_every_package(monkeypatch):
-    assert sorted(setup_arguments(monkeypatch)['packages']) == sorted(dotted(p.parent) for p in (ROOT/'gan_covid').rglob('__init__.py'))
-    assert not [short(p) for p in MODULES if not (p.parent/'__init__.py').exists()]
+    assert sorted(setup_arguments(monkeypatch)['packages']) == sorted(
+        dotted(p.parent) for p in (ROOT / 'gan_covid').rglob('__init__.py')
+    )
+    assert not [short(p) for p in MODULES if not (p.parent / '__init__.py').exists()]
+
 
 # --- locks ----------------------------------------------------------------------------------------------------------------------
 
+
 def lock(file):
     "{name: (version, number of hashes)} of a lock, every line of which has to be understood."
-    text = re.sub(r'^#.*\n', '', (ROOT/file).read_text(encoding='utf-8'), flags=re.M)
-    found = re.findall(r'^([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n', text, re.M)
+    text = re.sub(r'^#.*\n', '', (ROOT / file).read_text(encoding='utf-8'), flags=re.M)
+    found = re.findall(
+        r'^([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n',
+        text,
+        re.M,
+    )
     assert len(found) == len(re.findall(r'^\S', text, re.M)), 'lines that are no pinned packages'
     twice = len({n for n, *_ in found}) < len(found)
-    assert not twice or 'lowest' in file, 'two versions of one package'   # there one for older, one for newer Python
+    assert not twice or 'lowest' in file, (
+        'two versions of one package'
+    )  # there one for older, one for newer Python
     return {n: (v, h.count('--hash')) for n, v, h in found}
 
-@pytest.mark.parametrize('file', ['requirements.lock', 'requirements-figures.lock', 'requirements-lowest.lock'])
+
+@pytest.mark.parametrize(
+    'file', ['requirements.lock', 'requirements-figures.lock', 'requirements-lowest.lock']
+)
 def test_lock_is_hashed_and_knows_no_address(file):
     assert not [n for n, (_, hashes) in lock(file).items() if not hashes]
-    assert '//' not in (ROOT/file).read_text(encoding='utf-8')
+    assert '//' not in (ROOT / file).read_text(encoding='utf-8')
 
-def wanted(*keys): return [Requirement(r) for k in keys for r in SETTINGS[k].split()]
+
+def wanted(*keys):
+    return [Requirement(r) for k in keys for r in SETTINGS[k].split()]
+
 
 def test_locks_hold_what_settings_ini_asks_for():
     full, light = lock('requirements.lock'), lock('requirements-figures.lock')
-    missing = lambda locked, reqs: [str(r) for r in reqs if canonicalize_name(r.name) not in locked
-                                    or not r.specifier.contains(locked[canonicalize_name(r.name)][0])]
-    assert not missing(full, wanted('requirements', *(k for k in SETTINGS if k.endswith('_requirements')))), 'run make lock'
+
+    def missing(locked, reqs):
+        return [
+            str(r)
+            for r in reqs
+            if canonicalize_name(r.name) not in locked
+            or not r.specifier.contains(locked[canonicalize_name(r.name)][0])
+        ]
+
+    assert not missing(
+        full, wanted('requirements', *(k for k in SETTINGS if k.endswith('_requirements')))
+    ), 'run make lock'
     assert not missing(light, wanted('requirements', 'build_requirements')), 'run make lock'
-    pins = [Requirement(l) for l in (ROOT/'constraints.txt').read_text().splitlines() if not l.startswith('#')]
+    pins = [
+        Requirement(l)
+        for l in (ROOT / 'constraints.txt').read_text().splitlines()
+        if not l.startswith('#')
+    ]
     assert len(pins) == 4 and not missing(full, pins), 'run make lock'
+
 
 def test_lowest_lock_holds_the_lowest_promises():
     "Every requirement names a version to begin with, and it is that one which CI tests."
@@ -162,55 +321,117 @@ def test_lowest_lock_holds_the_lowest_promises():
         floor = {s.version for s in r.specifier if s.operator in ('>=', '==')}
         assert len(floor) == 1, f'{r.name}: no lowest version in settings.ini'
         have, want = Version(lowest[canonicalize_name(r.name)][0]), Version(floor.pop())
-        assert have == want, f'{r.name}: settings.ini says {want}, the lock has {have}; run make lock'
-    assert 'make test-lowest' in (ROOT/'.ci'/'run').read_text()
+        assert have == want, (
+            f'{r.name}: settings.ini says {want}, the lock has {have}; run make lock'
+        )
+    assert 'make test-lowest' in (ROOT / '.ci' / 'run').read_text()
+
 
 def test_light_lock_is_a_part_of_the_full_one_without_engines():
     full, light = lock('requirements.lock'), lock('requirements-figures.lock')
     assert not sorted(n for n in light if light[n][0] != full.get(n, '')[0])
-    assert not [n for n in light if re.match('torch|tensorflow|keras|jax|triton|nvidia|cuda|snakemake', n)]
+    assert not [
+        n for n in light if re.match('torch|tensorflow|keras|jax|triton|nvidia|cuda|snakemake', n)
+    ]
+
 
 # --- engines --------------------------------------------------------------------------------------------------------------------
 
+
 def test_only_engine_modules_load_an_engine():
     "Everything but `dcgan` and `stylegan2` is importable where neither TensorFlow nor torch is installed, and loads neither where they are."
-    names = ['gan_covid', *(dotted(p) for p in MODULES if p.parent.name not in ('dcgan', 'stylegan2'))]
-    code = ('import importlib, sys\n'
-            f'for n in {names}:\n'
-            '    importlib.import_module(n)\n'
-            '    if bad := {"torch", "tensorflow", "keras", "jax", "triton"} & set(sys.modules): sys.exit(f"{n} loads {sorted(bad)}")')
+    names = [
+        'gan_covid',
+        *(dotted(p) for p in MODULES if p.parent.name not in ('dcgan', 'stylegan2')),
+    ]
+    code = (
+        'import importlib, sys\n'
+        f'for n in {names}:\n'
+        '    importlib.import_module(n)\n'
+        '    if bad := {"torch", "tensorflow", "keras", "jax", "triton"} & set(sys.modules): sys.exit(f"{n} loads {sorted(bad)}")'
+    )
     r = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
+
 
 # --- what is in the tree --------------------------------------------------------------------------------------------------------
 
 # written so that none of them finds itself
 PATHS = re.compile(rb'(?:^|[^\w.)}\]*<-])/(?:work|farm|home|Users|root|tmp)/[^\n]{0,40}', re.M)
-REGISTRIES = re.compile(rb'(?:pyp[i]|pythonhoste[d]|npmj[s]|debia[n]|anacond[a])\.org|(?:index-ur|find-link)[ls]\b')
+REGISTRIES = re.compile(
+    rb'(?:pyp[i]|pythonhoste[d]|npmj[s]|debia[n]|anacond[a])\.org|(?:index-ur|find-link)[ls]\b'
+)
 SHARED = re.compile(rb'\.\./share[d]\b')
 
-def places(pattern, but=()):
-    return [f'{p}: {m[0][:60]!r}' for p in tree() if str(p) not in but for m in pattern.finditer((ROOT/p).read_bytes())]
 
-def test_no_path_of_one_machine(): assert not places(PATHS)
-def test_no_registry_address(): assert not places(REGISTRIES)
-def test_only_ci_knows_where_the_data_lies(): assert not places(SHARED, but=['.ci/run'])
-def test_no_heavy_file(): assert not [str(p) for p in tree() if (ROOT/p).stat().st_size > 2**20]
-def test_no_local_figure(): assert not [str(p) for p in tree() if p.parts[0] == 'figures' and '.local.' in p.name]
+def places(pattern, but=()):
+    return [
+        f'{p}: {m[0][:60]!r}'
+        for p in tree()
+        if str(p) not in but
+        for m in pattern.finditer((ROOT / p).read_bytes())
+    ]
+
+
+def test_no_path_of_one_machine():
+    assert not places(PATHS)
+
+
+def test_no_registry_address():
+    assert not places(REGISTRIES)
+
+
+def test_only_ci_knows_where_the_data_lies():
+    assert not places(SHARED, but=['.ci/run'])
+
+
+def test_no_heavy_file():
+    assert not [str(p) for p in tree() if (ROOT / p).stat().st_size > 2**20]
+
+
+def test_no_local_figure():
+    assert not [str(p) for p in tree() if p.parts[0] == 'figures' and '.local.' in p.name]
+
 
 def test_patterns_find_what_they_should():
-    for p in b'/wor' b'k/main', b'"/hom' b'e/u/x"', b'=/tm' b'p/x', b'\n/roo' b't/x': assert PATHS.search(p)
-    for p in b'work/x', b'a/wor' b'k/x', b'../wor' b'k/', b'{root}/wor' b'k/x', b'</ro' b'ot>', b'https://a.org/ho' b'me/': assert not PATHS.search(p)
-    assert REGISTRIES.search(b'files.pythonhoste' b'd.org') and REGISTRIES.search(b'--extra-index-ur' b'l x') and not REGISTRIES.search(b'github.com')
+    for p in b'/work/main', b'"/home/u/x"', b'=/tmp/x', b'\n/root/x':
+        assert PATHS.search(p)
+    for p in (
+        b'work/x',
+        b'a/work/x',
+        b'../work/',
+        b'{root}/work/x',
+        b'</root>',
+        b'https://a.org/home/',
+    ):
+        assert not PATHS.search(p)
+    assert (
+        REGISTRIES.search(b'files.pythonhosted.org')
+        and REGISTRIES.search(b'--extra-index-url x')
+        and not REGISTRIES.search(b'github.com')
+    )
+
 
 def test_ci_and_make_are_there():
-    assert os.access(ROOT/'.ci/run', os.X_OK)
+    assert os.access(ROOT / '.ci/run', os.X_OK)
     r = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
-    assert not [t for t in 'setup reproduce figures test test-lowest bench lock readme clean'.split() if f'  make {t} ' not in r.stdout]
+    assert not [
+        t
+        for t in 'setup reproduce figures test test-lowest bench lock readme clean'.split()
+        if f'  make {t} ' not in r.stdout
+    ]
     assert not [v for v in 'PAPER PROFILE DATA JOBS'.split() if f'  {v}=' not in r.stdout]
 
+
 def test_licence_is_apache():
-    text = (ROOT/'LICENSE').read_text(encoding='utf-8')
-    assert 'Apache License\n                           Version 2.0, January 2004' in text and text.count('\n') == 202
-    assert SETTINGS['license'] == yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))['license'] == 'Apache-2.0'
+    text = (ROOT / 'LICENSE').read_text(encoding='utf-8')
+    assert (
+        'Apache License\n                           Version 2.0, January 2004' in text
+        and text.count('\n') == 202
+    )
+    assert (
+        SETTINGS['license']
+        == yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))['license']
+        == 'Apache-2.0'
+    )

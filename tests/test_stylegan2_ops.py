@@ -1,10 +1,16 @@
 "Operations of StyleGAN2 against the published numbers, where they lie beside the data, and against the plain reference on cases of any shape."
-import contextlib, itertools, json, os
+
+import contextlib
+import itertools
+import json
+import os
 from pathlib import Path
 
-import numpy as np, pytest, torch
-
+import numpy as np
+import pytest
 import stylegan2_reference as R
+import torch
+
 from gan_covid.records import InputError
 from gan_covid.stylegan2 import ops
 
@@ -12,9 +18,14 @@ F64, F32 = torch.float64, torch.float32
 # largest difference over largest value: result, first and second derivatives
 LIMITS = {F64: (1e-6, 1e-6, 1e-6), F32: (1e-5, 1e-4, 1e-3)}
 TYPES = pytest.mark.parametrize('dtype', [F64, F32], ids=['float64', 'float32'])
-LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
+LAYOUTS = pytest.mark.parametrize(
+    'layout', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc']
+)
 
-pytestmark = pytest.mark.usefixtures('one_thread')   # tensors are tiny here: threads would only wait for each other
+pytestmark = pytest.mark.usefixtures(
+    'one_thread'
+)  # tensors are tiny here: threads would only wait for each other
+
 
 @pytest.fixture(params=['convolutions', 'matrices'])
 def filters(request, monkeypatch):
@@ -23,33 +34,52 @@ def filters(request, monkeypatch):
     monkeypatch.setattr(ops, '_by_matrices', lambda x: matrices)
     monkeypatch.setattr(ops, '_spare', lambda n, x: -n % 8 if matrices else 0)
 
+
 def oracle(name):
     "A file of published numbers as {name: array}; they lie in `oracles` beside the folder of data sets."
-    if not os.environ.get('GAN_COVID_DATA'): pytest.skip('published numbers are needed: GAN_COVID_DATA names the data folder, beside which `oracles` lies')
-    path = Path(os.environ['GAN_COVID_DATA']).resolve().parent/'oracles'/name
-    if not path.exists(): pytest.skip(f'{path.name} is not beside the data')
-    with np.load(path) as z: return {k: z[k] for k in z.files}
+    if not os.environ.get('GAN_COVID_DATA'):
+        pytest.skip(
+            'published numbers are needed: GAN_COVID_DATA names the data folder, beside which `oracles` lies'
+        )
+    path = Path(os.environ['GAN_COVID_DATA']).resolve().parent / 'oracles' / name
+    if not path.exists():
+        pytest.skip(f'{path.name} is not beside the data')
+    with np.load(path) as z:
+        return {k: z[k] for k in z.files}
+
 
 def cases(z):
-    for i in range(int(z['num_cases'])): yield i, json.loads(str(z[f'case_{i}_params'])), lambda k, i=i: z.get(f'case_{i}_{k}')
+    for i in range(int(z['num_cases'])):
+        yield i, json.loads(str(z[f'case_{i}_params'])), lambda k, i=i: z.get(f'case_{i}_{k}')
+
 
 def distance(got, want):
-    got, want = torch.as_tensor(got).detach().double(), torch.as_tensor(np.asarray(want) if not torch.is_tensor(want) else want).detach().double()
+    got, want = (
+        torch.as_tensor(got).detach().double(),
+        torch.as_tensor(np.asarray(want) if not torch.is_tensor(want) else want).detach().double(),
+    )
     assert got.shape == want.shape
-    return float((got - want).abs().max()/want.abs().max().clamp_min(1e-30)) if want.numel() else 0.
+    return (
+        float((got - want).abs().max() / want.abs().max().clamp_min(1e-30)) if want.numel() else 0.0
+    )
+
 
 def leaf(a, dtype, layout=torch.contiguous_format):
     t = torch.as_tensor(np.asarray(a) if not torch.is_tensor(a) else a).detach().to(dtype).clone()
     return (t.contiguous(memory_format=layout) if t.ndim == 4 else t).requires_grad_()
 
+
 def compare(dtype, out, cot, inputs, want, grads, where=''):
     "A result and the derivatives of sum(out*cot) against the numbers wanted."
     first, second, _ = LIMITS[dtype]
     assert distance(out, want) <= first, where
-    got = torch.autograd.grad((out*torch.as_tensor(cot).to(dtype)).sum(), inputs)
-    for g, w in zip(got, grads): assert distance(g, w) <= second, where
+    got = torch.autograd.grad((out * torch.as_tensor(cot).to(dtype)).sum(), inputs)
+    for g, w in zip(got, grads):
+        assert distance(g, w) <= second, where
+
 
 # --- published numbers ----------------------------------------------------------------------------------------------------------
+
 
 @TYPES
 @LAYOUTS
@@ -60,10 +90,15 @@ def test_oracle_upfirdn2d(dtype, layout, filters):
         x = leaf(z['x'], dtype, layout)
         compare(dtype, op(x, f, **p), get('cot'), [x], get('out'), [get('vjp')], where)
 
+
 def test_oracle_filters():
     z = oracle('a_upfirdn2d.npz')
-    assert distance(ops.fir_filter(), z['f1331_sep']) < 1e-7 and distance(ops.fir_filter([1, 2, 3, 4]), z['f1234_sep']) < 1e-7
+    assert (
+        distance(ops.fir_filter(), z['f1331_sep']) < 1e-7
+        and distance(ops.fir_filter([1, 2, 3, 4]), z['f1234_sep']) < 1e-7
+    )
     assert distance(ops.fir_filter(np.outer([1, 3, 3, 1], [1, 3, 3, 1])), z['f1331_2d']) < 1e-7
+
 
 @TYPES
 @LAYOUTS
@@ -72,7 +107,16 @@ def test_oracle_conv2d_resample(dtype, layout, filters):
     for i, p, get in cases(z):
         x, w = leaf(z[p.pop('x')], dtype, layout), leaf(z[p.pop('w')], dtype)
         out = ops.conv2d_resample(x, w, torch.as_tensor(z['f']), **p)
-        compare(dtype, out, get('cot'), [x, w], get('out'), [get('grad_x'), get('grad_w')], f'case {i}: {p}')
+        compare(
+            dtype,
+            out,
+            get('cot'),
+            [x, w],
+            get('out'),
+            [get('grad_x'), get('grad_w')],
+            f'case {i}: {p}',
+        )
+
 
 @TYPES
 @LAYOUTS
@@ -83,7 +127,16 @@ def test_oracle_modulated_conv2d(dtype, layout, filters):
         x, w, s = (leaf(z[f'{n}_k{k}'], dtype, layout) for n in 'xws')
         noise = torch.as_tensor(get('noise')).to(dtype) if noise else None
         out = ops.modulated_conv2d(x, w, s, noise=noise, f=ops.fir_filter(), **p)
-        compare(dtype, out, get('cot'), [x, w, s], get('out'), [get('grad_x'), get('grad_w'), get('grad_s')], f'case {i}: {k}, {p}')
+        compare(
+            dtype,
+            out,
+            get('cot'),
+            [x, w, s],
+            get('out'),
+            [get('grad_x'), get('grad_w'), get('grad_s')],
+            f'case {i}: {k}, {p}',
+        )
+
 
 @TYPES
 def test_oracle_bias_act(dtype):
@@ -91,9 +144,20 @@ def test_oracle_bias_act(dtype):
     for i, p, get in cases(z):
         x, b = leaf(z[p.pop('x')], dtype), leaf(z['b'], dtype) if p['bias'] else None
         p.pop('bias')
-        inputs, grads = ([x, b], [get('grad_x'), get('grad_b')]) if b is not None else ([x], [get('grad_x')])
-        compare(dtype, ops.bias_act(x, b, **p), get('cot'), inputs, get('out'), grads, f'case {i}: {p}')
-    assert distance(ops.bias_act(leaf(z['x'], dtype), leaf(z['b'], dtype), act='lrelu', alpha=.1), z['alpha01_out']) <= LIMITS[dtype][0]
+        inputs, grads = (
+            ([x, b], [get('grad_x'), get('grad_b')]) if b is not None else ([x], [get('grad_x')])
+        )
+        compare(
+            dtype, ops.bias_act(x, b, **p), get('cot'), inputs, get('out'), grads, f'case {i}: {p}'
+        )
+    assert (
+        distance(
+            ops.bias_act(leaf(z['x'], dtype), leaf(z['b'], dtype), act='lrelu', alpha=0.1),
+            z['alpha01_out'],
+        )
+        <= LIMITS[dtype][0]
+    )
+
 
 @TYPES
 @LAYOUTS
@@ -101,9 +165,19 @@ def test_oracle_minibatch_stddev(dtype, layout):
     z = oracle('e_minibatch_stddev.npz')
     for i, p, get in cases(z):
         x = leaf(get('x'), dtype, layout)
-        compare(dtype, ops.minibatch_stddev(x, p['group_size'], p['num_channels']), get('cot'), [x], get('out'), [get('grad_x')], f'case {i}: {p}')
+        compare(
+            dtype,
+            ops.minibatch_stddev(x, p['group_size'], p['num_channels']),
+            get('cot'),
+            [x],
+            get('out'),
+            [get('grad_x')],
+            f'case {i}: {p}',
+        )
+
 
 # --- plain reference, any shape -------------------------------------------------------------------------------------------------
+
 
 def both(dtype, ours, plain, arrays, seed=0, layout=torch.contiguous_format, second=True):
     "Result, first and second derivatives of two functions of the same arrays."
@@ -112,93 +186,215 @@ def both(dtype, ours, plain, arrays, seed=0, layout=torch.contiguous_format, sec
     for f, to in ((plain, F64), (ours, dtype)):
         inputs = [leaf(a, to, layout if to == dtype else torch.contiguous_format) for a in arrays]
         out = f(*inputs)
-        if cot is None: cot = torch.randn(out.shape, generator=rng, dtype=F64)
-        first = torch.autograd.grad((out*cot.to(to)).sum(), inputs, create_graph=second)
-        if cots is None: cots = [torch.randn(g.shape, generator=rng, dtype=F64) for g in first]
+        if cot is None:
+            cot = torch.randn(out.shape, generator=rng, dtype=F64)
+        first = torch.autograd.grad((out * cot.to(to)).sum(), inputs, create_graph=second)
+        if cots is None:
+            cots = [torch.randn(g.shape, generator=rng, dtype=F64) for g in first]
         again = ()
         if second and any(g.requires_grad for g in first):
-            again = torch.autograd.grad(sum((g*v.to(to)).sum() for g, v in zip(first, cots)), inputs, allow_unused=True)
+            again = torch.autograd.grad(
+                sum((g * v.to(to)).sum() for g, v in zip(first, cots)), inputs, allow_unused=True
+            )
             again = [torch.zeros_like(a) if g is None else g for g, a in zip(again, inputs)]
         results.append((out, first, again))
     (out0, first0, second0), (out1, first1, second1) = results
     a, b, c = LIMITS[dtype]
     assert distance(out1, out0) <= a
-    for p, q in zip(first1, first0): assert distance(p, q) <= b
+    for p, q in zip(first1, first0):
+        assert distance(p, q) <= b
     assert len(second1) == len(second0) or not any(bool(s.abs().max() > 0) for s in second0)
     # where the true one is zero, what counts is that it is small beside the others
-    floor = max([float(q.abs().max()) for q in second0], default=0.)*1e-3
-    for p, q in zip(second1, second0): assert float((p.double() - q).abs().max()) <= c*max(float(q.abs().max()), floor)
+    floor = max([float(q.abs().max()) for q in second0], default=0.0) * 1e-3
+    for p, q in zip(second1, second0):
+        assert float((p.double() - q).abs().max()) <= c * max(float(q.abs().max()), floor)
 
-def rnd(*shape, seed=0): return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=F32)
 
-FILTERS = {'box': [1.], 'two': [1., 1.], 'three': [1., 2., 1.], 'four': [1., 3., 3., 1.], 'skewed': [1., 2., 3., 5.], 'long': list(np.hanning(11)[1:-1] + .1), 'longer': list(np.arange(12.) + 1),
-           'matrix': [[1., 2., 0.], [0., 1., 4.]], 'row': [[1., 2., 3., 4., 5.]], 'column': [[3.], [1.], [1.]]}
+def rnd(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=F32)
+
+
+FILTERS = {
+    'box': [1.0],
+    'two': [1.0, 1.0],
+    'three': [1.0, 2.0, 1.0],
+    'four': [1.0, 3.0, 3.0, 1.0],
+    'skewed': [1.0, 2.0, 3.0, 5.0],
+    'long': list(np.hanning(11)[1:-1] + 0.1),
+    'longer': list(np.arange(12.0) + 1),
+    'matrix': [[1.0, 2.0, 0.0], [0.0, 1.0, 4.0]],
+    'row': [[1.0, 2.0, 3.0, 4.0, 5.0]],
+    'column': [[3.0], [1.0], [1.0]],
+}
+
 
 @TYPES
 @LAYOUTS
 @pytest.mark.parametrize('name', FILTERS)
 def test_upfirdn2d_of_any_shape(name, layout, dtype, filters):
     f = ops.fir_filter(FILTERS[name])
-    settings = [dict(), dict(up=2), dict(down=2), dict(up=[3, 1], down=[1, 2]), dict(up=[2, 3], down=[3, 2], gain=1.7), dict(up=2, down=2), dict(down=[1, 3]), dict(up=[1, 2])]
+    settings = [
+        dict(),
+        dict(up=2),
+        dict(down=2),
+        dict(up=[3, 1], down=[1, 2]),
+        dict(up=[2, 3], down=[3, 2], gain=1.7),
+        dict(up=2, down=2),
+        dict(down=[1, 3]),
+        dict(up=[1, 2]),
+    ]
     paddings = [3, [7, 5], [6, 4, 3, 6], [9, 0, 5, 8], [0, 8, 7, -1]]
-    for n, (kw, padding, flip, shape) in enumerate(zip(settings*2, paddings*4, itertools.cycle([False, True, True]), itertools.cycle([(1, 1, 9, 12), (2, 3, 14, 11), (3, 5, 10, 10), (2, 2, 15, 9)]))):
+    for n, (kw, padding, flip, shape) in enumerate(
+        zip(
+            settings * 2,
+            paddings * 4,
+            itertools.cycle([False, True, True]),
+            itertools.cycle([(1, 1, 9, 12), (2, 3, 14, 11), (3, 5, 10, 10), (2, 2, 15, 9)]),
+        )
+    ):
         padding = [6, 6, 6, 6] if name in ('long', 'longer') and n % 2 else padding
         p = dict(padding=padding, flip_filter=flip, **kw)
-        both(dtype, lambda x: ops.upfirdn2d(x, f, **p), lambda x: R.upfirdn2d(x, f, **p), [rnd(*shape)], second=False, layout=layout)
+        both(
+            dtype,
+            lambda x: ops.upfirdn2d(x, f, **p),
+            lambda x: R.upfirdn2d(x, f, **p),
+            [rnd(*shape)],
+            second=False,
+            layout=layout,
+        )
+
 
 @TYPES
 @pytest.mark.parametrize('name', FILTERS)
 def test_the_three_everyday_forms(name, dtype):
     f, x = ops.fir_filter(FILTERS[name]), rnd(2, 3, 13, 12)
-    for p in (dict(), dict(padding=1), dict(padding=[2, 0, 1, 3], flip_filter=True, gain=.3)):
-        both(dtype, lambda x: ops.filter2d(x, f, **p), lambda x: R.filter2d(x, f, **p), [x], second=False)
+    for p in (dict(), dict(padding=1), dict(padding=[2, 0, 1, 3], flip_filter=True, gain=0.3)):
+        both(
+            dtype,
+            lambda x: ops.filter2d(x, f, **p),
+            lambda x: R.filter2d(x, f, **p),
+            [x],
+            second=False,
+        )
         for k in (1, 2, 3, [2, 1], [1, 3]):
-            both(dtype, lambda x: ops.upsample2d(x, f, k, **p), lambda x: R.upsample2d(x, f, k, **p), [x], second=False)
-            both(dtype, lambda x: ops.downsample2d(x, f, k, **p), lambda x: R.downsample2d(x, f, k, **p), [x], second=False)
+            both(
+                dtype,
+                lambda x: ops.upsample2d(x, f, k, **p),
+                lambda x: R.upsample2d(x, f, k, **p),
+                [x],
+                second=False,
+            )
+            both(
+                dtype,
+                lambda x: ops.downsample2d(x, f, k, **p),
+                lambda x: R.downsample2d(x, f, k, **p),
+                [x],
+                second=False,
+            )
+
 
 def test_upfirdn2d_without_a_filter_and_second_derivative(filters):
     x = rnd(1, 2, 5, 6)
-    assert torch.equal(ops.upfirdn2d(x, None, up=[2, 3], padding=[1, 0, 0, 2]), R.upfirdn2d(x, None, up=[2, 3], padding=[1, 0, 0, 2]))
-    both(F64, lambda x: ops.upsample2d(x, ops.fir_filter()).square(), lambda x: R.upsample2d(x, R.kernel()).square(), [x])
-    both(F64, lambda x: ops.downsample2d(x, ops.fir_filter()).pow(3), lambda x: R.downsample2d(x, R.kernel()).pow(3), [x])
+    assert torch.equal(
+        ops.upfirdn2d(x, None, up=[2, 3], padding=[1, 0, 0, 2]),
+        R.upfirdn2d(x, None, up=[2, 3], padding=[1, 0, 0, 2]),
+    )
+    both(
+        F64,
+        lambda x: ops.upsample2d(x, ops.fir_filter()).square(),
+        lambda x: R.upsample2d(x, R.kernel()).square(),
+        [x],
+    )
+    both(
+        F64,
+        lambda x: ops.downsample2d(x, ops.fir_filter()).pow(3),
+        lambda x: R.downsample2d(x, R.kernel()).pow(3),
+        [x],
+    )
+
 
 @TYPES
 @LAYOUTS
 def test_many_channels_as_matrices(layout, dtype, monkeypatch):
     "With eight channels or more that lie beside each other the products go over them, and the result is a tensor of its own."
     monkeypatch.setattr(ops, '_by_matrices', lambda x: True)
-    f, x = ops.fir_filter([1., 2., 3., 5.]), rnd(2, 9, 8, 6)
+    f, x = ops.fir_filter([1.0, 2.0, 3.0, 5.0]), rnd(2, 9, 8, 6)
     for name in 'filter2d', 'upsample2d', 'downsample2d':
         ours, plain = (getattr(m, name) for m in (ops, R))
-        both(dtype, lambda x: ours(x, f).square(), lambda x: plain(x, f).square(), [x], layout=layout)
+        both(
+            dtype, lambda x: ours(x, f).square(), lambda x: plain(x, f).square(), [x], layout=layout
+        )
         y = ours(leaf(x, dtype, layout), f)
         assert y.is_contiguous(memory_format=layout) and not y._is_view()
 
+
 def test_bad_filters_and_paddings(filters):
     x = rnd(1, 1, 4, 4)
-    for bad, word in ((lambda: ops.fir_filter(np.ones((1, 2, 3))), 'axes'), (lambda: ops.upfirdn2d(x, ops.fir_filter(), up=0), 'up='), (lambda: ops.upfirdn2d(x, ops.fir_filter(), padding=[1, 2, 3]), 'padding'),
-                      (lambda: ops.upfirdn2d(x, ops.fir_filter(np.ones(7))), 'does not fit'), (lambda: ops.bias_act(x, act='gelu'), 'swish'), (lambda: ops.minibatch_stddev(rnd(6, 4, 2, 2), 4), 'batch of 6'),
-                      (lambda: ops.minibatch_stddev(rnd(4, 4, 2, 2), 4, 3), 'channels=3')):
-        with pytest.raises(InputError, match=word): bad()
+    for bad, word in (
+        (lambda: ops.fir_filter(np.ones((1, 2, 3))), 'axes'),
+        (lambda: ops.upfirdn2d(x, ops.fir_filter(), up=0), 'up='),
+        (lambda: ops.upfirdn2d(x, ops.fir_filter(), padding=[1, 2, 3]), 'padding'),
+        (lambda: ops.upfirdn2d(x, ops.fir_filter(np.ones(7))), 'does not fit'),
+        (lambda: ops.bias_act(x, act='gelu'), 'swish'),
+        (lambda: ops.minibatch_stddev(rnd(6, 4, 2, 2), 4), 'batch of 6'),
+        (lambda: ops.minibatch_stddev(rnd(4, 4, 2, 2), 4, 3), 'channels=3'),
+    ):
+        with pytest.raises(InputError, match=word):
+            bad()
+
 
 @TYPES
 @LAYOUTS
 @pytest.mark.parametrize('size', [(8, 6), (7, 9), (5, 5), (1, 4)], ids=str)
 def test_convolution_of_any_shape(size, layout, dtype):
-    for (o, i, groups), k, stride, padding in zip(itertools.cycle([(6, 4, 1), (6, 4, 2), (3, 3, 3), (5, 1, 1)]), [(3, 3), (1, 1), (3, 2), (1, 3), (5, 3), (2, 2)]*2,
-                                                   itertools.cycle([1, 2, (1, 2), (3, 1)]), itertools.cycle([2, [1, 3], [1, 2, 4, 3]])):
-        x, w, b = rnd(2, i, *size), rnd(o, i//groups, *k), rnd(o)
+    for (o, i, groups), k, stride, padding in zip(
+        itertools.cycle([(6, 4, 1), (6, 4, 2), (3, 3, 3), (5, 1, 1)]),
+        [(3, 3), (1, 1), (3, 2), (1, 3), (5, 3), (2, 2)] * 2,
+        itertools.cycle([1, 2, (1, 2), (3, 1)]),
+        itertools.cycle([2, [1, 3], [1, 2, 4, 3]]),
+    ):
+        x, w, b = rnd(2, i, *size), rnd(o, i // groups, *k), rnd(o)
         four = R.four(padding)
-        def plain(x, w, b): return torch.nn.functional.conv2d(torch.nn.functional.pad(x, four), w, b, stride=stride, groups=groups)
-        try: plain(x, w, b)
-        except RuntimeError: continue                    # the kernel is larger than the image
-        both(dtype, lambda x, w, b: ops.conv2d(x, w, b, stride, padding, groups).square(), lambda x, w, b: plain(x, w, b).square(), [x, w, b], layout=layout)
-        w = rnd(i, o//groups, *k)
-        p, extra = tuple(min(a//2, 1) for a in k), tuple(int(s > 1) for s in R.two(stride))
-        both(dtype, lambda x, w, b: ops.conv_transpose2d(x, w, b, stride, p, extra, groups).square(),
-             lambda x, w, b: torch.nn.functional.conv_transpose2d(x, w, b, stride, p, extra, groups).square(), [x, w, b], layout=layout)
 
-RESAMPLE = [dict(), dict(up=2), dict(down=2), dict(up=3), dict(down=3), dict(up=2, down=2), dict(up=4)]
+        def plain(x, w, b):
+            return torch.nn.functional.conv2d(
+                torch.nn.functional.pad(x, four), w, b, stride=stride, groups=groups
+            )
+
+        try:
+            plain(x, w, b)
+        except RuntimeError:
+            continue  # the kernel is larger than the image
+        both(
+            dtype,
+            lambda x, w, b: ops.conv2d(x, w, b, stride, padding, groups).square(),
+            lambda x, w, b: plain(x, w, b).square(),
+            [x, w, b],
+            layout=layout,
+        )
+        w = rnd(i, o // groups, *k)
+        p, extra = tuple(min(a // 2, 1) for a in k), tuple(int(s > 1) for s in R.two(stride))
+        both(
+            dtype,
+            lambda x, w, b: ops.conv_transpose2d(x, w, b, stride, p, extra, groups).square(),
+            lambda x, w, b: torch.nn.functional.conv_transpose2d(
+                x, w, b, stride, p, extra, groups
+            ).square(),
+            [x, w, b],
+            layout=layout,
+        )
+
+
+RESAMPLE = [
+    dict(),
+    dict(up=2),
+    dict(down=2),
+    dict(up=3),
+    dict(down=3),
+    dict(up=2, down=2),
+    dict(up=4),
+]
+
 
 @TYPES
 @LAYOUTS
@@ -206,119 +402,261 @@ RESAMPLE = [dict(), dict(up=2), dict(down=2), dict(up=3), dict(down=3), dict(up=
 def test_conv2d_resample_of_any_shape(k, layout, dtype):
     kh, kw = (k, k) if isinstance(k, int) else k
     filters = itertools.cycle(['four', 'skewed', 'matrix', 'three', 'longer'])
-    for n, (kw_, (o, i, groups), flip, size) in enumerate(zip(RESAMPLE*2, itertools.cycle([(4, 3, 1), (6, 4, 2), (2, 1, 1)]), itertools.cycle([True, False, False]), itertools.cycle([(8, 6), (7, 9), (5, 8), (9, 5)]))):
+    for n, (kw_, (o, i, groups), flip, size) in enumerate(
+        zip(
+            RESAMPLE * 2,
+            itertools.cycle([(4, 3, 1), (6, 4, 2), (2, 1, 1)]),
+            itertools.cycle([True, False, False]),
+            itertools.cycle([(8, 6), (7, 9), (5, 8), (9, 5)]),
+        )
+    ):
         f = ops.fir_filter(FILTERS[next(filters)])
-        p = dict(padding=[kw//2, kw//2, kh//2, kh//2] if n % 3 else [3, 1, 2, 4], groups=groups, flip_weight=flip, **kw_)
-        x, w = rnd(2, i, *size), rnd(o, i//groups, kh, kw)
-        both(dtype, lambda x, w: ops.conv2d_resample(x, w, f, **p).square(), lambda x, w: R.conv2d_resample(x, w, f, **p).square(), [x, w], layout=layout)
-        assert distance(R.conv2d_resample(x.double(), w.double(), f, literal=False, **p), R.conv2d_resample(x.double(), w.double(), f, **p)) < 1e-12  # the reference's quicker way
+        p = dict(
+            padding=[kw // 2, kw // 2, kh // 2, kh // 2] if n % 3 else [3, 1, 2, 4],
+            groups=groups,
+            flip_weight=flip,
+            **kw_,
+        )
+        x, w = rnd(2, i, *size), rnd(o, i // groups, kh, kw)
+        both(
+            dtype,
+            lambda x, w: ops.conv2d_resample(x, w, f, **p).square(),
+            lambda x, w: R.conv2d_resample(x, w, f, **p).square(),
+            [x, w],
+            layout=layout,
+        )
+        assert (
+            distance(
+                R.conv2d_resample(x.double(), w.double(), f, literal=False, **p),
+                R.conv2d_resample(x.double(), w.double(), f, **p),
+            )
+            < 1e-12
+        )  # the reference's quicker way
+
 
 @TYPES
 @LAYOUTS
 @pytest.mark.parametrize('k', [1, 3])
 def test_modulated_conv2d_of_any_shape(k, layout, dtype, filters):
     f = ops.fir_filter()
-    for (n, i, o, size), kw, demodulate, with_noise, flip in zip([(3, 4, 6, (8, 8)), (1, 1, 1, (5, 9)), (2, 5, 3, (7, 4)), (4, 2, 1, (6, 6))]*3, itertools.cycle([dict(), dict(up=2), dict(down=2)]),
-                                                                 itertools.cycle([True, False]), itertools.cycle([True, True, False]), itertools.cycle([True, False, False])):
-        x, w, s = rnd(n, i, *size), rnd(o, i, k, k), rnd(n, i) + .5
-        p = dict(padding=k//2, f=f, demodulate=demodulate, flip_weight=flip, **kw)
+    for (n, i, o, size), kw, demodulate, with_noise, flip in zip(
+        [(3, 4, 6, (8, 8)), (1, 1, 1, (5, 9)), (2, 5, 3, (7, 4)), (4, 2, 1, (6, 6))] * 3,
+        itertools.cycle([dict(), dict(up=2), dict(down=2)]),
+        itertools.cycle([True, False]),
+        itertools.cycle([True, True, False]),
+        itertools.cycle([True, False, False]),
+    ):
+        x, w, s = rnd(n, i, *size), rnd(o, i, k, k), rnd(n, i) + 0.5
+        p = dict(padding=k // 2, f=f, demodulate=demodulate, flip_weight=flip, **kw)
         shape = R.modulated_conv2d(x, w, s, **p).shape
         noise = rnd(shape[0], 1, *shape[2:]) if with_noise else None
         for per_sample in (True, False):
-            both(dtype, lambda x, w, s: ops.modulated_conv2d(x, w, s, None if noise is None else noise.to(x), **p).square(),
-                 lambda x, w, s: R.modulated_conv2d(x, w, s, None if noise is None else noise.to(x), per_sample=per_sample, **p).square(), [x, w, s], layout=layout)
+            both(
+                dtype,
+                lambda x, w, s: ops.modulated_conv2d(
+                    x, w, s, None if noise is None else noise.to(x), **p
+                ).square(),
+                lambda x, w, s: R.modulated_conv2d(
+                    x, w, s, None if noise is None else noise.to(x), per_sample=per_sample, **p
+                ).square(),
+                [x, w, s],
+                layout=layout,
+            )
+
 
 @TYPES
 @LAYOUTS
 def test_layer_with_postponed_demodulation(layout, dtype, filters):
     "noise_bias_lrelu_ with the factor that waits, against demodulation, noise, bias and activation one after the other; by noise, too."
-    for (n, c, h, w), own in (((3, 4, 5, 6), True), ((2, 1, 4, 4), False), ((1, 7, 1, 3), True), ((2, 8, 3, 1), None)):
+    for (n, c, h, w), own in (
+        ((3, 4, 5, 6), True),
+        ((2, 1, 4, 4), False),
+        ((1, 7, 1, 3), True),
+        ((2, 8, 3, 1), None),
+    ):
         z, b, d, strength = rnd(n, c, h, w), rnd(c), rnd(n, c).exp(), rnd(1)
         noise = [] if own is None else [rnd(n if own else 1, 1, h, w)]
+
         def ours(z, b, d, strength, *m):
-            m = dict(noise=m[0], strength=strength/d) if m else {}
-            return d[:, :, None, None]*ops.noise_bias_lrelu_(z*1, b/d, **m) + strength
-        def plain(z, b, d, strength, *m): return R.bias_act(z*d[:, :, None, None] + (m[0]*strength if m else 0), b, act='lrelu', gain=1) + strength
+            m = dict(noise=m[0], strength=strength / d) if m else {}
+            return d[:, :, None, None] * ops.noise_bias_lrelu_(z * 1, b / d, **m) + strength
+
+        def plain(z, b, d, strength, *m):
+            return (
+                R.bias_act(
+                    z * d[:, :, None, None] + (m[0] * strength if m else 0), b, act='lrelu', gain=1
+                )
+                + strength
+            )
+
         both(dtype, ours, plain, [z, b, d, strength, *noise], layout=layout)
+
 
 @TYPES
 @pytest.mark.parametrize('act', ['linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'swish'])
 def test_bias_act_of_any_shape(act, dtype):
-    for shape, dim in (((3, 4), 1), ((2, 3, 4), 2), ((2, 5, 3, 2), 1), ((4, 2, 2, 3), 0), ((2, 3, 4), -1)):
-        for kw in (dict(), dict(gain=.4), dict(gain=-2., clamp=.6), dict(clamp=.5)):
-            both(dtype, lambda x, b: ops.bias_act(x, b, dim, act, **kw).pow(2), lambda x, b: R.bias_act(x, b, dim % len(shape), act, **kw).pow(2), [rnd(*shape), rnd(shape[dim])])
-            both(dtype, lambda x: ops.bias_act(x, None, dim, act, **kw).pow(2), lambda x: R.bias_act(x, None, dim, act, **kw).pow(2), [rnd(*shape)])
+    for shape, dim in (
+        ((3, 4), 1),
+        ((2, 3, 4), 2),
+        ((2, 5, 3, 2), 1),
+        ((4, 2, 2, 3), 0),
+        ((2, 3, 4), -1),
+    ):
+        for kw in (dict(), dict(gain=0.4), dict(gain=-2.0, clamp=0.6), dict(clamp=0.5)):
+            both(
+                dtype,
+                lambda x, b: ops.bias_act(x, b, dim, act, **kw).pow(2),
+                lambda x, b: R.bias_act(x, b, dim % len(shape), act, **kw).pow(2),
+                [rnd(*shape), rnd(shape[dim])],
+            )
+            both(
+                dtype,
+                lambda x: ops.bias_act(x, None, dim, act, **kw).pow(2),
+                lambda x: R.bias_act(x, None, dim, act, **kw).pow(2),
+                [rnd(*shape)],
+            )
+
 
 def test_bias_act_leaves_its_input_alone():
     x, b = rnd(2, 3, 4, 4), rnd(3)
     for act in ops.ACTIVATIONS:
         y = x.clone()
-        ops.bias_act(y, b, act=act), ops.bias_act(y, act=act), ops.bias_act(y, torch.zeros(3), act=act, gain=1.)
+        (
+            ops.bias_act(y, b, act=act),
+            ops.bias_act(y, act=act),
+            ops.bias_act(y, torch.zeros(3), act=act, gain=1.0),
+        )
         assert torch.equal(x, y), act
+
 
 @TYPES
 @LAYOUTS
 def test_minibatch_stddev_of_any_shape(layout, dtype):
-    for shape, group, channels in (((8, 6, 4, 4), 4, 1), ((6, 4, 3, 5), 3, 2), ((5, 3, 2, 2), None, 3), ((3, 2, 4, 1), 8, 1), ((1, 4, 4, 4), 4, 1), ((8, 4, 2, 3), 2, 4)):
+    for shape, group, channels in (
+        ((8, 6, 4, 4), 4, 1),
+        ((6, 4, 3, 5), 3, 2),
+        ((5, 3, 2, 2), None, 3),
+        ((3, 2, 4, 1), 8, 1),
+        ((1, 4, 4, 4), 4, 1),
+        ((8, 4, 2, 3), 2, 4),
+    ):
         # with one image the deviation is constant: there is nothing to differentiate twice but the square
-        both(dtype, lambda x: ops.minibatch_stddev(x, group, channels).square(), lambda x: R.minibatch_stddev(x, group, channels).square(), [rnd(*shape)], layout=layout)
+        both(
+            dtype,
+            lambda x: ops.minibatch_stddev(x, group, channels).square(),
+            lambda x: R.minibatch_stddev(x, group, channels).square(),
+            [rnd(*shape)],
+            layout=layout,
+        )
+
 
 # --- second derivatives and the switch ------------------------------------------------------------------------------------------
 
+
 def test_gradgradcheck_of_a_whole_layer(filters):
     f, rng = ops.fir_filter(), torch.Generator().manual_seed(1)
-    t = lambda *s: torch.randn(s, generator=rng, dtype=F64, requires_grad=True)
+
+    def t(*s):
+        return torch.randn(s, generator=rng, dtype=F64, requires_grad=True)
+
     def layer(x, w, s, b, m):
         d = ops.demodulation(w, s)
-        return ops.noise_bias_lrelu_(ops.conv2d_resample(x*s[:, :, None, None], w, f, up=2, padding=1, flip_weight=False), b/d, m, .3/d)*d[:, :, None, None]
+        return (
+            ops.noise_bias_lrelu_(
+                ops.conv2d_resample(
+                    x * s[:, :, None, None], w, f, up=2, padding=1, flip_weight=False
+                ),
+                b / d,
+                m,
+                0.3 / d,
+            )
+            * d[:, :, None, None]
+        )
+
     # fast mode: one random direction each instead of every entry, which takes minutes
     args = t(2, 2, 2, 3), t(3, 2, 3, 3), t(2, 2), t(3), t(2, 1, 4, 6)
-    assert torch.autograd.gradcheck(layer, args) and torch.autograd.gradgradcheck(layer, args, fast_mode=True)
-    halve = lambda x, w, b: ops.bias_act(ops.conv2d_resample(x, w, f, down=2, padding=1), b, act='lrelu')
+    assert torch.autograd.gradcheck(layer, args) and torch.autograd.gradgradcheck(
+        layer, args, fast_mode=True
+    )
+
+    def halve(x, w, b):
+        return ops.bias_act(ops.conv2d_resample(x, w, f, down=2, padding=1), b, act='lrelu')
+
     assert torch.autograd.gradgradcheck(halve, (t(2, 2, 4, 5), t(3, 2, 3, 3), t(3)), fast_mode=True)
+
 
 def test_third_derivative():
     "Nothing in the circle of maps ends: a third derivative is right as well."
     x, w = (rnd(*s).double().requires_grad_() for s in ((1, 2, 4, 4), (2, 2, 3, 3)))
+
     def third(conv):
         y = conv(x, w).pow(4).sum()
-        g, = torch.autograd.grad(y, x, create_graph=True)
-        h, = torch.autograd.grad(g.square().sum(), w, create_graph=True)
+        (g,) = torch.autograd.grad(y, x, create_graph=True)
+        (h,) = torch.autograd.grad(g.square().sum(), w, create_graph=True)
         return torch.autograd.grad(h.square().sum(), [x, w])
-    for a, b in zip(third(ops.conv2d), third(torch.nn.functional.conv2d)): assert distance(a, b) < 1e-12
+
+    for a, b in zip(third(ops.conv2d), third(torch.nn.functional.conv2d)):
+        assert distance(a, b) < 1e-12
+
 
 @TYPES
 def test_switch_leaves_out_weight_gradients_only(dtype, monkeypatch):
     "With the switch the penalty has the same derivative, and the inner pass computes no weight gradient."
     calls, compute = [], ops._ConvWeight.forward
-    monkeypatch.setattr(ops._ConvWeight, 'forward', staticmethod(lambda *a: calls.append(1) or compute(*a)))
-    x, w, v, b = leaf(rnd(2, 3, 9, 8), dtype), leaf(rnd(4, 3, 3, 3), dtype), leaf(rnd(2, 4, 3, 3), dtype), leaf(rnd(4), dtype)
+    monkeypatch.setattr(
+        ops._ConvWeight, 'forward', staticmethod(lambda *a: calls.append(1) or compute(*a))
+    )
+    x, w, v, b = (
+        leaf(rnd(2, 3, 9, 8), dtype),
+        leaf(rnd(4, 3, 3, 3), dtype),
+        leaf(rnd(2, 4, 3, 3), dtype),
+        leaf(rnd(4), dtype),
+    )
+
     def penalty(context):
         del calls[:]
-        y = ops.conv2d_resample(ops.lrelu_(ops.conv2d(x, w, b)), v, ops.fir_filter(), down=2, padding=1)
-        with context: g, = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        y = ops.conv2d_resample(
+            ops.lrelu_(ops.conv2d(x, w, b)), v, ops.fir_filter(), down=2, padding=1
+        )
+        with context:
+            (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         inner = len(calls)
         return inner, torch.autograd.grad(g.square().sum(), [w, v, b])
-    (with_, got), (without, want) = penalty(ops.no_weight_gradients()), penalty(contextlib.nullcontext())
+
+    (with_, got), (without, want) = (
+        penalty(ops.no_weight_gradients()),
+        penalty(contextlib.nullcontext()),
+    )
     assert with_ == 0 and without == 2
-    for p, q in zip(got, want): assert distance(p, q) <= LIMITS[dtype][2]
+    for p, q in zip(got, want):
+        assert distance(p, q) <= LIMITS[dtype][2]
     assert ops._without_weights is False
+
 
 def test_switch_is_off_again_after_an_error():
     with pytest.raises(ZeroDivisionError):
-        with ops.no_weight_gradients(): 1/0
+        with ops.no_weight_gradients():
+            1 / 0
     x, w = leaf(rnd(1, 1, 4, 4), F32), leaf(rnd(1, 1, 3, 3), F32)
     assert torch.autograd.grad(ops.conv2d(x, w).sum(), w)[0].shape == w.shape
 
+
 # --- bfloat16 -------------------------------------------------------------------------------------------------------------------
+
 
 def test_bfloat16_stays_close_and_keeps_its_type(filters):
     f, x, w, s = ops.fir_filter(), rnd(2, 8, 8, 6), rnd(4, 8, 3, 3), rnd(2, 8)
-    for name, g in {'up': lambda t, w: ops.upsample2d(t, f), 'down': lambda t, w: ops.downsample2d(t, f), 'smooth': lambda t, w: ops.filter2d(t, f), 'conv': lambda t, w: ops.conv2d(t, w, padding=1),
-                    'doubled': lambda t, w: ops.conv2d_resample(t, w, f, up=2, padding=1), 'styled': lambda t, w: ops.modulated_conv2d(t, w, s, padding=1),
-                    'point': lambda t, w: ops.modulated_conv2d(t, w[..., :1, :1], s)}.items():
+    for name, g in {
+        'up': lambda t, w: ops.upsample2d(t, f),
+        'down': lambda t, w: ops.downsample2d(t, f),
+        'smooth': lambda t, w: ops.filter2d(t, f),
+        'conv': lambda t, w: ops.conv2d(t, w, padding=1),
+        'doubled': lambda t, w: ops.conv2d_resample(t, w, f, up=2, padding=1),
+        'styled': lambda t, w: ops.modulated_conv2d(t, w, s, padding=1),
+        'point': lambda t, w: ops.modulated_conv2d(t, w[..., :1, :1], s),
+    }.items():
         a, b = leaf(x, torch.bfloat16, torch.channels_last), leaf(w, torch.bfloat16)
         y = g(a, b)
-        assert y.dtype == torch.bfloat16 and distance(y, g(x, w)) < .03, name
+        assert y.dtype == torch.bfloat16 and distance(y, g(x, w)) < 0.03, name
         y.float().square().sum().backward()
         assert a.grad.dtype == torch.bfloat16

@@ -23,50 +23,75 @@ from keras import layers as L
 def _latent(latent: int, classes: int):
     "Inputs of a generator and the vector that its first layer sees."
     z = keras.Input((latent,), name='z')
-    if not classes: return [z], z
+    if not classes:
+        return [z], z
     label = keras.Input((), dtype='int32', name='label')
-    return [z, label], L.Concatenate()([z, L.Embedding(classes, latent, name='label_embedding')(label)])
+    return [z, label], L.Concatenate()(
+        [z, L.Embedding(classes, latent, name='label_embedding')(label)]
+    )
 
+# %% ../../nbs/06_dcgan_networks.ipynb #c0897ba2
 def _image(size: int, channels: int, classes: int, to_range: str = ''):
     "Inputs of a discriminator and the tensor that its first layer sees; `to_range`: name of a layer that takes the image to [-1, 1] first."
     x = image = keras.Input((size, size, channels), name='image')
-    if to_range: x = L.Rescaling(2., -1., name=to_range)(x)
-    if not classes: return [image], x
+    if to_range:
+        x = L.Rescaling(2.0, -1.0, name=to_range)(x)
+    if not classes:
+        return [image], x
     label = keras.Input((), dtype='int32', name='label')
-    plane = L.Dense(size*size, name='label_plane')(L.Embedding(classes, 50, name='label_embedding')(label))
+    plane = L.Dense(size * size, name='label_plane')(
+        L.Embedding(classes, 50, name='label_embedding')(label)
+    )
     return [image, label], L.Concatenate()([x, L.Reshape((size, size, 1))(plane)])
 
+# %% ../../nbs/06_dcgan_networks.ipynb #3d5f5670
 def _dropout(rate: float):
     # with a seed of its own it draws from state that a checkpoint holds; without one, Keras on torch draws from torch's global state
     return L.Dropout(rate, seed=int(keras.random.randint((), 0, 2**31 - 1)))
 
+# %% ../../nbs/06_dcgan_networks.ipynb #34e6cbb1
 def _verdict(x):
     "One logit, and its sigmoid."
     x = L.Dense(1, name='logits')(x)
     return L.Activation('sigmoid', dtype='float32', name='probability')(x)
 
-def _model(inputs, output, name): return keras.Model(inputs if len(inputs) > 1 else inputs[0], output, name=name)
+# %% ../../nbs/06_dcgan_networks.ipynb #76e9893d
+def _model(inputs, output, name):
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], output, name=name)
 
 # %% ../../nbs/06_dcgan_networks.ipynb #40f8f85b
-def _norm(): return L.BatchNormalization(momentum=.9)  # Keras' .99 remembers the last 100 steps, in which a young GAN has changed altogether
+def _norm():
+    return L.BatchNormalization(
+        momentum=0.9
+    )  # Keras' .99 remembers the last 100 steps, in which a young GAN has changed altogether
 
+# %% ../../nbs/06_dcgan_networks.ipynb #63614682
 def head_ct_generator(latent: int = 100, classes: int = 0, channels: int = 1) -> 'keras.Model':
     "Latent (n, 100) -> images (n, 32, 32, 1) in [0, 1]; 4,870,785 trainable parameters (head_ct, T21)."
     inputs, x = _latent(latent, classes)
-    x = L.LeakyReLU(.01)(_norm()(L.Dense(16*16*128)(x)))
+    x = L.LeakyReLU(0.01)(_norm()(L.Dense(16 * 16 * 128)(x)))
     x = L.Reshape((16, 16, 128))(x)
-    for conv in (L.Conv2D(128, 5, padding='same'), L.Conv2DTranspose(128, 4, strides=2, padding='same'),
-                 L.Conv2D(128, 5, padding='same'), L.Conv2D(128, 5, padding='same')):
-        x = L.LeakyReLU(.01)(_norm()(conv(x)))
+    for conv in (
+        L.Conv2D(128, 5, padding='same'),
+        L.Conv2DTranspose(128, 4, strides=2, padding='same'),
+        L.Conv2D(128, 5, padding='same'),
+        L.Conv2D(128, 5, padding='same'),
+    ):
+        x = L.LeakyReLU(0.01)(_norm()(conv(x)))
     x = L.Activation('tanh', dtype='float32')(L.Conv2D(channels, 5, padding='same')(x))
-    return _model(inputs, L.Rescaling(.5, .5, dtype='float32', name='to_unit_range')(x), 'head_ct_generator')
+    return _model(
+        inputs, L.Rescaling(0.5, 0.5, dtype='float32', name='to_unit_range')(x), 'head_ct_generator'
+    )
 
-def head_ct_discriminator(classes: int = 0, channels: int = 1, dropout: float = .4) -> 'keras.Model':
+# %% ../../nbs/06_dcgan_networks.ipynb #ae9e872b
+def head_ct_discriminator(
+    classes: int = 0, channels: int = 1, dropout: float = 0.4
+) -> 'keras.Model':
     "Images (n, 32, 32, 1) in [0, 1] -> probability (n, 1); 791,169 trainable parameters (head_ct, T20)."
     inputs, x = _image(32, channels, classes)
-    x = L.Rescaling(2., -1., name='to_tanh_range')(x)
+    x = L.Rescaling(2.0, -1.0, name='to_tanh_range')(x)
     for kernel, stride in ((3, 1), (4, 2), (4, 2), (4, 2)):
-        x = L.LeakyReLU(.01)(_norm()(L.Conv2D(128, kernel, strides=stride, padding='same')(x)))
+        x = L.LeakyReLU(0.01)(_norm()(L.Conv2D(128, kernel, strides=stride, padding='same')(x)))
     return _model(inputs, _verdict(_dropout(dropout)(L.Flatten()(x))), 'head_ct_discriminator')
 
 # %% ../../nbs/06_dcgan_networks.ipynb #b7c98f9a
@@ -77,59 +102,100 @@ def count(model) -> int:
 # %% ../../nbs/06_dcgan_networks.ipynb #2f47f348
 _CT_BASES = {256: (64, 64, 64), 128: (32, 32, 256), 64: (16, 16, 256), 32: (8, 8, 256)}
 
-def _ct_size(size):
-    if size not in _CT_BASES: raise InputError(f'size={size}: the ct_report networks exist at {", ".join(map(str, sorted(_CT_BASES)))}')
 
-def ct_report_generator(size: int = 128, latent: int = 100, classes: int = 0, channels: int = 1) -> 'keras.Model':
+def _ct_size(size):
+    if size not in _CT_BASES:
+        raise InputError(
+            f'size={size}: the ct_report networks exist at {", ".join(map(str, sorted(_CT_BASES)))}'
+        )
+
+# %% ../../nbs/06_dcgan_networks.ipynb #0d679059
+def ct_report_generator(
+    size: int = 128, latent: int = 100, classes: int = 0, channels: int = 1
+) -> 'keras.Model':
     "Latent (n, 100) -> images (n, size, size, 1) in [0, 1]; 27,269,505 parameters at 128, 26,876,289 at 256 (ct_report, T16); 64 and 32 are ours."
     _ct_size(size)
     base = _CT_BASES[size]
     inputs, x = _latent(latent, classes)
-    x = L.Reshape(base)(L.LeakyReLU(.2)(L.Dense(base[0]*base[1]*base[2])(x)))
-    for _ in range(2): x = L.LeakyReLU(.2)(L.Conv2DTranspose(128, 4, strides=2, padding='same')(x))
+    x = L.Reshape(base)(L.LeakyReLU(0.2)(L.Dense(base[0] * base[1] * base[2])(x)))
+    for _ in range(2):
+        x = L.LeakyReLU(0.2)(L.Conv2DTranspose(128, 4, strides=2, padding='same')(x))
     x = L.Conv2D(channels, 7, padding='same')(x)
-    return _model(inputs, L.Activation('sigmoid', dtype='float32')(x), f'ct_report_generator_{size}')
+    return _model(
+        inputs, L.Activation('sigmoid', dtype='float32')(x), f'ct_report_generator_{size}'
+    )
 
-def ct_report_discriminator(size: int = 128, classes: int = 0, channels: int = 1, dropout: float = .4,
-                            downsampling: str = 'strides',  # or 'pooling', which the report advises against (O7)
-                           ) -> 'keras.Model':
+# %% ../../nbs/06_dcgan_networks.ipynb #23990dbd
+def ct_report_discriminator(
+    size: int = 128,
+    classes: int = 0,
+    channels: int = 1,
+    dropout: float = 0.4,
+    downsampling: str = 'strides',  # or 'pooling', which the report advises against (O7)
+) -> 'keras.Model':
     "Images (n, size, size, 1) in [0, 1] -> probability (n, 1); 103,105 parameters at 128, 299,713 at 256 (ct_report, T16), strides or pooling; 64 and 32 are ours."
     _ct_size(size)
-    if downsampling not in DOWNSAMPLING: raise InputError(f'downsampling={downsampling!r}: choose one of {", ".join(DOWNSAMPLING)}')
+    if downsampling not in DOWNSAMPLING:
+        raise InputError(f'downsampling={downsampling!r}: choose one of {", ".join(DOWNSAMPLING)}')
     inputs, x = _image(size, channels, classes)
     for _ in range(2):
-        if downsampling == 'strides': x = L.Conv2D(64, 3, strides=2, padding='same')(x)
-        else: x = L.MaxPooling2D(2)(L.Conv2D(64, 3, padding='same')(x))   # LeakyReLU rises throughout, so it may come after the maximum: a quarter of the work
-        x = _dropout(dropout)(L.LeakyReLU(.2)(x))
+        if downsampling == 'strides':
+            x = L.Conv2D(64, 3, strides=2, padding='same')(x)
+        else:
+            x = L.MaxPooling2D(2)(
+                L.Conv2D(64, 3, padding='same')(x)
+            )  # LeakyReLU rises throughout, so it may come after the maximum: a quarter of the work
+        x = _dropout(dropout)(L.LeakyReLU(0.2)(x))
     return _model(inputs, _verdict(L.Flatten()(x)), f'ct_report_discriminator_{size}')
 
+# %% ../../nbs/06_dcgan_networks.ipynb #6a4793f0
 DOWNSAMPLING = 'strides', 'pooling'
 
 # %% ../../nbs/06_dcgan_networks.ipynb #6e0a0ac0
 @keras.saving.register_keras_serializable(package='gan_covid')
 class SpectralConv2D(L.Conv2D):
     "Convolution whose kernel, as a matrix (height·width·channels in, filters), has largest singular value 1 (Miyato et al. 2018)."
+
     def build(self, input_shape):
         super().build(input_shape)
-        self.u = self.add_weight(shape=(self.filters,), initializer=keras.initializers.RandomNormal(seed=0), trainable=False, dtype='float32', name='u')
+        self.u = self.add_weight(
+            shape=(self.filters,),
+            initializer=keras.initializers.RandomNormal(seed=0),
+            trainable=False,
+            dtype='float32',
+            name='u',
+        )
 
     def call(self, inputs, training=False):
-        unit = lambda t: t/(keras.ops.norm(t) + 1e-12)
-        w, u = keras.ops.reshape(keras.ops.cast(self.kernel, 'float32'), (-1, self.filters)), unit(keras.ops.cast(self.u, 'float32'))
-        still = keras.ops.stop_gradient(w)          # the derivative by w goes through v·W·u with u and v held
+        def unit(t):
+            return t / (keras.ops.norm(t) + 1e-12)
+
+        w, u = (
+            keras.ops.reshape(keras.ops.cast(self.kernel, 'float32'), (-1, self.filters)),
+            unit(keras.ops.cast(self.u, 'float32')),
+        )
+        still = keras.ops.stop_gradient(
+            w
+        )  # the derivative by w goes through v·W·u with u and v held
         v = unit(keras.ops.matmul(still, u))
         if training:
             u = unit(keras.ops.matmul(v, still))
             v = unit(keras.ops.matmul(still, u))
             self.u.assign(u)
-        scale = keras.ops.sum(keras.ops.matmul(v, w)*u)
-        out = keras.ops.conv(inputs, self.kernel/keras.ops.cast(scale, self.compute_dtype), strides=self.strides, padding=self.padding)
+        scale = keras.ops.sum(keras.ops.matmul(v, w) * u)
+        out = keras.ops.conv(
+            inputs,
+            self.kernel / keras.ops.cast(scale, self.compute_dtype),
+            strides=self.strides,
+            padding=self.padding,
+        )
         return out + keras.ops.cast(self.bias, self.compute_dtype)
 
     # Keras' convolutions write down kernel and bias only
     def save_own_variables(self, store):
         super().save_own_variables(store)
         store['u'] = self.u
+
     def load_own_variables(self, store):
         super().load_own_variables(store)
         self.u.assign(store['u'])
@@ -137,79 +203,157 @@ class SpectralConv2D(L.Conv2D):
 # %% ../../nbs/06_dcgan_networks.ipynb #0d744696
 _CGAN_SIZES = 32, 64, 128
 
-def _cgan_check(size, classes):
-    if size not in _CGAN_SIZES: raise InputError(f'size={size}: the cgan networks exist at {", ".join(map(str, _CGAN_SIZES))}')
-    if classes < 2: raise InputError(f'classes={classes}: a conditional GAN needs two labels or more')
 
-def cgan_generator(size: int = 64, latent: int = 100, classes: int = 2, channels: int = 1) -> 'keras.Model':
+def _cgan_check(size, classes):
+    if size not in _CGAN_SIZES:
+        raise InputError(
+            f'size={size}: the cgan networks exist at {", ".join(map(str, _CGAN_SIZES))}'
+        )
+    if classes < 2:
+        raise InputError(f'classes={classes}: a conditional GAN needs two labels or more')
+
+# %% ../../nbs/06_dcgan_networks.ipynb #efe23f69
+def cgan_generator(
+    size: int = 64, latent: int = 100, classes: int = 2, channels: int = 1
+) -> 'keras.Model':
     "Latent (n, 100) and labels (n,) -> images (n, size, size, 1) in [0, 1]; size 32, 64 or 128; four transposed convolutions (ct_report, section 3.3; all numbers ours)."
     _cgan_check(size, classes)
     inputs, x = _latent(latent, classes)
-    x = L.LeakyReLU(.2)(_norm()(L.Dense(size*size)(x)))   # (size/16)² · 256 = size²
-    x = L.Reshape((size//16, size//16, 256))(x)
-    for filters in (128, 64, 32): x = L.LeakyReLU(.2)(_norm()(L.Conv2DTranspose(filters, 4, strides=2, padding='same')(x)))
-    x = L.Activation('tanh', dtype='float32')(L.Conv2DTranspose(channels, 4, strides=2, padding='same')(x))
-    return _model(inputs, L.Rescaling(.5, .5, dtype='float32', name='to_unit_range')(x), f'cgan_generator_{size}')
+    x = L.LeakyReLU(0.2)(_norm()(L.Dense(size * size)(x)))  # (size/16)² · 256 = size²
+    x = L.Reshape((size // 16, size // 16, 256))(x)
+    for filters in (128, 64, 32):
+        x = L.LeakyReLU(0.2)(_norm()(L.Conv2DTranspose(filters, 4, strides=2, padding='same')(x)))
+    x = L.Activation('tanh', dtype='float32')(
+        L.Conv2DTranspose(channels, 4, strides=2, padding='same')(x)
+    )
+    return _model(
+        inputs,
+        L.Rescaling(0.5, 0.5, dtype='float32', name='to_unit_range')(x),
+        f'cgan_generator_{size}',
+    )
 
-def cgan_discriminator(size: int = 64, classes: int = 2, channels: int = 1, dropout: float = 0.) -> 'keras.Model':
+# %% ../../nbs/06_dcgan_networks.ipynb #0143f62b
+def cgan_discriminator(
+    size: int = 64, classes: int = 2, channels: int = 1, dropout: float = 0.0
+) -> 'keras.Model':
     "Images (n, size, size, 1) in [0, 1] and labels (n,) -> probability (n, 1); size 32, 64 or 128; four convolutions (ct_report, section 3.3; all numbers ours)."
     _cgan_check(size, classes)
     inputs, x = _image(size, channels, classes, 'to_tanh_range')
     for filters in (32, 64, 128, 256):
-        x = L.LeakyReLU(.2)(SpectralConv2D(filters, 4, strides=2, padding='same')(x))
-        if dropout: x = _dropout(dropout)(x)
+        x = L.LeakyReLU(0.2)(SpectralConv2D(filters, 4, strides=2, padding='same')(x))
+        if dropout:
+            x = _dropout(dropout)(x)
     return _model(inputs, _verdict(L.Flatten()(x)), f'cgan_discriminator_{size}')
 
 # %% ../../nbs/06_dcgan_networks.ipynb #2a60f0f1
 @dataclass(frozen=True)
 class Networks:
     "A generator and the discriminator it plays against."
-    generator: Callable      # (latent, classes) -> model
+
+    generator: Callable  # (latent, classes) -> model
     discriminator: Callable  # (classes, downsampling where it can be chosen) -> model
-    size: int                # pixels a side
-    source: str              # where it comes from
+    size: int  # pixels a side
+    source: str  # where it comes from
     conditional: bool = False  # needs labels
     downsampling: tuple = ('strides',)  # what its discriminator can do (O7)
-    slow: str = ''           # why bfloat16 brings nothing to it, for precision='auto'
+    slow: str = ''  # why bfloat16 brings nothing to it, for precision='auto'
 
-def _ct_report(size): return Networks(lambda **k: ct_report_generator(size, **k), lambda **k: ct_report_discriminator(size, **k), size, 'ct_report T16' + ('' if size > 64 else ', made smaller'), downsampling=DOWNSAMPLING)
-def _cgan(size): return Networks(lambda **k: cgan_generator(size, **k), lambda **k: cgan_discriminator(size, **k), size, 'ct_report, section 3.3', conditional=True, slow='' if size > 32 else 'no quicker in bfloat16 at this size')
+# %% ../../nbs/06_dcgan_networks.ipynb #b7e50c75
+def _ct_report(size):
+    return Networks(
+        lambda **k: ct_report_generator(size, **k),
+        lambda **k: ct_report_discriminator(size, **k),
+        size,
+        'ct_report T16' + ('' if size > 64 else ', made smaller'),
+        downsampling=DOWNSAMPLING,
+    )
 
-NETWORKS = {'head_ct': Networks(head_ct_generator, head_ct_discriminator, 32, 'head_ct T20, T21'),
-            **{f'ct_report_{s}': _ct_report(s) for s in sorted(_CT_BASES)}, **{f'cgan_{s}': _cgan(s) for s in _CGAN_SIZES}}
+# %% ../../nbs/06_dcgan_networks.ipynb #034476e5
+def _cgan(size):
+    return Networks(
+        lambda **k: cgan_generator(size, **k),
+        lambda **k: cgan_discriminator(size, **k),
+        size,
+        'ct_report, section 3.3',
+        conditional=True,
+        slow='' if size > 32 else 'no quicker in bfloat16 at this size',
+    )
 
-def find(name: str,          # a key of NETWORKS
-         classes: int = 0,   # 0: one GAN a class; k: conditional on k labels
-         downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
-        ) -> Networks:
+# %% ../../nbs/06_dcgan_networks.ipynb #7a9620f3
+NETWORKS = {
+    'head_ct': Networks(head_ct_generator, head_ct_discriminator, 32, 'head_ct T20, T21'),
+    **{f'ct_report_{s}': _ct_report(s) for s in sorted(_CT_BASES)},
+    **{f'cgan_{s}': _cgan(s) for s in _CGAN_SIZES},
+}
+
+
+def find(
+    name: str,  # a key of NETWORKS
+    classes: int = 0,  # 0: one GAN a class; k: conditional on k labels
+    downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
+) -> Networks:
     "An entry of `NETWORKS`; an unknown name, or something that it cannot do, is an `InputError`."
-    if name not in NETWORKS: raise InputError(f'networks={name!r}: choose one of {", ".join(NETWORKS)}')
+    if name not in NETWORKS:
+        raise InputError(f'networks={name!r}: choose one of {", ".join(NETWORKS)}')
     pair = NETWORKS[name]
-    if downsampling not in DOWNSAMPLING: raise InputError(f'downsampling={downsampling!r}: choose one of {", ".join(DOWNSAMPLING)}')
-    if downsampling not in pair.downsampling: raise InputError(f'downsampling={downsampling!r}: {name} has {" or ".join(pair.downsampling)} only')
-    if pair.conditional and classes < 2: raise InputError(f'classes={classes}: {name} is a conditional GAN and needs two labels or more')
-    if classes < 0: raise InputError(f'classes={classes}: give the number of labels, or 0 for one GAN a class')
+    if downsampling not in DOWNSAMPLING:
+        raise InputError(f'downsampling={downsampling!r}: choose one of {", ".join(DOWNSAMPLING)}')
+    if downsampling not in pair.downsampling:
+        raise InputError(
+            f'downsampling={downsampling!r}: {name} has {" or ".join(pair.downsampling)} only'
+        )
+    if pair.conditional and classes < 2:
+        raise InputError(
+            f'classes={classes}: {name} is a conditional GAN and needs two labels or more'
+        )
+    if classes < 0:
+        raise InputError(f'classes={classes}: give the number of labels, or 0 for one GAN a class')
     return pair
 
-def build(name: str,          # a key of NETWORKS
-          latent: int = 100,  # length of the latent vector
-          classes: int = 0,   # 0: one GAN a class; k: conditional on k labels
-          policy: str = 'float32',  # or 'mixed_bfloat16'; 'auto': by the machine
-          downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
-         ) -> tuple:          # generator, discriminator
+# %% ../../nbs/06_dcgan_networks.ipynb #b4bd1988
+def build(
+    name: str,  # a key of NETWORKS
+    latent: int = 100,  # length of the latent vector
+    classes: int = 0,  # 0: one GAN a class; k: conditional on k labels
+    policy: str = 'float32',  # or 'mixed_bfloat16'; 'auto': by the machine
+    downsampling: str = 'strides',  # or 'pooling', in the discriminator of ct_report (O7)
+) -> tuple:  # generator, discriminator
     "Build a pair of networks with fresh weights from the current seed; what `find` refuses is an `InputError`."
     pair = find(name, classes, downsampling)
     how = {'downsampling': downsampling} if len(pair.downsampling) > 1 else {}
-    with precision(policy): return pair.generator(latent=latent, classes=classes), pair.discriminator(classes=classes, **how)
+    with precision(policy):
+        return pair.generator(latent=latent, classes=classes), pair.discriminator(
+            classes=classes, **how
+        )
 
 # %% ../../nbs/06_dcgan_networks.ipynb #09e2457d
 def describe(model) -> list:  # dicts: name, type, shape (without the batch), parameters, detail
     "The layers of a model as plain data, for drawing; a network inside it is opened unless it is deep."
+
     def detail(l):
-        if hasattr(l, 'kernel_size'): return f'{l.filters} filters {l.kernel_size[0]}×{l.kernel_size[1]}, stride {l.strides[0]}'
-        if hasattr(l, 'units'): return f'{l.units} units'
-        if hasattr(l, 'rate'): return f'{l.rate:g}'
-        if hasattr(l, 'negative_slope'): return f'slope {l.negative_slope:g}'
+        if hasattr(l, 'kernel_size'):
+            return (
+                f'{l.filters} filters {l.kernel_size[0]}×{l.kernel_size[1]}, stride {l.strides[0]}'
+            )
+        if hasattr(l, 'units'):
+            return f'{l.units} units'
+        if hasattr(l, 'rate'):
+            return f'{l.rate:g}'
+        if hasattr(l, 'negative_slope'):
+            return f'slope {l.negative_slope:g}'
         return getattr(getattr(l, 'activation', None), '__name__', '')
-    row = lambda l: {'name': l.name, 'type': type(l).__name__, 'shape': list(l.output.shape[1:]), 'parameters': int(l.count_params()), 'detail': detail(l)}
-    return [r for l in model.layers for r in (describe(l)[1:] if 1 < len(getattr(l, 'layers', ())) < 40 else [row(l)])]
+
+    def row(l):
+        return {
+            'name': l.name,
+            'type': type(l).__name__,
+            'shape': list(l.output.shape[1:]),
+            'parameters': int(l.count_params()),
+            'detail': detail(l),
+        }
+
+    return [
+        r
+        for l in model.layers
+        for r in (describe(l)[1:] if 1 < len(getattr(l, 'layers', ())) < 40 else [row(l)])
+    ]

@@ -7,7 +7,9 @@ __all__ = ['keras', 'TENSORFLOW', 'bce', 'Config', 'GAN', 'sample', 'sheet', 'sa
            'train', 'weights_sha256', 'load_network', 'judge']
 
 # %% ../../nbs/07_dcgan_training.ipynb #5a11da20
-import dataclasses, json, time
+import dataclasses
+import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,75 +17,121 @@ import numpy as np
 from PIL import Image
 
 from .networks import build, count, describe, find
-from ..engines import check_precision, choose_precision, device_info, first_line, in_quick_precision, load_keras, seed_everything
-from ..records import InputError, alone, atomic_save, atomic_write, convert_fields, sha256_array
+from gan_covid.engines import (
+    check_precision,
+    choose_precision,
+    device_info,
+    first_line,
+    in_quick_precision,
+    load_keras,
+    seed_everything,
+)
+from gan_covid.records import (
+    InputError,
+    alone,
+    atomic_save,
+    atomic_write,
+    convert_fields,
+    sha256_array,
+)
 
 keras = load_keras()
 from keras import ops
+
 TENSORFLOW = keras.backend.backend() == 'tensorflow'
-if TENSORFLOW: import tensorflow as tf
-else: import torch
+if TENSORFLOW:
+    import tensorflow as tf
+else:
+    import torch
 
 # %% ../../nbs/07_dcgan_training.ipynb #c44a1f64
 def bce(logits, target: float):
     "Mean binary cross-entropy of logits against one target in [0, 1], in float32."
     l = ops.cast(logits, 'float32')
-    return ops.mean(ops.relu(l) - l*target + ops.log1p(ops.exp(-ops.abs(l))))
+    return ops.mean(ops.relu(l) - l * target + ops.log1p(ops.exp(-ops.abs(l))))
 
 # %% ../../nbs/07_dcgan_training.ipynb #918b167c
 @dataclass(frozen=True)
 class Config:
     "All settings of one GAN training; defaults are head_ct's [T22], or ours where the source is silent (I)."
-    networks: str = 'head_ct'        # key of dcgan.networks.NETWORKS
-    epochs: int = 2500               # passes over the training images (T22)
-    batch: int = 16                  # images a step (T22)
-    learning_rate: float = 2e-4      # Adam; cut off in T22, 2e-4 in the repository's paper (O)
-    beta_1: float = .5               # Adam (T22)
-    latent: int = 100                # by counting parameters (C)
-    gradient_penalty: float = 10.    # weight; 0: none. T22 names it without a weight (I)
-    invert_labels: bool = True       # real 0, generated 1 (T22)
-    label_smoothing: float = 0.      # real images' target this far from its end (O6)
-    real_noise: float = .01          # sd of normal noise on real images, in units of [0, 1] (T22 without a number, I)
-    ema: float = 0.                  # decay a step of an averaged generator; 0: none (not in the source)
-    classes: int = 0                 # 0: one GAN a class; k: conditional on k labels
-    wrong_labels: float = 0.         # conditional: this part of D's loss on generated images goes to real ones with a wrong label; not in the sources
-    downsampling: str = 'strides'    # or 'pooling', in the discriminator of ct_report (O7)
-    precision: str = 'auto'          # 'float32', 'mixed_bfloat16', or 'auto': the quicker one on this machine
+
+    networks: str = 'head_ct'  # key of dcgan.networks.NETWORKS
+    epochs: int = 2500  # passes over the training images (T22)
+    batch: int = 16  # images a step (T22)
+    learning_rate: float = 2e-4  # Adam; cut off in T22, 2e-4 in the repository's paper (O)
+    beta_1: float = 0.5  # Adam (T22)
+    latent: int = 100  # by counting parameters (C)
+    gradient_penalty: float = 10.0  # weight; 0: none. T22 names it without a weight (I)
+    invert_labels: bool = True  # real 0, generated 1 (T22)
+    label_smoothing: float = 0.0  # real images' target this far from its end (O6)
+    real_noise: float = (
+        0.01  # sd of normal noise on real images, in units of [0, 1] (T22 without a number, I)
+    )
+    ema: float = 0.0  # decay a step of an averaged generator; 0: none (not in the source)
+    classes: int = 0  # 0: one GAN a class; k: conditional on k labels
+    wrong_labels: float = 0.0  # conditional: this part of D's loss on generated images goes to real ones with a wrong label; not in the sources
+    downsampling: str = 'strides'  # or 'pooling', in the discriminator of ct_report (O7)
+    precision: str = (
+        'auto'  # 'float32', 'mixed_bfloat16', or 'auto': the quicker one on this machine
+    )
     seed: int = 0
 
     def __post_init__(self):
         convert_fields(self)
         find(self.networks, self.classes, self.downsampling)
         check_precision(self.precision)
-        for name, low, high in (('epochs', 1, 10**7), ('batch', 2, 10**5), ('latent', 1, 10**5), ('learning_rate', 1e-12, 10.), ('beta_1', 0., .9999),
-                                ('gradient_penalty', 0., 1e6), ('label_smoothing', 0., .5), ('real_noise', 0., 1.), ('ema', 0., .99999), ('wrong_labels', 0., .9),
-                                ('seed', 0, 2**31 - 1)):   # TensorFlow's and torch's draws take no larger one
-            if not low <= getattr(self, name) <= high: raise InputError(f'{name}={getattr(self, name)}: must be from {low:g} to {high:g}')
-        if self.wrong_labels and self.classes < 2: raise InputError(f'wrong_labels={self.wrong_labels}: needs a conditional GAN with two labels or more, and classes={self.classes}')
+        for name, low, high in (
+            ('epochs', 1, 10**7),
+            ('batch', 2, 10**5),
+            ('latent', 1, 10**5),
+            ('learning_rate', 1e-12, 10.0),
+            ('beta_1', 0.0, 0.9999),
+            ('gradient_penalty', 0.0, 1e6),
+            ('label_smoothing', 0.0, 0.5),
+            ('real_noise', 0.0, 1.0),
+            ('ema', 0.0, 0.99999),
+            ('wrong_labels', 0.0, 0.9),
+            ('seed', 0, 2**31 - 1),
+        ):  # TensorFlow's and torch's draws take no larger one
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f'{name}={getattr(self, name)}: must be from {low:g} to {high:g}')
+        if self.wrong_labels and self.classes < 2:
+            raise InputError(
+                f'wrong_labels={self.wrong_labels}: needs a conditional GAN with two labels or more, and classes={self.classes}'
+            )
 
     def settled(self) -> tuple:  # Config with a precision that is not 'auto', and why that
         "The same for this machine."
-        policy, why = choose_precision(self.precision, find(self.networks, self.classes, self.downsampling).slow)
+        policy, why = choose_precision(
+            self.precision, find(self.networks, self.classes, self.downsampling).slow
+        )
         return dataclasses.replace(self, precision=policy), why
 
     @property
     def targets(self) -> tuple:
         "Targets of real and of generated images in D's loss, and of generated ones in G's."
-        real = 0. if self.invert_labels else 1.
+        real = 0.0 if self.invert_labels else 1.0
         smooth = self.label_smoothing if self.invert_labels else -self.label_smoothing
-        return real + smooth, 1. - real, real
+        return real + smooth, 1.0 - real, real
 
 # %% ../../nbs/07_dcgan_training.ipynb #649b79e5
 class GAN:
     "Networks, optimizers and the training step of one configuration, on the Keras backend that runs."
+
     def __init__(self, config: Config):
         self.config = config = config.settled()[0]
         seed_everything(config.seed)
-        self.G, self.D = build(config.networks, config.latent, config.classes, config.precision, config.downsampling)
+        self.G, self.D = build(
+            config.networks, config.latent, config.classes, config.precision, config.downsampling
+        )
         self.logits = keras.Model(self.D.inputs, self.D.get_layer('logits').output)
-        adam = lambda: keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+
+        def adam():
+            return keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+
         self.opt_g, self.opt_d = adam(), adam()
-        self.opt_g.build(self.G.trainable_variables); self.opt_d.build(self.D.trainable_variables)
+        self.opt_g.build(self.G.trainable_variables)
+        self.opt_d.build(self.D.trainable_variables)
         self.averaged = None
         if config.ema:
             self.averaged = keras.models.clone_model(self.G)
@@ -97,237 +145,418 @@ class GAN:
 
     def variables(self) -> list:
         "Everything that training changes: weights, batch statistics, optimizer moments, dropout seeds."
-        parts = [self.G, self.D, self.opt_g, self.opt_d] + ([self.averaged] if self.averaged else [])
+        parts = [self.G, self.D, self.opt_g, self.opt_d] + (
+            [self.averaged] if self.averaged else []
+        )
         return [v for p in parts for v in p.variables]
 
     def play(self, real, fake, label, mix, shift, second):
         "D's loss on one batch, and its parts: real, generated, penalty. `mix` and `shift` are draws, `second` differentiates the logits by the images."
         t_real, t_fake, _ = self.config.targets
-        on = lambda x, label=label: self.logits([x, label] if self.config.classes else x, training=True)
+
+        def on(x, label=label):
+            return self.logits([x, label] if self.config.classes else x, training=True)
+
         d_real, d_fake, w = bce(on(real), t_real), bce(on(fake), t_fake), self.config.wrong_labels
-        if w: d_fake = (1 - w)*d_fake + w*bce(on(real, (label + shift) % self.config.classes), t_fake)   # shift is 1 to classes - 1: each wrong label is as likely
+        if w:
+            d_fake = (1 - w) * d_fake + w * bce(
+                on(real, (label + shift) % self.config.classes), t_fake
+            )  # shift is 1 to classes - 1: each wrong label is as likely
         penalty = ops.zeros(())
         if self.config.gradient_penalty:
-            slope = second(on, real + mix*(fake - real))
-            penalty = ops.mean((ops.sqrt(ops.sum(slope**2, axis=(1, 2, 3)) + 1e-12) - 1)**2)
-        return d_real + d_fake + self.config.gradient_penalty*penalty, d_real, d_fake, penalty
+            slope = second(on, real + mix * (fake - real))
+            penalty = ops.mean((ops.sqrt(ops.sum(slope**2, axis=(1, 2, 3)) + 1e-12) - 1) ** 2)
+        return d_real + d_fake + self.config.gradient_penalty * penalty, d_real, d_fake, penalty
 
     def fool(self, fake, label):
         "G's loss: what D says of the generated images."
-        return bce(self.logits([fake, label] if self.config.classes else fake, training=True), self.config.targets[2])
+        return bce(
+            self.logits([fake, label] if self.config.classes else fake, training=True),
+            self.config.targets[2],
+        )
 
     def average(self):
         "Move the averaged generator towards G."
-        if not self.averaged: return
+        if not self.averaged:
+            return
         for a, g in zip(self.averaged.variables, self.G.variables):
-            if 'seed' not in a.path: a.assign(a*self.config.ema + ops.cast(g, a.dtype)*(1 - self.config.ema) if a.dtype.startswith('float') else g)
+            if 'seed' not in a.path:
+                a.assign(
+                    a * self.config.ema + ops.cast(g, a.dtype) * (1 - self.config.ema)
+                    if a.dtype.startswith('float')
+                    else g
+                )
 
     def epoch(self, images, labels, number: int, steps: int) -> np.ndarray:
         "Run epoch `number`; images float32 (n, h, w, c) in [0, 1]; returns losses (steps, 4): g, d_real, d_fake, penalty."
-        order = np.random.default_rng([self.config.seed, number]).permutation(len(images))[:steps*self.config.batch]
-        return self._epoch(images, labels, order.reshape(steps, self.config.batch), number*steps)
+        order = np.random.default_rng([self.config.seed, number]).permutation(len(images))[
+            : steps * self.config.batch
+        ]
+        return self._epoch(images, labels, order.reshape(steps, self.config.batch), number * steps)
 
 # %% ../../nbs/07_dcgan_training.ipynb #566e2762
 def _tensorflow_epoch(gan):
     c = gan.config
+
     def second(on, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             l = on(x)
         return tape.gradient(l, x)
+
     def step(images, labels, index, i):
-        draw = lambda k, shape: tf.random.stateless_normal(shape, [c.seed, 4*i + k])
+        def draw(k, shape):
+            return tf.random.stateless_normal(shape, [c.seed, 4 * i + k])
+
         real = tf.gather(images, index)
         label = tf.gather(labels, index) if c.classes else None
-        real = real + c.real_noise*draw(0, tf.shape(real))
-        z, mix = draw(1, (c.batch, c.latent)), tf.random.stateless_uniform((c.batch, 1, 1, 1), [c.seed, 4*i + 2])
-        shift = tf.random.stateless_uniform((c.batch,), [c.seed, 4*i + 3], 1, c.classes, tf.int32) if c.wrong_labels else None
+        real = real + c.real_noise * draw(0, tf.shape(real))
+        z, mix = (
+            draw(1, (c.batch, c.latent)),
+            tf.random.stateless_uniform((c.batch, 1, 1, 1), [c.seed, 4 * i + 2]),
+        )
+        shift = (
+            tf.random.stateless_uniform((c.batch,), [c.seed, 4 * i + 3], 1, c.classes, tf.int32)
+            if c.wrong_labels
+            else None
+        )
         with tf.GradientTape() as tape_g:
             fake = gan.G([z, label] if c.classes else z, training=True)
             frozen = tf.stop_gradient(fake)
-            with tf.GradientTape() as tape_d: loss, d_real, d_fake, penalty = gan.play(real, frozen, label, mix, shift, second)
-            gan.opt_d.apply(tape_d.gradient(loss, gan.D.trainable_variables), gan.D.trainable_variables)
+            with tf.GradientTape() as tape_d:
+                loss, d_real, d_fake, penalty = gan.play(real, frozen, label, mix, shift, second)
+            gan.opt_d.apply(
+                tape_d.gradient(loss, gan.D.trainable_variables), gan.D.trainable_variables
+            )
             g = gan.fool(fake, label)
         gan.opt_g.apply(tape_g.gradient(g, gan.G.trainable_variables), gan.G.trainable_variables)
         gan.average()
         return tf.stack([g, d_real, d_fake, penalty])
+
     @tf.function(reduce_retracing=True)
     def epoch(images, labels, order, first):
         out = tf.TensorArray(tf.float32, tf.shape(order)[0], element_shape=(4,))
-        for k in tf.range(tf.shape(order)[0]): out = out.write(k, step(images, labels, order[k], first + k))
+        for k in tf.range(tf.shape(order)[0]):
+            out = out.write(k, step(images, labels, order[k], first + k))
         return out.stack()
-    return lambda images, labels, order, first: epoch(tf.constant(images), tf.constant(labels), tf.constant(order), tf.constant(first)).numpy()
 
+    return lambda images, labels, order, first: epoch(
+        tf.constant(images), tf.constant(labels), tf.constant(order), tf.constant(first)
+    ).numpy()
+
+# %% ../../nbs/07_dcgan_training.ipynb #ebdffc8e
 def _torch_epoch(gan):
     c = gan.config
+
     def second(on, x):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(on(x).float().sum(), x, create_graph=True)[0]
+
     def update(optimizer, loss, model, keep=False):
         v = model.trainable_variables
         grads = torch.autograd.grad(loss, [p.value for p in v], retain_graph=keep)
-        with torch.no_grad(): optimizer.apply(grads, v)
+        with torch.no_grad():
+            optimizer.apply(grads, v)
+
     def step(images, labels, index, i):
         rng = torch.Generator(images.device).manual_seed((c.seed << 32) + i)
-        draw = lambda f, shape: f(shape, generator=rng, device=images.device)
+
+        def draw(f, shape):
+            return f(shape, generator=rng, device=images.device)
+
         real = images[index]
-        real = real + c.real_noise*draw(torch.randn, real.shape)
+        real = real + c.real_noise * draw(torch.randn, real.shape)
         label = labels[index] if c.classes else None
         z, mix = draw(torch.randn, (c.batch, c.latent)), draw(torch.rand, (c.batch, 1, 1, 1))
-        shift = torch.randint(1, c.classes, (c.batch,), generator=rng, device=images.device) if c.wrong_labels else None
+        shift = (
+            torch.randint(1, c.classes, (c.batch,), generator=rng, device=images.device)
+            if c.wrong_labels
+            else None
+        )
         fake = gan.G([z, label] if c.classes else z, training=True)
         loss, d_real, d_fake, penalty = gan.play(real, fake.detach(), label, mix, shift, second)
         update(gan.opt_d, loss, gan.D)
         g = gan.fool(fake, label)
         update(gan.opt_g, g, gan.G)
-        with torch.no_grad(): gan.average()
+        with torch.no_grad():
+            gan.average()
         return torch.stack([x.detach() for x in (g, d_real, d_fake, penalty)])
+
     def epoch(images, labels, order, first):
         images, labels, order = (ops.convert_to_tensor(a) for a in (images, labels, order))
-        return torch.stack([step(images, labels, index, first + k) for k, index in enumerate(order)]).cpu().numpy()
+        return (
+            torch.stack([step(images, labels, index, first + k) for k, index in enumerate(order)])
+            .cpu()
+            .numpy()
+        )
+
     return epoch
 
 # %% ../../nbs/07_dcgan_training.ipynb #a1d935ff
-def sample(generator,          # latent (n, latent) [, label] -> images in [0, 1]
-           n: int,             # how many images
-           seed: int,          # draws are a function of it
-           label: int = None,  # for a conditional generator
-           batch: int = 64,
-          ) -> np.ndarray:     # float32 (n, h, w, c) in [0, 1]
+def sample(
+    generator,  # latent (n, latent) [, label] -> images in [0, 1]
+    n: int,  # how many images
+    seed: int,  # draws are a function of it
+    label: int = None,  # for a conditional generator
+    batch: int = 64,
+) -> np.ndarray:  # float32 (n, h, w, c) in [0, 1]
     "Draw images; batch statistics are the learned ones, so an image does not depend on its neighbours."
     latent = generator.inputs[0].shape[1]
-    z = np.random.default_rng([seed, 7]).standard_normal((-(-n//batch)*batch, latent), dtype='float32')
-    call = lambda z: generator([z, np.full(len(z), label, 'int32')] if label is not None else z, training=False)
-    def run(z):
-        if TENSORFLOW: return call(z)
-        with torch.no_grad(): return call(z)
-    return np.concatenate([ops.convert_to_numpy(run(z[i:i + batch])) for i in range(0, len(z), batch)])[:n]
+    z = np.random.default_rng([seed, 7]).standard_normal(
+        (-(-n // batch) * batch, latent), dtype='float32'
+    )
 
-def sheet(images: np.ndarray,  # float [0, 1] or uint8, (n, h, w, 1) or (n, h, w, 3)
-          path,                # a .png
-          columns: int = 8) -> Path:
+    def call(z):
+        return generator(
+            [z, np.full(len(z), label, 'int32')] if label is not None else z, training=False
+        )
+
+    def run(z):
+        if TENSORFLOW:
+            return call(z)
+        with torch.no_grad():
+            return call(z)
+
+    return np.concatenate(
+        [ops.convert_to_numpy(run(z[i : i + batch])) for i in range(0, len(z), batch)]
+    )[:n]
+
+# %% ../../nbs/07_dcgan_training.ipynb #86320849
+def sheet(
+    images: np.ndarray,  # float [0, 1] or uint8, (n, h, w, 1) or (n, h, w, 3)
+    path,  # a .png
+    columns: int = 8,
+) -> Path:
     "Save images as one picture, row by row, without gaps."
-    a = images if images.dtype == np.uint8 else (np.clip(images, 0, 1)*255 + .5).astype('uint8')
-    rows = -(-len(a)//columns)
-    a = np.concatenate([a, np.zeros((rows*columns - len(a), *a.shape[1:]), 'uint8')])
+    a = images if images.dtype == np.uint8 else (np.clip(images, 0, 1) * 255 + 0.5).astype('uint8')
+    rows = -(-len(a) // columns)
+    a = np.concatenate([a, np.zeros((rows * columns - len(a), *a.shape[1:]), 'uint8')])
     h, w, c = a.shape[1:]
-    grid = a.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows*h, columns*w, c)
-    return atomic_save(path, lambda part: Image.fromarray(grid[..., 0] if c == 1 else grid).save(part))
+    grid = a.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows * h, columns * w, c)
+    return atomic_save(
+        path, lambda part: Image.fromarray(grid[..., 0] if c == 1 else grid).save(part)
+    )
 
 # %% ../../nbs/07_dcgan_training.ipynb #ae51e33a
 def save_checkpoint(gan: GAN, path, epoch: int, history: list, seconds: float):
     "All state of a training after `epoch` epochs, in one file."
     state = {f'v{i}': ops.convert_to_numpy(v) for i, v in enumerate(gan.variables())}
-    about = json.dumps({'epoch': epoch, 'seconds': seconds, 'config': dataclasses.asdict(gan.config), 'backend': keras.backend.backend()})
-    atomic_save(path, lambda part: np.savez(part, about=about, history=np.array(history, 'float32').reshape(-1, 4), **state))
+    about = json.dumps(
+        {
+            'epoch': epoch,
+            'seconds': seconds,
+            'config': dataclasses.asdict(gan.config),
+            'backend': keras.backend.backend(),
+        }
+    )
+    atomic_save(
+        path,
+        lambda part: np.savez(
+            part, about=about, history=np.array(history, 'float32').reshape(-1, 4), **state
+        ),
+    )
 
+# %% ../../nbs/07_dcgan_training.ipynb #8d94739d
 def _read(path):
     "What a checkpoint says of itself, and its arrays."
     try:
-        with np.load(path) as f: return json.loads(str(f['about'])), f['history'], [f[f'v{i}'] for i in range(len(f.files) - 2)]
+        with np.load(path) as f:
+            return (
+                json.loads(str(f['about'])),
+                f['history'],
+                [f[f'v{i}'] for i in range(len(f.files) - 2)],
+            )
     except (OSError, ValueError, KeyError, EOFError) as e:
         raise InputError(f'{path}: not a readable checkpoint ({e}). Delete it to begin anew') from e
 
-def settle(config: Config, checkpoint) -> tuple:  # Config with a precision that is not 'auto', and why
+# %% ../../nbs/07_dcgan_training.ipynb #d14cf085
+def settle(
+    config: Config, checkpoint
+) -> tuple:  # Config with a precision that is not 'auto', and why
     "The precision of a training: that of its checkpoint if it goes on, else the quicker one here."
     here, why = config.settled()
-    if config.precision != 'auto' or not Path(checkpoint).exists(): return here, why
+    if config.precision != 'auto' or not Path(checkpoint).exists():
+        return here, why
     kept = _read(checkpoint)[0]['config'].get('precision', 'float32')
-    other = '' if kept == here.precision else f'; a new training would take {here.precision} here: {why}'
+    other = (
+        ''
+        if kept == here.precision
+        else f'; a new training would take {here.precision} here: {why}'
+    )
     return dataclasses.replace(config, precision=kept), 'as in the checkpoint' + other
 
+# %% ../../nbs/07_dcgan_training.ipynb #775367bb
 def load_checkpoint(gan: GAN, path) -> tuple:  # epoch, history, seconds
     "Put a saved state back; one of another configuration (other than its length) is an `InputError`."
     about, history, state = _read(path)
     mine = dataclasses.asdict(gan.config)
     other = [k for k in mine if k != 'epochs' and mine[k] != about['config'].get(k)]
-    if other: raise InputError(f'{path}: belongs to another configuration ({", ".join(other)} differ). Use another folder, or delete it to begin anew')
+    if other:
+        raise InputError(
+            f'{path}: belongs to another configuration ({", ".join(other)} differ). Use another folder, or delete it to begin anew'
+        )
     backend = keras.backend.backend()
-    if about.get('backend', backend) != backend: raise InputError(f"{path}: was made with Keras on {about['backend']}, and here it runs on {backend}, which draws other numbers. Set KERAS_BACKEND={about['backend']}, or delete it to begin anew")
+    if about.get('backend', backend) != backend:
+        raise InputError(
+            f'{path}: was made with Keras on {about["backend"]}, and here it runs on {backend}, which draws other numbers. Set KERAS_BACKEND={about["backend"]}, or delete it to begin anew'
+        )
     variables = gan.variables()
-    if [v.shape for v in variables] != [s.shape for s in state]: raise InputError(f'{path}: its arrays do not fit the networks. Delete it to begin anew')
-    for v, s in zip(variables, state): v.assign(s)
+    if [v.shape for v in variables] != [s.shape for s in state]:
+        raise InputError(f'{path}: its arrays do not fit the networks. Delete it to begin anew')
+    for v, s in zip(variables, state):
+        v.assign(s)
     return about['epoch'], [list(map(float, row)) for row in history], about['seconds']
 
 # %% ../../nbs/07_dcgan_training.ipynb #06120996
 @alone
-def train(images: np.ndarray,       # float32 (n, h, w, 1) in [0, 1]: training images only
-          config: Config,
-          folder,                   # checkpoint, losses.jsonl, sheets and the finished networks go here
-          labels: np.ndarray = None,  # int (n,), for a conditional GAN
-          sheets: int = 10,         # how many sample sheets along the way (T16: every 300 epochs)
-          sheet_images: int = 64,   # images on a sheet; of a conditional GAN the same number of each class
-          snapshots: bool = False,  # keep the generator of every sheet as snapshot_<epoch>.keras (T16)
-          checkpoint_seconds: float = 60.,  # at least this long between checkpoints
-          progress=print,           # called with one line now and then
-         ) -> dict:                 # results for the record; the networks lie in `folder`
+def train(
+    images: np.ndarray,  # float32 (n, h, w, 1) in [0, 1]: training images only
+    config: Config,
+    folder,  # checkpoint, losses.jsonl, sheets and the finished networks go here
+    labels: np.ndarray = None,  # int (n,), for a conditional GAN
+    sheets: int = 10,  # how many sample sheets along the way (T16: every 300 epochs)
+    sheet_images: int = 64,  # images on a sheet; of a conditional GAN the same number of each class
+    snapshots: bool = False,  # keep the generator of every sheet as snapshot_<epoch>.keras (T16)
+    checkpoint_seconds: float = 60.0,  # at least this long between checkpoints
+    progress=print,  # called with one line now and then
+) -> dict:  # results for the record; the networks lie in `folder`
     "Train a GAN, or go on with one that was killed; raises `InputError` for images that do not fit and when a loss is no number."
     folder, size = Path(folder), find(config.networks, config.classes, config.downsampling).size
     folder.mkdir(parents=True, exist_ok=True)
     images = np.ascontiguousarray(images, 'float32')
-    labels = np.zeros(len(images), 'int32') if labels is None or not config.classes else np.asarray(labels, 'int32')
-    if images.ndim != 4 or images.shape[1:3] != (size, size): raise InputError(f'images of shape {images.shape}: {config.networks} takes (n, {size}, {size}, 1); prepare them at size={size}')
-    if not (np.isfinite(images).all() and 0 <= images.min() and images.max() <= 1): raise InputError('images must be finite numbers in [0, 1]')
-    if len(images) < config.batch: raise InputError(f'batch={config.batch}: only {len(images)} training images; choose batch={len(images)} or less')
-    if labels.shape != (len(images),): raise InputError(f'labels of shape {labels.shape}: give one for each of the {len(images)} images')
-    if config.classes and set(range(config.classes)) != set(labels.tolist()): raise InputError(f'classes={config.classes}: every label from 0 to {config.classes - 1} needs images, and no other may stand there')
-    if sheets < 0 or sheet_images < 1: raise InputError(f'sheets={sheets}, sheet_images={sheet_images}: give how many sheets (0: none), and at least 1 image on each')
+    labels = (
+        np.zeros(len(images), 'int32')
+        if labels is None or not config.classes
+        else np.asarray(labels, 'int32')
+    )
+    if images.ndim != 4 or images.shape[1:3] != (size, size):
+        raise InputError(
+            f'images of shape {images.shape}: {config.networks} takes (n, {size}, {size}, 1); prepare them at size={size}'
+        )
+    if not (np.isfinite(images).all() and 0 <= images.min() and images.max() <= 1):
+        raise InputError('images must be finite numbers in [0, 1]')
+    if len(images) < config.batch:
+        raise InputError(
+            f'batch={config.batch}: only {len(images)} training images; choose batch={len(images)} or less'
+        )
+    if labels.shape != (len(images),):
+        raise InputError(
+            f'labels of shape {labels.shape}: give one for each of the {len(images)} images'
+        )
+    if config.classes and set(range(config.classes)) != set(labels.tolist()):
+        raise InputError(
+            f'classes={config.classes}: every label from 0 to {config.classes - 1} needs images, and no other may stand there'
+        )
+    if sheets < 0 or sheet_images < 1:
+        raise InputError(
+            f'sheets={sheets}, sheet_images={sheet_images}: give how many sheets (0: none), and at least 1 image on each'
+        )
 
-    checkpoint, done, history, seconds = folder/'checkpoint.npz', 0, [], 0.
+    checkpoint, done, history, seconds = folder / 'checkpoint.npz', 0, [], 0.0
     config, why = settle(config, checkpoint)
-    gan, steps, engine = GAN(config), len(images)//config.batch, device_info()
-    progress(first_line(f'DCGAN {config.networks}', config.precision, why, engine['device'], f"Keras {engine['keras']} with {engine['backend']}"))
+    gan, steps, engine = GAN(config), len(images) // config.batch, device_info()
+    progress(
+        first_line(
+            f'DCGAN {config.networks}',
+            config.precision,
+            why,
+            engine['device'],
+            f'Keras {engine["keras"]} with {engine["backend"]}',
+        )
+    )
     if checkpoint.exists():
         done, history, seconds = load_checkpoint(gan, checkpoint)
         progress(f'going on after epoch {done} of {config.epochs}')
-    due = {round(config.epochs*k/sheets) for k in range(1, sheets + 1)} if sheets else set()
+    due = {round(config.epochs * k / sheets) for k in range(1, sheets + 1)} if sheets else set()
     start = saved = told = time.time()
     for epoch in range(done, config.epochs):
         rows = gan.epoch(images, labels, epoch, steps)
         if not np.isfinite(rows).all():
-            raise InputError(f'epoch {epoch + 1}: a loss is no number; the last good state is in {checkpoint.name}. Lower learning_rate, or set precision=float32')
+            raise InputError(
+                f'epoch {epoch + 1}: a loss is no number; the last good state is in {checkpoint.name}. Lower learning_rate, or set precision=float32'
+            )
         history += rows.tolist()
         now, last = time.time(), epoch + 1 == config.epochs
-        if epoch + 1 in due:   # before the checkpoint: what a checkpoint has behind it is on disk
+        if epoch + 1 in due:  # before the checkpoint: what a checkpoint has behind it is on disk
             _sheets(gan, folder, epoch + 1, sheet_images)
-            if snapshots: atomic_save(folder/f'snapshot_{epoch + 1:05d}.keras', lambda part: gan.sampler.save(part))
+            if snapshots:
+                atomic_save(
+                    folder / f'snapshot_{epoch + 1:05d}.keras', lambda part: gan.sampler.save(part)
+                )
         if last or now - saved >= checkpoint_seconds:
             save_checkpoint(gan, checkpoint, epoch + 1, history, seconds + now - start)
             _losses(folder, history, steps)
             saved = now
         if last or now - told >= 10 or epoch == done:
-            rate = (epoch + 1 - done)/(now - start)
+            rate = (epoch + 1 - done) / (now - start)
             g, r, f, p = rows.mean(0)
-            progress(f'epoch {epoch + 1}/{config.epochs}  G {g:.3f}  D real {r:.3f} generated {f:.3f}  penalty {p:.3f}  '
-                     f'{rate*steps*config.batch:.0f} images/s  {(config.epochs - epoch - 1)/rate/60:.0f} min left')
+            progress(
+                f'epoch {epoch + 1}/{config.epochs}  G {g:.3f}  D real {r:.3f} generated {f:.3f}  penalty {p:.3f}  '
+                f'{rate * steps * config.batch:.0f} images/s  {(config.epochs - epoch - 1) / rate / 60:.0f} min left'
+            )
             told = now
     _export(gan, folder)
-    return {**_results(gan, history, steps, seconds + time.time() - start, len(images)), 'precision': config.precision, 'precision_why': why}
+    return {
+        **_results(gan, history, steps, seconds + time.time() - start, len(images)),
+        'precision': config.precision,
+        'precision_why': why,
+    }
 
+# %% ../../nbs/07_dcgan_training.ipynb #816a0943
 def _sheets(gan, folder, epoch, n):
     each = range(gan.config.classes) if gan.config.classes else [None]
-    per = max(1, n//len(each))
+    per = max(1, n // len(each))
     columns = min(8, per)
-    if len(each) > 1: per -= per % columns   # whole rows of each class, and as many of each
-    sheet(np.concatenate([sample(gan.sampler, per, gan.config.seed, label) for label in each]), folder/f'sheet_{epoch:05d}.png', columns)
+    if len(each) > 1:
+        per -= per % columns  # whole rows of each class, and as many of each
+    sheet(
+        np.concatenate([sample(gan.sampler, per, gan.config.seed, label) for label in each]),
+        folder / f'sheet_{epoch:05d}.png',
+        columns,
+    )
 
+# %% ../../nbs/07_dcgan_training.ipynb #a983f0a7
 def _losses(folder, history, steps):
     rows = np.array(history).reshape(-1, steps, 4).mean(1)
-    lines = (json.dumps({'epoch': i + 1, **{k: round(float(v), 6) for k, v in zip(('g', 'd_real', 'd_fake', 'gp'), r)}}) for i, r in enumerate(rows))
-    atomic_write(folder/'losses.jsonl', '\n'.join(lines) + '\n')
+    lines = (
+        json.dumps(
+            {
+                'epoch': i + 1,
+                **{k: round(float(v), 6) for k, v in zip(('g', 'd_real', 'd_fake', 'gp'), r)},
+            }
+        )
+        for i, r in enumerate(rows)
+    )
+    atomic_write(folder / 'losses.jsonl', '\n'.join(lines) + '\n')
 
+# %% ../../nbs/07_dcgan_training.ipynb #38ceb3c1
 def _export(gan, folder):
-    for name in ('generator.keras', 'generator.h5'): atomic_save(folder/name, lambda part: gan.sampler.save(part))
-    atomic_save(folder/'discriminator.keras', lambda part: gan.D.save(part))
+    for name in ('generator.keras', 'generator.h5'):
+        atomic_save(folder / name, lambda part: gan.sampler.save(part))
+    atomic_save(folder / 'discriminator.keras', lambda part: gan.D.save(part))
 
+# %% ../../nbs/07_dcgan_training.ipynb #795c2282
 def _results(gan, history, steps, seconds, n):
     rows = np.array(history).reshape(-1, steps, 4).mean(1)
     keep = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 500)).round().astype(int))
-    losses = {k: [round(float(v), 5) for v in rows[keep, i]] for i, k in enumerate(('g', 'd_real', 'd_fake', 'gp'))}
-    return {'epochs': len(rows), 'steps': len(history), 'training_images': n, 'seconds': round(seconds, 1), 'images_per_second': round(len(history)*gan.config.batch/seconds, 1),
-            'parameters': {'generator': count(gan.G), 'discriminator': count(gan.D)}, 'losses': {'epoch': (keep + 1).tolist(), **losses},
-            'layers': {'generator': describe(gan.G), 'discriminator': describe(gan.D)}, 'generator_sha256': weights_sha256(gan.sampler), 'engine': device_info()}
+    losses = {
+        k: [round(float(v), 5) for v in rows[keep, i]]
+        for i, k in enumerate(('g', 'd_real', 'd_fake', 'gp'))
+    }
+    return {
+        'epochs': len(rows),
+        'steps': len(history),
+        'training_images': n,
+        'seconds': round(seconds, 1),
+        'images_per_second': round(len(history) * gan.config.batch / seconds, 1),
+        'parameters': {'generator': count(gan.G), 'discriminator': count(gan.D)},
+        'losses': {'epoch': (keep + 1).tolist(), **losses},
+        'layers': {'generator': describe(gan.G), 'discriminator': describe(gan.D)},
+        'generator_sha256': weights_sha256(gan.sampler),
+        'engine': device_info(),
+    }
 
+# %% ../../nbs/07_dcgan_training.ipynb #8357ddb6
 def weights_sha256(model) -> str:
     "One hash over all weights of a model: equal if and only if they are, to the bit."
     return sha256_array(np.concatenate([w.ravel().astype('float32') for w in model.get_weights()]))
@@ -335,20 +564,44 @@ def weights_sha256(model) -> str:
 # %% ../../nbs/07_dcgan_training.ipynb #29ef4ef1
 def load_network(path):  # a .keras or .h5 file
     "A saved generator, to draw from with `sample`, or discriminator, to `judge` with; a broken file is an `InputError`."
-    if not Path(path).exists(): raise InputError(f'{path}: not found. Train the GAN first')
-    try: return in_quick_precision(keras.models.load_model(path, compile=False))
-    except Exception as e: raise InputError(f'{path}: not a Keras model that this version reads ({type(e).__name__}: {e})') from e
+    if not Path(path).exists():
+        raise InputError(f'{path}: not found. Train the GAN first')
+    try:
+        return in_quick_precision(keras.models.load_model(path, compile=False))
+    except Exception as e:
+        raise InputError(
+            f'{path}: not a Keras model that this version reads ({type(e).__name__}: {e})'
+        ) from e
 
 # %% ../../nbs/07_dcgan_training.ipynb #587b73d4
-def judge(discriminator,       # from `load_network`
-          images: np.ndarray,  # float32 (n, h, w, c) in [0, 1]
-          label: int = None,   # for a conditional discriminator
-          batch: int = 64,
-         ) -> np.ndarray:      # float32 (n,): logits; above 0 is "real", below 0 if labels were inverted in training
+def judge(
+    discriminator,  # from `load_network`
+    images: np.ndarray,  # float32 (n, h, w, c) in [0, 1]
+    label: int = None,  # for a conditional discriminator
+    batch: int = 64,
+) -> (
+    np.ndarray
+):  # float32 (n,): logits; above 0 is "real", below 0 if labels were inverted in training
     "What a discriminator says of images, before its sigmoid."
-    logits = keras.Model(discriminator.inputs if label is not None else discriminator.inputs[0], discriminator.get_layer('logits').output)
+    logits = keras.Model(
+        discriminator.inputs if label is not None else discriminator.inputs[0],
+        discriminator.get_layer('logits').output,
+    )
+
     def run(x):
-        call = lambda: logits([x, np.full(len(x), label, 'int32')] if label is not None else x, training=False)
-        if TENSORFLOW: return call()
-        with torch.no_grad(): return call()
-    return np.concatenate([ops.convert_to_numpy(ops.cast(run(images[i:i + batch]), 'float32')) for i in range(0, len(images), batch)])[:, 0]
+        def call():
+            return logits(
+                [x, np.full(len(x), label, 'int32')] if label is not None else x, training=False
+            )
+
+        if TENSORFLOW:
+            return call()
+        with torch.no_grad():
+            return call()
+
+    return np.concatenate(
+        [
+            ops.convert_to_numpy(ops.cast(run(images[i : i + batch]), 'float32'))
+            for i in range(0, len(images), batch)
+        ]
+    )[:, 0]

@@ -7,7 +7,11 @@ __all__ = ['SYM6', 'TRANSFORMS', 'PRESETS', 'Pipeline', 'pipeline', 'sample_para
            'apply_geometry', 'apply_colour', 'augment', 'Controller']
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #80adf8c4
-import contextlib, functools, math, numbers, warnings
+import contextlib
+import functools
+import math
+import numbers
+import warnings
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,241 +21,442 @@ from ..records import InputError
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #f77ae0b5
 # sym6: 12 taps, sum 1 (Daubechies, Ten Lectures on Wavelets, table 6.3, there with another sum); derived in the notebook
-SYM6 = (.01089235016329234, .002468306185923318, -.08343160770607297, -.03416156079328601, .3472289864792177, .556946391962869,
-        .2389521856664347, -.051362484930839246, -.014891875649269698, .031625281330021744, .0012499610463979226, -.005515933754688751)
+SYM6 = (
+    0.01089235016329234,
+    0.002468306185923318,
+    -0.08343160770607297,
+    -0.03416156079328601,
+    0.3472289864792177,
+    0.556946391962869,
+    0.2389521856664347,
+    -0.051362484930839246,
+    -0.014891875649269698,
+    0.031625281330021744,
+    0.0012499610463979226,
+    -0.005515933754688751,
+)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #3c28e58e
 @functools.lru_cache(64)
-def _up(n: int, device: torch.device, dtype) -> torch.Tensor:  # (2(3n - 2), n); row 2(i + n - 1) stands at pixel i
+def _up(
+    n: int, device: torch.device, dtype
+) -> torch.Tensor:  # (2(3n - 2), n); row 2(i + n - 1) stands at pixel i
     "Reflect n pixels by n - 1 on both sides and double them with sym6, as a matrix."
-    i = np.arange(3*n - 2)
+    i = np.arange(3 * n - 2)
     source = abs(i - (n - 1))
-    source = np.minimum(source, 2*(n - 1) - source)
-    U = np.zeros((2*len(i), n))
+    source = np.minimum(source, 2 * (n - 1) - source)
+    U = np.zeros((2 * len(i), n))
     for k, tap in enumerate(SYM6):
-        o = 2*i + k - 5
+        o = 2 * i + k - 5
         ok = (o >= 0) & (o < len(U))
-        np.add.at(U, (o[ok], source[ok]), 2*tap)
+        np.add.at(U, (o[ok], source[ok]), 2 * tap)
     return torch.from_numpy(U).to(dtype).to(device)
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #60548c30
 @functools.lru_cache(64)
 def _down(n: int, device: torch.device, dtype) -> torch.Tensor:  # (n, 2n + 10)
     "Halve 2n + 10 values with the reversed filter: pixel i is in the middle of values 2i to 2i + 11."
-    D = np.zeros((n, 2*n + 10))
-    for i in range(n): D[i, 2*i:2*i + 12] = SYM6
+    D = np.zeros((n, 2 * n + 10))
+    for i in range(n):
+        D[i, 2 * i : 2 * i + 12] = SYM6
     return torch.from_numpy(D).to(dtype).to(device)
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #795989f8
 def _places(n: int, device, dtype) -> torch.Tensor:
     "Where the 2n + 10 values that `_down` takes stand: in pixels, from the centre of the axis."
-    return torch.arange(-5, 2*n + 5, device=device, dtype=dtype)/2 - (n - 1)/2
+    return torch.arange(-5, 2 * n + 5, device=device, dtype=dtype) / 2 - (n - 1) / 2
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #711bd7fd
-TRANSFORMS = ('xflip', 'rotate90', 'xint', 'scale', 'rotate', 'aniso', 'xfrac', 'brightness', 'contrast', 'lumaflip', 'hue', 'saturation')
+TRANSFORMS = (
+    'xflip',
+    'rotate90',
+    'xint',
+    'scale',
+    'rotate',
+    'aniso',
+    'xfrac',
+    'brightness',
+    'contrast',
+    'lumaflip',
+    'hue',
+    'saturation',
+)
+
 
 @dataclass(frozen=True)
 class Pipeline:
     "Which transforms, how often, how wide (ADA, appendix B). Multipliers: 0 is off, the probability is p times the multiplier, at most 1. Bad values raise `InputError`."
-    xflip: float = 0.            # multiplier: mirror image, for half of those that are drawn
-    rotate90: float = 0.         # multiplier: 0 to 3 quarter turns
-    xint: float = 0.             # multiplier: shift by whole pixels
-    scale: float = 0.            # multiplier: larger or smaller
-    rotate: float = 0.           # multiplier: any angle; half of it before and half after the stretch
-    aniso: float = 0.            # multiplier: wider and lower, or the reverse
-    xfrac: float = 0.            # multiplier: shift by any distance
-    brightness: float = 0.       # multiplier: add a number
-    contrast: float = 0.         # multiplier: multiply by a number
-    lumaflip: float = 0.         # multiplier: invert the luma, for half of those that are drawn
-    hue: float = 0.              # multiplier: turn the colours about the gray axis (3 channels only)
-    saturation: float = 0.       # multiplier: stretch the distance from the gray axis (2 channels or more)
-    xint_max: float = .125       # uniform in ± this, share of width and height
-    scale_std: float = .2        # the factor is 2^N(0, this)
-    rotate_max: float = 1.       # uniform in ± this, share of 180°, each of the two turns
-    aniso_std: float = .2        # 2^N(0, this)
-    xfrac_std: float = .125      # N(0, this), share of width and height
-    brightness_std: float = .2   # N(0, this); the images' range is 2
-    contrast_std: float = .5     # 2^N(0, this)
-    hue_max: float = 1.          # uniform in ± this, share of 180°
-    saturation_std: float = 1.   # 2^N(0, this)
+
+    xflip: float = 0.0  # multiplier: mirror image, for half of those that are drawn
+    rotate90: float = 0.0  # multiplier: 0 to 3 quarter turns
+    xint: float = 0.0  # multiplier: shift by whole pixels
+    scale: float = 0.0  # multiplier: larger or smaller
+    rotate: float = 0.0  # multiplier: any angle; half of it before and half after the stretch
+    aniso: float = 0.0  # multiplier: wider and lower, or the reverse
+    xfrac: float = 0.0  # multiplier: shift by any distance
+    brightness: float = 0.0  # multiplier: add a number
+    contrast: float = 0.0  # multiplier: multiply by a number
+    lumaflip: float = 0.0  # multiplier: invert the luma, for half of those that are drawn
+    hue: float = 0.0  # multiplier: turn the colours about the gray axis (3 channels only)
+    saturation: float = (
+        0.0  # multiplier: stretch the distance from the gray axis (2 channels or more)
+    )
+    xint_max: float = 0.125  # uniform in ± this, share of width and height
+    scale_std: float = 0.2  # the factor is 2^N(0, this)
+    rotate_max: float = 1.0  # uniform in ± this, share of 180°, each of the two turns
+    aniso_std: float = 0.2  # 2^N(0, this)
+    xfrac_std: float = 0.125  # N(0, this), share of width and height
+    brightness_std: float = 0.2  # N(0, this); the images' range is 2
+    contrast_std: float = 0.5  # 2^N(0, this)
+    hue_max: float = 1.0  # uniform in ± this, share of 180°
+    saturation_std: float = 1.0  # 2^N(0, this)
 
     def __post_init__(self):
         for f in fields(self):
-            v, top = getattr(self, f.name), 1 if f.name in ('xint_max', 'rotate_max', 'hue_max') else math.inf
+            v, top = (
+                getattr(self, f.name),
+                1 if f.name in ('xint_max', 'rotate_max', 'hue_max') else math.inf,
+            )
             if not isinstance(v, numbers.Real) or not 0 <= v <= top or not math.isfinite(v):
-                raise InputError(f'{f.name}={v!r}: give a number from 0 ' + ('to 1' if top == 1 else 'upwards'))
+                raise InputError(
+                    f'{f.name}={v!r}: give a number from 0 ' + ('to 1' if top == 1 else 'upwards')
+                )
 
-    def __bool__(self): return any(getattr(self, t) for t in TRANSFORMS)
+    def __bool__(self):
+        return any(getattr(self, t) for t in TRANSFORMS)
 
-def _on(names, **widths): return Pipeline(**{n: 1. for n in names}, **widths)
-_CHEST = dict(rotate_max=1/24, xint_max=.0625, xfrac_std=.05, scale_std=.1, aniso_std=.1)
-_CT = dict(brightness_std=.1, contrast_std=.15)
+# %% ../../nbs/10_stylegan2_ada.ipynb #920668b6
+def _on(names, **widths):
+    return Pipeline(**{n: 1.0 for n in names}, **widths)
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #6bf76427
+_CHEST = dict(rotate_max=1 / 24, xint_max=0.0625, xfrac_std=0.05, scale_std=0.1, aniso_std=0.1)
+_CT = dict(brightness_std=0.1, contrast_std=0.15)
 _SAFE = ('xint', 'scale', 'rotate', 'aniso', 'xfrac', 'brightness', 'contrast')
-PRESETS = {'none': Pipeline(), 'blit': _on(TRANSFORMS[:3]), 'geom': _on(TRANSFORMS[3:7]), 'color': _on(TRANSFORMS[7:]), 'bg': _on(TRANSFORMS[:7]), 'bgc': _on(TRANSFORMS),
-           'chest_xray': _on(_SAFE, **_CHEST, contrast_std=.25), 'chest_ct': _on(_SAFE, **_CHEST, **_CT), 'head_ct': _on(('xflip', *_SAFE), **_CHEST, **_CT)}
+PRESETS = {
+    'none': Pipeline(),
+    'blit': _on(TRANSFORMS[:3]),
+    'geom': _on(TRANSFORMS[3:7]),
+    'color': _on(TRANSFORMS[7:]),
+    'bg': _on(TRANSFORMS[:7]),
+    'bgc': _on(TRANSFORMS),
+    'chest_xray': _on(_SAFE, **_CHEST, contrast_std=0.25),
+    'chest_ct': _on(_SAFE, **_CHEST, **_CT),
+    'head_ct': _on(('xflip', *_SAFE), **_CHEST, **_CT),
+}
 
-def pipeline(name,        # a key of `PRESETS`, names of transforms joined by '+' ('xflip+scale'), or a `Pipeline`
-             **changes,   # fields of `Pipeline` to set otherwise
-            ) -> Pipeline:
+
+def pipeline(
+    name,  # a key of `PRESETS`, names of transforms joined by '+' ('xflip+scale'), or a `Pipeline`
+    **changes,  # fields of `Pipeline` to set otherwise
+) -> Pipeline:
     "A pipeline by its name. Unknown names raise `InputError`."
-    if isinstance(name, Pipeline): found = name
-    elif name in PRESETS: found = PRESETS[name]
+    if isinstance(name, Pipeline):
+        found = name
+    elif name in PRESETS:
+        found = PRESETS[name]
     else:
         if unknown := [t for t in str(name).split('+') if t not in TRANSFORMS]:
-            raise InputError(f'pipeline={name!r}: {unknown[0]!r} is unknown; choose a preset ({", ".join(PRESETS)}) or transforms joined by + ({", ".join(TRANSFORMS)})')
+            raise InputError(
+                f'pipeline={name!r}: {unknown[0]!r} is unknown; choose a preset ({", ".join(PRESETS)}) or transforms joined by + ({", ".join(TRANSFORMS)})'
+            )
         found = _on(name.split('+'))
     if unknown := set(changes) - {f.name for f in fields(Pipeline)}:
-        raise InputError(f'pipeline: {min(unknown)!r} is unknown; choose from {", ".join(f.name for f in fields(Pipeline))}')
+        raise InputError(
+            f'pipeline: {min(unknown)!r} is unknown; choose from {", ".join(f.name for f in fields(Pipeline))}'
+        )
     return replace(found, **changes)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #c2a28459
-_GATES = ('xflip', 'rotate90', 'xint', 'scale', 'rotate', 'rotate', 'aniso', 'xfrac', 'brightness', 'contrast', 'lumaflip', 'hue', 'saturation')
+_GATES = (
+    'xflip',
+    'rotate90',
+    'xint',
+    'scale',
+    'rotate',
+    'rotate',
+    'aniso',
+    'xfrac',
+    'brightness',
+    'contrast',
+    'lumaflip',
+    'hue',
+    'saturation',
+)
 # a value: name, number of its gate, name of its width; the first three are whole numbers
-_UNIFORM = (('xflip', 0, None), ('rotate90', 1, None), ('lumaflip', 10, None), ('xint', 2, 'xint_max'), ('xint', 2, 'xint_max'),
-            ('rotate_pre', 4, 'rotate_max'), ('rotate_post', 5, 'rotate_max'), ('hue', 11, 'hue_max'))
-_NORMAL = (('xfrac', 7, 'xfrac_std'), ('xfrac', 7, 'xfrac_std'), ('brightness', 8, 'brightness_std'), ('scale', 3, 'scale_std'), ('aniso', 6, 'aniso_std'),
-           ('contrast', 9, 'contrast_std'), ('saturation', 12, 'saturation_std'))
+_UNIFORM = (
+    ('xflip', 0, None),
+    ('rotate90', 1, None),
+    ('lumaflip', 10, None),
+    ('xint', 2, 'xint_max'),
+    ('xint', 2, 'xint_max'),
+    ('rotate_pre', 4, 'rotate_max'),
+    ('rotate_post', 5, 'rotate_max'),
+    ('hue', 11, 'hue_max'),
+)
+_NORMAL = (
+    ('xfrac', 7, 'xfrac_std'),
+    ('xfrac', 7, 'xfrac_std'),
+    ('brightness', 8, 'brightness_std'),
+    ('scale', 3, 'scale_std'),
+    ('aniso', 6, 'aniso_std'),
+    ('contrast', 9, 'contrast_std'),
+    ('saturation', 12, 'saturation_std'),
+)
+
 
 @functools.lru_cache(64)
 def _constants(pipe, device, dtype):
     "The pipeline as tensors on a device: multipliers of the gates, which gates are turns, the gate of each value, and the factors."
-    t = lambda v, d=dtype: torch.tensor(v, dtype=d).to(device)
-    angle = lambda f: getattr(pipe, f)*(1 if f == 'xint_max' else math.pi)
-    return (t([getattr(pipe, g) for g in _GATES]), t([g == 'rotate' for g in _GATES], torch.bool), t([g for _, g, _ in _UNIFORM + _NORMAL], torch.long),
-            t([2, 4, 2]), t([angle(f) for _, _, f in _UNIFORM[3:]]), t([getattr(pipe, f) for _, _, f in _NORMAL]))
 
+    def t(v, d=dtype):
+        return torch.tensor(v, dtype=d).to(device)
+
+    def angle(f):
+        return getattr(pipe, f) * (1 if f == 'xint_max' else math.pi)
+
+    return (
+        t([getattr(pipe, g) for g in _GATES]),
+        t([g == 'rotate' for g in _GATES], torch.bool),
+        t([g for _, g, _ in _UNIFORM + _NORMAL], torch.long),
+        t([2, 4, 2]),
+        t([angle(f) for _, _, f in _UNIFORM[3:]]),
+        t([getattr(pipe, f) for _, _, f in _NORMAL]),
+    )
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #085db47e
 def _probability(p):
-    if isinstance(p, torch.Tensor): return p          # looking at it would wait for its device
-    if not 0 <= float(p) <= 1: raise InputError(f'p={float(p):g}: give a probability in [0, 1] (of a controller, its .probability)')
+    if isinstance(p, torch.Tensor):
+        return p  # looking at it would wait for its device
+    if not 0 <= float(p) <= 1:
+        raise InputError(
+            f'p={float(p):g}: give a probability in [0, 1] (of a controller, its .probability)'
+        )
     return float(p)
 
-def sample_parameters(pipe,                # `Pipeline`, or a name that `pipeline` knows
-                      n: int,              # number of images
-                      p=1.,                # probability of each transform, in [0, 1]; also a 0-dim tensor on the generator's device, which is not checked
-                      generator=None,      # torch.Generator; the numbers are on its device. None: torch's own on the CPU
-                      dtype=torch.float32,
-                     ) -> dict:            # (n,) tensors, neutral where a transform is off; the names are below
+# %% ../../nbs/10_stylegan2_ada.ipynb #2292d1d8
+def sample_parameters(
+    pipe,  # `Pipeline`, or a name that `pipeline` knows
+    n: int,  # number of images
+    p=1.0,  # probability of each transform, in [0, 1]; also a 0-dim tensor on the generator's device, which is not checked
+    generator=None,  # torch.Generator; the numbers are on its device. None: torch's own on the CPU
+    dtype=torch.float32,
+) -> dict:  # (n,) tensors, neutral where a transform is off; the names are below
     """Draw the numbers of one batch, every image by itself (ADA, appendix B). A probability outside [0, 1] raises `InputError`.
     xflip, lumaflip: 0 or 1; rotate90: 0 to 3; scale, aniso, contrast, saturation: factors; brightness: a summand; rotate_pre, rotate_post, hue: radians;
     xint, xfrac: (n, 2), shares of width and height."""
-    pipe, p, device = pipeline(pipe), _probability(p), generator.device if generator is not None else torch.device('cpu')
+    pipe, p, device = (
+        pipeline(pipe),
+        _probability(p),
+        generator.device if generator is not None else torch.device('cpu'),
+    )
     multiplier, turn, gate, sides, width, std = _constants(pipe, device, dtype)
-    u, z = torch.rand(n, 21, generator=generator, device=device, dtype=dtype), torch.randn(n, 7, generator=generator, device=device, dtype=dtype)
-    q = (p*multiplier).clamp(0, 1)
+    u, z = (
+        torch.rand(n, 21, generator=generator, device=device, dtype=dtype),
+        torch.randn(n, 7, generator=generator, device=device, dtype=dtype),
+    )
+    q = (p * multiplier).clamp(0, 1)
     on = (u[:, :13] < torch.where(turn, 1 - (1 - q).sqrt(), q)).to(dtype)[:, gate]
-    whole, even = (u[:, 13:16]*sides).floor()*on[:, :3], (2*u[:, 16:] - 1)*width*on[:, 3:8]
-    z = z*std*on[:, 8:]
+    whole, even = (
+        (u[:, 13:16] * sides).floor() * on[:, :3],
+        (2 * u[:, 16:] - 1) * width * on[:, 3:8],
+    )
+    z = z * std * on[:, 8:]
     factor = torch.exp2(z[:, 3:])
-    return {'xflip': whole[:, 0], 'rotate90': whole[:, 1], 'xint': even[:, :2], 'scale': factor[:, 0], 'rotate_pre': even[:, 2], 'aniso': factor[:, 1], 'rotate_post': even[:, 3], 'xfrac': z[:, :2],
-            'brightness': z[:, 2], 'contrast': factor[:, 2], 'lumaflip': whole[:, 2], 'hue': even[:, 4], 'saturation': factor[:, 3]}
+    return {
+        'xflip': whole[:, 0],
+        'rotate90': whole[:, 1],
+        'xint': even[:, :2],
+        'scale': factor[:, 0],
+        'rotate_pre': even[:, 2],
+        'aniso': factor[:, 1],
+        'rotate_post': even[:, 3],
+        'xfrac': z[:, :2],
+        'brightness': z[:, 2],
+        'contrast': factor[:, 2],
+        'lumaflip': whole[:, 2],
+        'hue': even[:, 4],
+        'saturation': factor[:, 3],
+    }
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #2e6b2be0
-def geometric_matrices(params: dict,   # from `sample_parameters`
-                       shape: tuple,   # (height, width) in pixels
-                      ) -> torch.Tensor:  # (n, 3, 3): (x, y, 1) of the input = matrix @ (x, y, 1) of the output; pixels from the centre, x right, y down
+def geometric_matrices(
+    params: dict,  # from `sample_parameters`
+    shape: tuple,  # (height, width) in pixels
+) -> torch.Tensor:  # (n, 3, 3): (x, y, 1) of the input = matrix @ (x, y, 1) of the output; pixels from the centre, x right, y down
     "Join all geometric transforms of an image to one matrix."
     h, w = shape
-    matrix = lambda a, b, c, d: torch.stack([a, b, c, d], 1).view(-1, 2, 2)
-    turn = lambda t: matrix(t.cos(), -t.sin(), t.sin(), t.cos())
-    mirror, k, stretch = 1 - 2*params['xflip'], params['rotate90'], params['aniso']
-    zero, size = torch.zeros_like(stretch), torch.stack([torch.full_like(stretch[:1], w), torch.full_like(stretch[:1], h)], 1)
-    cos, sin = (k - 2).abs() - 1, 1 - (k - 1).abs()                    # of k quarter turns
-    M = matrix(mirror*cos, -mirror*sin, sin, cos)
-    L = M@turn(params['rotate_pre'])@matrix(1/stretch, zero, zero, stretch)@turn(params['rotate_post'])/params['scale'][:, None, None]
-    t = -M@(params['xint']*size).round()[..., None] - L@(params['xfrac']*size)[..., None]
-    return torch.cat([torch.cat([L, t], 2), torch.cat([zero, zero, 1 + zero]).view(3, -1).T[:, None]], 1)
+
+    def matrix(a, b, c, d):
+        return torch.stack([a, b, c, d], 1).view(-1, 2, 2)
+
+    def turn(t):
+        return matrix(t.cos(), -t.sin(), t.sin(), t.cos())
+
+    mirror, k, stretch = 1 - 2 * params['xflip'], params['rotate90'], params['aniso']
+    zero, size = (
+        torch.zeros_like(stretch),
+        torch.stack([torch.full_like(stretch[:1], w), torch.full_like(stretch[:1], h)], 1),
+    )
+    cos, sin = (k - 2).abs() - 1, 1 - (k - 1).abs()  # of k quarter turns
+    M = matrix(mirror * cos, -mirror * sin, sin, cos)
+    L = (
+        M
+        @ turn(params['rotate_pre'])
+        @ matrix(1 / stretch, zero, zero, stretch)
+        @ turn(params['rotate_post'])
+        / params['scale'][:, None, None]
+    )
+    t = -M @ (params['xint'] * size).round()[..., None] - L @ (params['xfrac'] * size)[..., None]
+    return torch.cat(
+        [torch.cat([L, t], 2), torch.cat([zero, zero, 1 + zero]).view(3, -1).T[:, None]], 1
+    )
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #12642a53
-def colour_matrices(params: dict,      # from `sample_parameters`
-                    channels: int = 3, # N
-                   ) -> torch.Tensor:  # (n, N+1, N+1): (colour, 1) of the output = first N rows @ (colour, 1) of the input
+def colour_matrices(
+    params: dict,  # from `sample_parameters`
+    channels: int = 3,  # N
+) -> (
+    torch.Tensor
+):  # (n, N+1, N+1): (colour, 1) of the output = first N rows @ (colour, 1) of the input
     "Join all colour transforms of an image to one matrix. Hue needs 3 channels and saturation 2; they are left out where there are fewer (hue also where there are more)."
-    c, s, b, flip = params['contrast'], params['saturation'], params['brightness'], 1 - 2*params['lumaflip']
+    c, s, b, flip = (
+        params['contrast'],
+        params['saturation'],
+        params['brightness'],
+        1 - 2 * params['lumaflip'],
+    )
     n, N = len(c), channels
     C = c.new_zeros(n, N + 1, N + 1)
-    if N == 1: C[:, 0, 0], C[:, 1, 1] = c*flip, 1
+    if N == 1:
+        C[:, 0, 0], C[:, 1, 1] = c * flip, 1
     else:
-        gray = torch.full((N, N), 1/N, device=c.device, dtype=c.dtype)
-        plane = s[:, None, None]*(torch.eye(N, device=c.device, dtype=c.dtype) - gray)
+        gray = torch.full((N, N), 1 / N, device=c.device, dtype=c.dtype)
+        plane = s[:, None, None] * (torch.eye(N, device=c.device, dtype=c.dtype) - gray)
         if N == 3:
-            a = torch.ones(3, device=c.device, dtype=c.dtype)/3**.5
-            cross = torch.linalg.cross(torch.eye(3, device=c.device, dtype=c.dtype), a.expand(3, 3), dim=1)   # row i: e_i × v
-            plane = params['hue'].cos()[:, None, None]*plane + (s*params['hue'].sin())[:, None, None]*cross
-        C[:, :N, :N] = c[:, None, None]*(flip[:, None, None]*gray + plane)
-        C[:, N, N] = s                         # of no effect; the product of the 4 × 4 matrices in ADA's definition has it there
-    C[:, :N, N] = (c*flip*b)[:, None]
+            a = torch.ones(3, device=c.device, dtype=c.dtype) / 3**0.5
+            cross = torch.linalg.cross(
+                torch.eye(3, device=c.device, dtype=c.dtype), a.expand(3, 3), dim=1
+            )  # row i: e_i × v
+            plane = (
+                params['hue'].cos()[:, None, None] * plane
+                + (s * params['hue'].sin())[:, None, None] * cross
+            )
+        C[:, :N, :N] = c[:, None, None] * (flip[:, None, None] * gray + plane)
+        C[:, N, N] = (
+            s  # of no effect; the product of the 4 × 4 matrices in ADA's definition has it there
+        )
+    C[:, :N, N] = (c * flip * b)[:, None]
     return C
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #9c3c3e61
 def _corners(grid, h, w):
     "Index and weight of the four neighbours in an (h, w) image of each look-up; weight 0 outside."
-    x, y = ((grid[..., 0] + 1)*w - 1)/2, ((grid[..., 1] + 1)*h - 1)/2
+    x, y = ((grid[..., 0] + 1) * w - 1) / 2, ((grid[..., 1] + 1) * h - 1) / 2
     i, j = y.floor(), x.floor()
     for di, dj in ((0, 0), (0, 1), (1, 0), (1, 1)):
         r, c = i + di, j + dj
-        weight = (1 - (y - r).abs())*(1 - (x - c).abs())*((r >= 0) & (r < h) & (c >= 0) & (c < w))
-        yield (r.clamp(0, h - 1)*w + c.clamp(0, w - 1)).long(), weight
+        weight = (
+            (1 - (y - r).abs()) * (1 - (x - c).abs()) * ((r >= 0) & (r < h) & (c >= 0) & (c < w))
+        )
+        yield (r.clamp(0, h - 1) * w + c.clamp(0, w - 1)).long(), weight
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #9a90c147
 def _way(device):
     "How look-ups are added up: by torch's own kernel, by it and back in whole numbers (the same bits each time), or plainly."
-    if device.type == 'cuda': return 'whole' if torch.are_deterministic_algorithms_enabled() else 'native'
+    if device.type == 'cuda':
+        return 'whole' if torch.are_deterministic_algorithms_enabled() else 'native'
     return 'native' if device.type == 'cpu' else 'plain'
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #b5621d62
 def _lookup(v, grid, way=None):
     "Bilinear look-up with zeros outside: (n, c, h, w), (n, a, b, 2) -> (n, c, a, b)."
-    if (way or _way(v.device)) != 'plain': return torch.grid_sampler(v, grid, 0, 0, False)
+    if (way or _way(v.device)) != 'plain':
+        return torch.grid_sampler(v, grid, 0, 0, False)
     n, c, h, w = v.shape
     flat, shape, out = v.flatten(2), (n, c, *grid.shape[1:3]), 0
     for k, weight in _corners(grid, h, w):
-        out = out + flat.gather(2, k.flatten(1)[:, None].expand(-1, c, -1)).view(shape)*weight[:, None]
+        out = (
+            out
+            + flat.gather(2, k.flatten(1)[:, None].expand(-1, c, -1)).view(shape) * weight[:, None]
+        )
     return out
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #adc5ec66
 @contextlib.contextmanager
 def _any_order():
     "Within it torch may add in any order: right for whole numbers, whose sum does not depend on it."
-    wanted, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    wanted, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(False)
-    try: yield
-    finally: torch.use_deterministic_algorithms(wanted, warn_only=warn)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted, warn_only=warn)
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #586b9f83
 def _spread(s, grid, h, w, way=None):
     "The adjoint of `_lookup`: (n, c, a, b), (n, a, b, 2) -> (n, c, h, w)."
     (n, c), way = s.shape[:2], way or _way(s.device)
     if way == 'native':
         # the image itself is only needed for the gradient of the grid
         image = s.new_zeros(()).expand(n, c, h, w)
-        return torch.ops.aten.grid_sampler_2d_backward(s, image, grid, 0, 0, False, [True, False])[0]
-    first = torch.arange(n*c, device=s.device).view(n, c, 1)*(h*w)
-    parts = [((first + k.flatten(1)[:, None]).flatten(), (s*weight[:, None]).flatten()) for k, weight in _corners(grid, h, w)]
+        return torch.ops.aten.grid_sampler_2d_backward(s, image, grid, 0, 0, False, [True, False])[
+            0
+        ]
+    first = torch.arange(n * c, device=s.device).view(n, c, 1) * (h * w)
+    parts = [
+        ((first + k.flatten(1)[:, None]).flatten(), (s * weight[:, None]).flatten())
+        for k, weight in _corners(grid, h, w)
+    ]
     if way == 'plain':
-        out = s.new_zeros(n*c*h*w)
-        for k, part in parts: out.index_add_(0, k, part)
+        out = s.new_zeros(n * c * h * w)
+        for k, part in parts:
+            out.index_add_(0, k, part)
         return out.view(n, c, h, w)
     # of the largest value 2^40 is made, and 2^23 of them still fit; one that is no number makes all of the result none
-    scale = 2.**40/s.abs().amax().double().clamp_min(1e-30)
-    out = torch.zeros(n*c*h*w, dtype=torch.int64, device=s.device)
+    scale = 2.0**40 / s.abs().amax().double().clamp_min(1e-30)
+    out = torch.zeros(n * c * h * w, dtype=torch.int64, device=s.device)
     with _any_order():
-        for k, part in parts: out.index_add_(0, k, (part.double()*scale).round().long())
-    return (out/scale).to(s.dtype).view(n, c, h, w)
+        for k, part in parts:
+            out.index_add_(0, k, (part.double() * scale).round().long())
+    return (out / scale).to(s.dtype).view(n, c, h, w)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #72b72904
 def _axis(scale, shift, n_out, n_in, device, dtype):
     "One axis without a turn: place = scale·place + shift, doubled, looked up and halved, as matrices (k, n_out, n_in)."
-    U = torch.nn.functional.pad(_up(n_in, device, dtype), (0, 0, 2, 2))   # two rows of zeros: what lies outside
-    u = 2*(scale[:, None]*_places(n_out, scale.device, scale.dtype) + shift[:, None]) + (3*(n_in - 1) + 2)
+    U = torch.nn.functional.pad(
+        _up(n_in, device, dtype), (0, 0, 2, 2)
+    )  # two rows of zeros: what lies outside
+    u = 2 * (scale[:, None] * _places(n_out, scale.device, scale.dtype) + shift[:, None]) + (
+        3 * (n_in - 1) + 2
+    )
     i = u.floor()
-    weight, i = (u - i).to(dtype).to(device).view(-1, 1), i.clamp_(0, len(U) - 2).long().to(device).flatten()
+    weight, i = (
+        (u - i).to(dtype).to(device).view(-1, 1),
+        i.clamp_(0, len(U) - 2).long().to(device).flatten(),
+    )
     rows = torch.lerp(U.index_select(0, i), U.index_select(0, i + 1), weight)
-    return _down(n_out, device, dtype)@rows.view(len(scale), -1, n_in)
+    return _down(n_out, device, dtype) @ rows.view(len(scale), -1, n_in)
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #638bfdd9
 def _reach(p, q, t, n, m):
     "Which rows of the doubled axis of n pixels the look-ups p·(place on this axis) + q·(place on the other, of m) + t can meet: first, and one past the last."
-    far = lambda k: (k + 5)/2                                           # the farthest place, see `_places`
-    middle, r = 2*t + 3*(n - 1), 2*(p.abs()*far(n) + q.abs()*far(m))
-    L = 2*(3*n - 2)
+
+    def far(k):
+        return (k + 5) / 2  # the farthest place, see `_places`
+
+    middle, r = 2 * t + 3 * (n - 1), 2 * (p.abs() * far(n) + q.abs() * far(m))
+    L = 2 * (3 * n - 2)
     lo = min(max(math.floor(float((middle - r).min())), 0), L - 1)
     return lo, max(min(math.floor(float((middle + r).max())) + 2, L), lo + 1)
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #b1d12c85
 class _Warp:
     "The geometric step for one batch of matrices: a linear map of (n, c, h, w) images, and its adjoint."
+
     def __init__(self, G, h, w, device, dtype, split):
         self.h, self.w, self.still, self.straight, self.turned = h, w, None, [], []
         exact = torch.float64 if G.device.type != 'mps' else torch.float32
@@ -260,184 +465,319 @@ class _Warp:
         still = (G[:, :2] == torch.eye(2, 3, dtype=exact, device=G.device)).flatten(1).all(1)
         if not split:
             self.still = still.to(device)[:, None, None, None]
-            return self._turned(None, a, b, tx, c, d, ty, device, dtype, (0, 2*(3*w - 2)), (0, 2*(3*h - 2)))
+            return self._turned(
+                None, a, b, tx, c, d, ty, device, dtype, (0, 2 * (3 * w - 2)), (0, 2 * (3 * h - 2))
+            )
         plain, crossed = (b == 0) & (c == 0) & ~still, (a == 0) & (d == 0)
-        for kind, rows, columns in ((plain, (d, ty, h, h), (a, tx, w, w)), (crossed, (b, tx, h, w), (c, ty, w, h))):
+        for kind, rows, columns in (
+            (plain, (d, ty, h, h), (a, tx, w, w)),
+            (crossed, (b, tx, h, w), (c, ty, w, h)),
+        ):
             if len(k := kind.nonzero()[:, 0]):
-                Ay, Ax = (_axis(s[k], t[k], o, i, device, dtype)[:, None] for s, t, o, i in (rows, columns))
+                Ay, Ax = (
+                    _axis(s[k], t[k], o, i, device, dtype)[:, None]
+                    for s, t, o, i in (rows, columns)
+                )
                 self.straight.append((k.to(device), Ay, Ax, kind is crossed))
         if len(k := (~(still | plain | crossed)).nonzero()[:, 0]):
             part = [v[k] for v in (a, b, tx, c, d, ty)]
-            self._turned(k.to(device), *part, device, dtype, _reach(*part[:3], w, h), _reach(part[4], part[3], part[5], h, w))
+            self._turned(
+                k.to(device),
+                *part,
+                device,
+                dtype,
+                _reach(*part[:3], w, h),
+                _reach(part[4], part[3], part[5], h, w),
+            )
 
     def _turned(self, k, a, b, tx, c, d, ty, device, dtype, xs, ys):
         "Look-ups in the part `ys`, `xs` of the doubled image, in grid_sample's coordinates: -1 and 1 are its outer edges."
-        grid = torch.empty(len(a), 2*self.h + 10, 2*self.w + 10, 2, device=device, dtype=dtype)
+        grid = torch.empty(len(a), 2 * self.h + 10, 2 * self.w + 10, 2, device=device, dtype=dtype)
         x, y = (_places(n, a.device, a.dtype) for n in (self.w, self.h))
-        for axis, (p, q, t), n, (lo, hi) in ((0, (a, b, tx), self.w, xs), (1, (c, d, ty), self.h, ys)):
-            f, first = 2/(hi - lo), (3*(n - 1) - lo + .5)*2/(hi - lo) - 1
-            torch.add((2*f*q[:, None]*y + 2*f*t[:, None] + first).to(dtype).to(device)[:, :, None], (2*f*p[:, None]*x).to(dtype).to(device)[:, None, :], out=grid[..., axis])
-        U = lambda n, s: _up(n, device, dtype)[s[0]:s[1]]
+        for axis, (p, q, t), n, (lo, hi) in (
+            (0, (a, b, tx), self.w, xs),
+            (1, (c, d, ty), self.h, ys),
+        ):
+            f, first = 2 / (hi - lo), (3 * (n - 1) - lo + 0.5) * 2 / (hi - lo) - 1
+            torch.add(
+                (2 * f * q[:, None] * y + 2 * f * t[:, None] + first)
+                .to(dtype)
+                .to(device)[:, :, None],
+                (2 * f * p[:, None] * x).to(dtype).to(device)[:, None, :],
+                out=grid[..., axis],
+            )
+
+        def U(n, s):
+            return _up(n, device, dtype)[s[0] : s[1]]
+
         self.turned.append((k, U(self.h, ys), U(self.w, xs), grid))
         self.Dy, self.Dx = _down(self.h, device, dtype), _down(self.w, device, dtype)
 
-    def __bool__(self): return bool(self.straight or self.turned)
+    def __bool__(self):
+        return bool(self.straight or self.turned)
 
     def __call__(self, x, adjoint):
         x = x.contiguous()
         out = x if self.still is not None else x.clone()
         for k, Ay, Ax, crossed in self.straight:
             v = x.index_select(0, k)
-            if adjoint: v = Ay.mT@v@Ax
-            if crossed: v = v.mT
-            out.index_copy_(0, k, v if adjoint else Ay@v@Ax.mT)
+            if adjoint:
+                v = Ay.mT @ v @ Ax
+            if crossed:
+                v = v.mT
+            out.index_copy_(0, k, v if adjoint else Ay @ v @ Ax.mT)
         for k, Uy, Ux, grid in self.turned:
             v = x if k is None else x.index_select(0, k)
-            if adjoint: v = Uy.T@_spread(self.Dy.T@v@self.Dx, grid, len(Uy), len(Ux))@Ux
-            else: v = self.Dy@_lookup(Uy@v@Ux.T, grid)@self.Dx.T
-            if k is None: return torch.where(self.still, x, v)
+            if adjoint:
+                v = Uy.T @ _spread(self.Dy.T @ v @ self.Dx, grid, len(Uy), len(Ux)) @ Ux
+            else:
+                v = self.Dy @ _lookup(Uy @ v @ Ux.T, grid) @ self.Dx.T
+            if k is None:
+                return torch.where(self.still, x, v)
             out.index_copy_(0, k, v)
         return out
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #ae11290f
 class _Linear(torch.autograd.Function):
     "A linear map whose derivative is its adjoint, whose derivative is the map."
+
     @staticmethod
     def forward(ctx, x, linear, adjoint):
         ctx.linear, ctx.adjoint = linear, adjoint
-        with torch.autocast(x.device.type, enabled=False): return linear(x, adjoint)   # R1's backward may run where autocast is on
-    @staticmethod
-    def backward(ctx, g): return _Linear.apply(g, ctx.linear, not ctx.adjoint), None, None
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x, adjoint)  # R1's backward may run where autocast is on
 
+    @staticmethod
+    def backward(ctx, g):
+        return _Linear.apply(g, ctx.linear, not ctx.adjoint), None, None
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #626d9504
 def _checked(images, matrices, rows):
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
-        what = f'{images.dtype} {tuple(images.shape)}' if isinstance(images, torch.Tensor) else type(images).__name__
-        raise InputError(f'images: {what}; give a float tensor (n, channels, height, width) with values in [-1, 1]')
+        what = (
+            f'{images.dtype} {tuple(images.shape)}'
+            if isinstance(images, torch.Tensor)
+            else type(images).__name__
+        )
+        raise InputError(
+            f'images: {what}; give a float tensor (n, channels, height, width) with values in [-1, 1]'
+        )
     if matrices is not None and tuple(matrices.shape) != (len(images), rows, rows):
-        raise InputError(f'matrices: shape {tuple(matrices.shape)} for images of shape {tuple(images.shape)}; {(len(images), rows, rows)} is needed')
+        raise InputError(
+            f'matrices: shape {tuple(matrices.shape)} for images of shape {tuple(images.shape)}; {(len(images), rows, rows)} is needed'
+        )
 
-def apply_geometry(images: torch.Tensor,    # (n, c, h, w), float; half precision is computed in float32
-                   matrices: torch.Tensor,  # (n, 3, 3) from `geometric_matrices`
-                   split: bool = None,      # True: skip the identity and treat images without a turn apart; False: static shapes. None: True if the matrices are on the CPU
-                  ) -> torch.Tensor:        # same shape, dtype and device; images that are all left alone come back as they are
+# %% ../../nbs/10_stylegan2_ada.ipynb #b03b30cf
+def apply_geometry(
+    images: torch.Tensor,  # (n, c, h, w), float; half precision is computed in float32
+    matrices: torch.Tensor,  # (n, 3, 3) from `geometric_matrices`
+    split: bool = None,  # True: skip the identity and treat images without a turn apart; False: static shapes. None: True if the matrices are on the CPU
+) -> (
+    torch.Tensor
+):  # same shape, dtype and device; images that are all left alone come back as they are
     "Move every image by its matrix: reflect, double with sym6, bilinear look-up, halve (ADA, appendix B). Differentiable in the images, to every order, not in the matrices. Wrong shapes raise `InputError`."
     _checked(images, matrices, 3)
     split = matrices.device.type == 'cpu' if split is None else split
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False): warp = _Warp(matrices.cpu() if split else matrices, *images.shape[2:], images.device, dtype, split)
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        warp = _Warp(
+            matrices.cpu() if split else matrices, *images.shape[2:], images.device, dtype, split
+        )
     return _Linear.apply(images.to(dtype), warp, False).to(images.dtype) if warp else images
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #cf9a382a
-def apply_colour(images: torch.Tensor,    # (n, c, h, w), float, in [-1, 1]
-                 matrices: torch.Tensor,  # (n, c+1, c+1) from `colour_matrices`
-                 look: bool = None,       # True: skip the work where nothing changes. None: True if the matrices are on the CPU
-                ) -> torch.Tensor:        # same shape, dtype and device; values may leave [-1, 1], nothing is clipped
+def apply_colour(
+    images: torch.Tensor,  # (n, c, h, w), float, in [-1, 1]
+    matrices: torch.Tensor,  # (n, c+1, c+1) from `colour_matrices`
+    look: bool = None,  # True: skip the work where nothing changes. None: True if the matrices are on the CPU
+) -> torch.Tensor:  # same shape, dtype and device; values may leave [-1, 1], nothing is clipped
     "Change the colours of every image by its matrix. Wrong shapes raise `InputError`."
     _checked(images, None, 0)
     c = images.shape[1]
     _checked(images, matrices, c + 1)
     look = matrices.device.type == 'cpu' if look is None else look
-    if look and (matrices[:, :c] == torch.eye(c, c + 1, dtype=matrices.dtype)).all(): return images
+    if look and (matrices[:, :c] == torch.eye(c, c + 1, dtype=matrices.dtype)).all():
+        return images
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     M = matrices[:, :c].detach().to(dtype).to(images.device)
     A, b, x = M[..., :c], M[..., c, None, None], images.to(dtype)
-    out = torch.addcmul(b, x, A[..., None]) if c == 1 else _Linear.apply(x, lambda v, adjoint: ((A.mT if adjoint else A)@v.flatten(2)).view(v.shape), False) + b
+    out = (
+        torch.addcmul(b, x, A[..., None])
+        if c == 1
+        else _Linear.apply(
+            x, lambda v, adjoint: ((A.mT if adjoint else A) @ v.flatten(2)).view(v.shape), False
+        )
+        + b
+    )
     return out.to(images.dtype)
 
-def augment(images: torch.Tensor,  # (n, c, h, w), float, in [-1, 1]
-            pipe,                  # `Pipeline`, or a name that `pipeline` knows
-            p=1.,                  # probability of each transform, in [0, 1]
-            generator=None,        # torch.Generator; the numbers are on its device
-            static: bool = None,   # True: fixed shapes, and nothing waits for a device; False: only the work that is needed. None: True if the generator is on a GPU
-           ) -> torch.Tensor:      # same shape, dtype and device
+# %% ../../nbs/10_stylegan2_ada.ipynb #12d19908
+def augment(
+    images: torch.Tensor,  # (n, c, h, w), float, in [-1, 1]
+    pipe,  # `Pipeline`, or a name that `pipeline` knows
+    p=1.0,  # probability of each transform, in [0, 1]
+    generator=None,  # torch.Generator; the numbers are on its device
+    static: bool = None,  # True: fixed shapes, and nothing waits for a device; False: only the work that is needed. None: True if the generator is on a GPU
+) -> torch.Tensor:  # same shape, dtype and device
     "Augment every image by its own draw (ADA, section 2 and appendix B). At p = 0 the images come back as they are."
     _checked(images, None, 0)
     pipe, (n, c, *shape) = pipeline(pipe), images.shape
     params = sample_parameters(pipe, n, p, generator)
     look = None if static is None else not static
-    if any(getattr(pipe, t) for t in TRANSFORMS[:7]): images = apply_geometry(images, geometric_matrices(params, shape), look)
-    if any(getattr(pipe, t) for t in TRANSFORMS[7:]): images = apply_colour(images, colour_matrices(params, c), look)
+    if any(getattr(pipe, t) for t in TRANSFORMS[:7]):
+        images = apply_geometry(images, geometric_matrices(params, shape), look)
+    if any(getattr(pipe, t) for t in TRANSFORMS[7:]):
+        images = apply_colour(images, colour_matrices(params, c), look)
     return images
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #082e9489
 class Controller:
     "Sets p from the signs of the discriminator's outputs (ADA, section 3). Bad settings raise `InputError`."
-    def __init__(self,
-                 mode: str = 'ada',         # 'ada', 'fixed' (p stays) or 'none' (p is 0); r_t is measured in all of them
-                 p: float = 0.,             # p at the start, in [0, 1]
-                 target: float = .6,        # of r_t
-                 ada_kimg: float = 500.,    # thousands of images in which p could go from 0 to 1; 100 is usual where a trained network goes on
-                 interval: int = 4,         # iterations between updates
-                 ceiling: float = .8,       # p goes no higher; None: no limit, as in the published code
-                 warn: float = .7):         # p from which a warning is given; None: never
+
+    def __init__(
+        self,
+        mode: str = 'ada',  # 'ada', 'fixed' (p stays) or 'none' (p is 0); r_t is measured in all of them
+        p: float = 0.0,  # p at the start, in [0, 1]
+        target: float = 0.6,  # of r_t
+        ada_kimg: float = 500.0,  # thousands of images in which p could go from 0 to 1; 100 is usual where a trained network goes on
+        interval: int = 4,  # iterations between updates
+        ceiling: float = 0.8,  # p goes no higher; None: no limit, as in the published code
+        warn: float = 0.7,
+    ):  # p from which a warning is given; None: never
         def need(ok, name, what):
-            if not ok: raise InputError(f'{name}={locals_[name]!r}: give {what}')
-        locals_ = dict(mode=mode, p=p, target=target, ada_kimg=ada_kimg, interval=interval, ceiling=ceiling, warn=warn)
+            if not ok:
+                raise InputError(f'{name}={locals_[name]!r}: give {what}')
+
+        locals_ = dict(
+            mode=mode,
+            p=p,
+            target=target,
+            ada_kimg=ada_kimg,
+            interval=interval,
+            ceiling=ceiling,
+            warn=warn,
+        )
         need(mode in ('ada', 'fixed', 'none'), 'mode', 'ada, fixed or none')
         need(0 <= p <= 1, 'p', 'a probability in [0, 1]')
         need(mode != 'none' or p == 0, 'p', '0, or mode fixed or ada')
         need(-1 < target < 1, 'target', 'a number between -1 and 1 (ADA: .6)')
         need(ada_kimg > 0, 'ada_kimg', 'a number above 0')
-        need(isinstance(interval, int) and interval > 0, 'interval', 'a whole number of iterations from 1')
-        need(ceiling is None or mode != 'ada' or p <= ceiling <= 1, 'ceiling', f'None or a number from p={p:g} to 1')
+        need(
+            isinstance(interval, int) and interval > 0,
+            'interval',
+            'a whole number of iterations from 1',
+        )
+        need(
+            ceiling is None or mode != 'ada' or p <= ceiling <= 1,
+            'ceiling',
+            f'None or a number from p={p:g} to 1',
+        )
         need(warn is None or warn > 0, 'warn', 'None or a number above 0')
-        self.mode, self.target, self.ada_kimg, self.interval, self.ceiling, self.warn = mode, float(target), float(ada_kimg), interval, ceiling, warn
-        self.p, self.r_t, self.iteration = float(p), None, 0   # r_t: of the last update; None before the first
-        self._seen, self._warned = torch.zeros(2), False       # sum and number of the signs since the last update
+        self.mode, self.target, self.ada_kimg, self.interval, self.ceiling, self.warn = (
+            mode,
+            float(target),
+            float(ada_kimg),
+            interval,
+            ceiling,
+            warn,
+        )
+        self.p, self.r_t, self.iteration = (
+            float(p),
+            None,
+            0,
+        )  # r_t: of the last update; None before the first
+        self._seen, self._warned = (
+            torch.zeros(2),
+            False,
+        )  # sum and number of the signs since the last update
 
     @property
     def probability(self) -> float:
         "What `augment` takes: p, at most 1."
-        return min(self.p, 1.)
+        return min(self.p, 1.0)
 
-    def report(self, logits: torch.Tensor):  # D's outputs for (augmented) real images, any shape; of the main phase and of the R1 phase
+    def report(
+        self, logits: torch.Tensor
+    ):  # D's outputs for (augmented) real images, any shape; of the main phase and of the R1 phase
         "Count the signs of a batch of outputs; nothing waits for the device."
         x = logits.detach().float()
-        if self._seen.device != x.device: self._seen = self._seen.to(x.device)
-        self._seen[0].add_((x.sign() + 0*x).sum())             # 0*x: torch's sign of nan is 0
+        if self._seen.device != x.device:
+            self._seen = self._seen.to(x.device)
+        self._seen[0].add_((x.sign() + 0 * x).sum())  # 0*x: torch's sign of nan is 0
         self._seen[1].add_(x.numel())
 
-    def step(self, batch: int) -> float:     # images an iteration, on all devices together -> p
+    def step(self, batch: int) -> float:  # images an iteration, on all devices together -> p
         "End an iteration; at every `interval`-th move p by one step. With torch.distributed the signs of all processes count. Outputs that are not a number raise `InputError`."
         self.iteration += 1
-        if self.iteration % self.interval: return self.p
+        if self.iteration % self.interval:
+            return self.p
         signs, count = self._totals()
         self._seen.zero_()
         if not count:
-            if self.mode == 'ada': raise InputError("logits: none were reported since the last update; give D's outputs for real images to report() in every iteration")
+            if self.mode == 'ada':
+                raise InputError(
+                    "logits: none were reported since the last update; give D's outputs for real images to report() in every iteration"
+                )
             return self.p
-        if not math.isfinite(signs): raise InputError('logits: not a number. The training has diverged: go on from an earlier checkpoint, with a lower learning rate or a larger gamma')
-        self.r_t = signs/count
+        if not math.isfinite(signs):
+            raise InputError(
+                'logits: not a number. The training has diverged: go on from an earlier checkpoint, with a lower learning rate or a larger gamma'
+            )
+        self.r_t = signs / count
         if self.mode == 'ada':
             move = (self.r_t > self.target) - (self.r_t < self.target)
-            self.p = max(self.p + move*batch*self.interval/(self.ada_kimg*1000), 0.)
-            if self.ceiling is not None: self.p = min(self.p, self.ceiling)
+            self.p = max(self.p + move * batch * self.interval / (self.ada_kimg * 1000), 0.0)
+            if self.ceiling is not None:
+                self.p = min(self.p, self.ceiling)
             self._watch()
         return self.p
 
     def _totals(self):
         both = self._seen.clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.all_reduce(both)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(both)
         return tuple(both.tolist())
 
     def _watch(self):
         high = self.warn is not None and self.p >= self.warn
         if high and not self._warned:
-            limit = f'It stops at {self.ceiling:g}.' if self.ceiling is not None else 'It has no ceiling.'
-            warnings.warn(f'ADA: p has reached {self.p:.2f}, and the discriminator still overfits (r_t {self.r_t:.2f}, target {self.target:g}). {limit} Above .8 the augmentations are likely to '
-                          'show in generated images. More training images, a larger gamma or a stronger pipeline bring p down.', stacklevel=3)
+            limit = (
+                f'It stops at {self.ceiling:g}.'
+                if self.ceiling is not None
+                else 'It has no ceiling.'
+            )
+            warnings.warn(
+                f'ADA: p has reached {self.p:.2f}, and the discriminator still overfits (r_t {self.r_t:.2f}, target {self.target:g}). {limit} Above .8 the augmentations are likely to '
+                'show in generated images. More training images, a larger gamma or a stronger pipeline bring p down.',
+                stacklevel=3,
+            )
         self._warned = high
 
     def log(self) -> dict:  # p, r_t (None before the first update)
         "What belongs into the log of a run."
         return {'p': self.p, 'r_t': self.r_t}
 
-    def state_dict(self) -> dict:  # plain numbers, also for JSON: p, r_t, iteration, signs, count, warned
+    def state_dict(
+        self,
+    ) -> dict:  # plain numbers, also for JSON: p, r_t, iteration, signs, count, warned
         "Everything that changes in a run; `load_state_dict` goes on from it exactly. The settings are not in it."
         signs, count = self._seen.tolist()
-        return {'p': self.p, 'r_t': self.r_t, 'iteration': self.iteration, 'signs': signs, 'count': int(count), 'warned': self._warned}
+        return {
+            'p': self.p,
+            'r_t': self.r_t,
+            'iteration': self.iteration,
+            'signs': signs,
+            'count': int(count),
+            'warned': self._warned,
+        }
 
     def load_state_dict(self, state: dict):
         "Go on from a `state_dict`. Missing or unknown entries raise `InputError`."
-        if set(state) != set(self.state_dict()): raise InputError(f'state of the ADA controller: entries {sorted(state)}; {sorted(self.state_dict())} are needed')
-        self.p, self.r_t, self.iteration, self._warned = (state[k] for k in ('p', 'r_t', 'iteration', 'warned'))
+        if set(state) != set(self.state_dict()):
+            raise InputError(
+                f'state of the ADA controller: entries {sorted(state)}; {sorted(self.state_dict())} are needed'
+            )
+        self.p, self.r_t, self.iteration, self._warned = (
+            state[k] for k in ('p', 'r_t', 'iteration', 'warned')
+        )
         self._seen.copy_(torch.tensor([state['signs'], state['count']]))

@@ -6,264 +6,543 @@
 __all__ = ['save_networks', 'load_networks', 'read_pickle', 'load_published', 'load_any', 'transfer', 'load_images']
 
 # %% ../../nbs/11_stylegan2_files.ipynb #1ab2f77d
-import inspect, io, json, math, pickle, pickletools, re, struct, sys, warnings
+import inspect
+import io
+import json
+import math
+import pickle
+import pickletools
+import re
+import struct
+import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch, torch.nn.functional as F
+import numpy as np
+import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..datasets import _threads, as_table, refuse_contradictions
 from ..folders import Scan, natural, scan_folder
 from ..preprocessing import FILTERS, FITS, _choice, _hw, resize
-from ..reading import _ADVICE, SUFFIXES, _bytes, check_window, read_pixels, stored_range, window_note
+from gan_covid.reading import (
+    _ADVICE,
+    SUFFIXES,
+    _bytes,
+    check_window,
+    read_pixels,
+    stored_range,
+    window_note,
+)
 from ..records import InputError, _plain, atomic_save, sha256_file
-from .networks import Discriminator, Generator, _size, _width, first_block, level_channels
+from gan_covid.stylegan2.networks import (
+    Discriminator,
+    Generator,
+    _size,
+    _width,
+    first_block,
+    level_channels,
+)
 
 # %% ../../nbs/11_stylegan2_files.ipynb #96497b99
-_KEY, _VERSION, _KINDS = 'gan_covid_stylegan2', 1, {'Generator': Generator, 'Discriminator': Discriminator}
-def _arguments(kind): return inspect.signature(_KINDS[kind]).parameters.keys() - {'generator'}
+_KEY, _VERSION, _KINDS = (
+    'gan_covid_stylegan2',
+    1,
+    {'Generator': Generator, 'Discriminator': Discriminator},
+)
 
-def _few(names, most=4): return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
+def _arguments(kind):
+    return inspect.signature(_KINDS[kind]).parameters.keys() - {'generator'}
+
+# %% ../../nbs/11_stylegan2_files.ipynb #27d6006b
+def _few(names, most=4):
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+
+# %% ../../nbs/11_stylegan2_files.ipynb #19cd6bf5
 def _numbers(kind, config):
     "Numbers in a few large tensors of a network: no more than it has."
     c = {k: p.default for k, p in inspect.signature(_KINDS[kind]).parameters.items()} | config
-    (h, w), k = first_block(c['size'] if isinstance(c['size'], int) else tuple(c['size']), c['first'])
+    (h, w), k = first_block(
+        c['size'] if isinstance(c['size'], int) else tuple(c['size']), c['first']
+    )
     cs = level_channels(c['width'], k)
-    if kind == 'Discriminator': return 9*sum(a*a for a in cs) + c['channels']*cs[-1] + cs[0]*(9*c['mbstd_channels'] + cs[0]*h*w + c['c_dim'])
+    if kind == 'Discriminator':
+        return (
+            9 * sum(a * a for a in cs)
+            + c['channels'] * cs[-1]
+            + cs[0] * (9 * c['mbstd_channels'] + cs[0] * h * w + c['c_dim'])
+        )
     z = c['z_dim'] or _width(c['width'])[2]
     d = c['w_dim'] or z
-    return 9*sum(a*a for a in cs[1:]) + c['channels']*sum(cs) + d*(z + c['c_dim'] + sum(cs)) + math.prod(_size(c['size']))
+    return (
+        9 * sum(a * a for a in cs[1:])
+        + c['channels'] * sum(cs)
+        + d * (z + c['c_dim'] + sum(cs))
+        + math.prod(_size(c['size']))
+    )
 
+# %% ../../nbs/11_stylegan2_files.ipynb #6d22b2d3
 def _fill(kind, config, tensors, what, device='cpu'):
     "The network of a config, in eval mode, with these tensors; every one of its own has to be there and to fit, and none may be left over."
-    if kind not in _KINDS: raise InputError(f'{what}: {kind!r} is no network known here ({", ".join(_KINDS)}). A newer version of gan_covid may know it')
-    if unknown := sorted(config.keys() - _arguments(kind)): raise InputError(f'{what}: a {kind} has no setting {_few(unknown)}. A newer version of gan_covid may know it')
+    if kind not in _KINDS:
+        raise InputError(
+            f'{what}: {kind!r} is no network known here ({", ".join(_KINDS)}). A newer version of gan_covid may know it'
+        )
+    if unknown := sorted(config.keys() - _arguments(kind)):
+        raise InputError(
+            f'{what}: a {kind} has no setting {_few(unknown)}. A newer version of gan_covid may know it'
+        )
     layers = config.get('mapping_layers', 2)
-    if type(layers) is not int or not 1 <= layers <= max(len(tensors), 2): raise InputError(f'{what}: mapping_layers={layers!r} with {len(tensors)} tensors')
+    if type(layers) is not int or not 1 <= layers <= max(len(tensors), 2):
+        raise InputError(f'{what}: mapping_layers={layers!r} with {len(tensors)} tensors')
     try:
-        if _numbers(kind, config) > 16*sum(t.numel() for t in tensors.values()) + 10**6: raise InputError('they ask for far more numbers than the file has')
-        network = _KINDS[kind](**config, generator=torch.Generator().manual_seed(0))    # a generator of its own leaves the caller's random state alone
-    except Exception as e: raise InputError(f'{what}: no network can be built from its settings {config} ({e})') from None
+        if _numbers(kind, config) > 16 * sum(t.numel() for t in tensors.values()) + 10**6:
+            raise InputError('they ask for far more numbers than the file has')
+        network = _KINDS[kind](
+            **config, generator=torch.Generator().manual_seed(0)
+        )  # a generator of its own leaves the caller's random state alone
+    except Exception as e:
+        raise InputError(
+            f'{what}: no network can be built from its settings {config} ({e})'
+        ) from None
     want = {k: tuple(v.shape) for k, v in network.state_dict().items()}
-    if missing := [k for k in want if k not in tensors]: raise InputError(f'{what}: {_few(missing)} missing in the file. It is incomplete, or of another kind of network')
-    if extra := [k for k in tensors if k not in want]: raise InputError(f'{what}: {_few(extra)} in the file, but not in a {kind} of these settings. It is of another kind of network')
+    if missing := [k for k in want if k not in tensors]:
+        raise InputError(
+            f'{what}: {_few(missing)} missing in the file. It is incomplete, or of another kind of network'
+        )
+    if extra := [k for k in tensors if k not in want]:
+        raise InputError(
+            f'{what}: {_few(extra)} in the file, but not in a {kind} of these settings. It is of another kind of network'
+        )
     for k, shape in want.items():
         t = tensors[k]
-        if tuple(t.shape) != shape: raise InputError(f'{what}: {k} has shape {list(t.shape)}, {list(shape)} would fit the settings {config}')
-        if not t.is_floating_point(): raise InputError(f'{what}: {k} holds {t.dtype}, not floating-point numbers')
+        if tuple(t.shape) != shape:
+            raise InputError(
+                f'{what}: {k} has shape {list(t.shape)}, {list(shape)} would fit the settings {config}'
+            )
+        if not t.is_floating_point():
+            raise InputError(f'{what}: {k} holds {t.dtype}, not floating-point numbers')
     network.load_state_dict(tensors)
-    try: return network.eval().requires_grad_(True).to(device)
-    except (RuntimeError, AssertionError) as e: raise InputError(f'device={device!r} cannot be used ({str(e).splitlines()[0]})') from None
+    try:
+        return network.eval().requires_grad_(True).to(device)
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(f'device={device!r} cannot be used ({str(e).splitlines()[0]})') from None
 
+# %% ../../nbs/11_stylegan2_files.ipynb #c2ead8d2
 def _asked(path, names, there):
     names = list(there) if names is None else [names] if isinstance(names, str) else list(names)
     for n in names:
-        if n not in there: raise InputError(f"{path}: no network '{n}' in it. There are: {', '.join(there) or 'none'}")
+        if n not in there:
+            raise InputError(
+                f"{path}: no network '{n}' in it. There are: {', '.join(there) or 'none'}"
+            )
     return names
 
+# %% ../../nbs/11_stylegan2_files.ipynb #c9017284
 def _changed(kinds, changes):
-    if unknown := [k for k in changes if not any(k in _arguments(kind) for kind in kinds)]: raise InputError(f'{unknown[0]}={changes[unknown[0]]!r}: no such setting of {" or ".join(sorted(kinds))}')
+    if unknown := [k for k in changes if not any(k in _arguments(kind) for kind in kinds)]:
+        raise InputError(
+            f'{unknown[0]}={changes[unknown[0]]!r}: no such setting of {" or ".join(sorted(kinds))}'
+        )
 
 # %% ../../nbs/11_stylegan2_files.ipynb #5fdd0d2d
-def save_networks(path,            # the .safetensors file to make or replace
-                  networks: dict,  # name ('G', 'D', 'G_ema') -> Generator or Discriminator
-                  about: dict = None,  # JSON-able: classes, window, dtype, kimg, data, seed, settings
-                 ) -> Path:
+def save_networks(
+    path,  # the .safetensors file to make or replace
+    networks: dict,  # name ('G', 'D', 'G_ema') -> Generator or Discriminator
+    about: dict = None,  # JSON-able: classes, window, dtype, kimg, data, seed, settings
+) -> Path:
     "Keep networks in one file, in one piece: equal networks give equal bytes. What is no network, or `about` that JSON cannot hold, is an `InputError`."
     from safetensors.torch import save_file
+
     entries, tensors = {}, {}
     for name, network in networks.items():
-        if type(network) not in _KINDS.values(): raise InputError(f'networks[{name!r}]: {type(network).__name__} is neither Generator nor Discriminator')
-        if not re.fullmatch(r'\w+', name): raise InputError(f'networks: {name!r} is no name; give letters, digits and _ only')
+        if type(network) not in _KINDS.values():
+            raise InputError(
+                f'networks[{name!r}]: {type(network).__name__} is neither Generator nor Discriminator'
+            )
+        if not re.fullmatch(r'\w+', name):
+            raise InputError(f'networks: {name!r} is no name; give letters, digits and _ only')
         entries[name] = {'kind': type(network).__name__, 'config': network.config}
         # a copy of each, since the format refuses tensors that share memory
-        tensors |= {f'{name}.{k}': v.detach().to('cpu', copy=True).contiguous() for k, v in network.state_dict().items()}
-    try: text = json.dumps({'version': _VERSION, 'networks': entries, 'about': _plain(about or {})}, allow_nan=False)
-    except (TypeError, ValueError) as e: raise InputError(f'about: JSON cannot hold it ({e})') from None
+        tensors |= {
+            f'{name}.{k}': v.detach().to('cpu', copy=True).contiguous()
+            for k, v in network.state_dict().items()
+        }
+    try:
+        text = json.dumps(
+            {'version': _VERSION, 'networks': entries, 'about': _plain(about or {})},
+            allow_nan=False,
+        )
+    except (TypeError, ValueError) as e:
+        raise InputError(f'about: JSON cannot hold it ({e})') from None
     return atomic_save(path, lambda part: save_file(tensors, part, {_KEY: text}))
 
-def load_networks(path,            # file from `save_networks`
-                  names=None,      # a name, or several; None: all
-                  device='cpu',
-                  **changes,       # settings other than the stored ones, e.g. bf16=True
-                 ) -> tuple:       # {name: network in eval mode, float32}, about
+# %% ../../nbs/11_stylegan2_files.ipynb #8e269f9f
+def load_networks(
+    path,  # file from `save_networks`
+    names=None,  # a name, or several; None: all
+    device='cpu',
+    **changes,  # settings other than the stored ones, e.g. bf16=True
+) -> tuple:  # {name: network in eval mode, float32}, about
     "Networks from a file. A missing, broken or foreign file, an unknown name or setting, or tensors that do not fit are an `InputError`."
     from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): raise InputError(f'{path}: not found')
+
+    if not Path(path).is_file():
+        raise InputError(f'{path}: not found')
     try:
         with safe_open(path, 'pt') as f:
             meta = f.metadata() or {}
-            if _KEY not in meta: raise InputError(f'{path}: a safetensors file, but none that gan_covid saved networks in')
+            if _KEY not in meta:
+                raise InputError(
+                    f'{path}: a safetensors file, but none that gan_covid saved networks in'
+                )
             info = json.loads(meta[_KEY])
-            if info['version'] > _VERSION: raise InputError(f"{path}: of format {info['version']}, this version of gan_covid reads up to {_VERSION}. Update it")
-            there, about = {str(n): (e['kind'], dict(e['config'])) for n, e in info['networks'].items()}, dict(info['about'])
+            if info['version'] > _VERSION:
+                raise InputError(
+                    f'{path}: of format {info["version"]}, this version of gan_covid reads up to {_VERSION}. Update it'
+                )
+            there, about = (
+                {str(n): (e['kind'], dict(e['config'])) for n, e in info['networks'].items()},
+                dict(info['about']),
+            )
             names = _asked(path, names, there)
-            tensors = {n: {k[len(n) + 1:]: f.get_tensor(k) for k in f.keys() if k.startswith(f'{n}.')} for n in names}
-    except (SafetensorError, OSError) as e: raise InputError(f'{path}: no whole safetensors file ({e}). Copy it again') from None
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e: raise InputError(f'{path}: what it says about its networks is broken ({type(e).__name__}: {e})') from None
+            tensors = {
+                n: {k[len(n) + 1 :]: f.get_tensor(k) for k in f.keys() if k.startswith(f'{n}.')}
+                for n in names
+            }
+    except (SafetensorError, OSError) as e:
+        raise InputError(f'{path}: no whole safetensors file ({e}). Copy it again') from None
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e:
+        raise InputError(
+            f'{path}: what it says about its networks is broken ({type(e).__name__}: {e})'
+        ) from None
     kinds = {there[n][0] for n in names}
-    if kinds <= _KINDS.keys(): _changed(kinds, changes)
-    return {n: _fill(kind, {**config, **{k: v for k, v in changes.items() if kind in _KINDS and k in _arguments(kind)}}, tensors[n], f'{path}: {n}', device)
-            for n in names for kind, config in [there[n]]}, about
+    if kinds <= _KINDS.keys():
+        _changed(kinds, changes)
+    return {
+        n: _fill(
+            kind,
+            {
+                **config,
+                **{k: v for k, v in changes.items() if kind in _KINDS and k in _arguments(kind)},
+            },
+            tensors[n],
+            f'{path}: {n}',
+            device,
+        )
+        for n in names
+        for kind, config in [there[n]]
+    }, about
 
 # %% ../../nbs/11_stylegan2_files.ipynb #52c34cdf
-_OPCODES = frozenset('''PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8
+_OPCODES = frozenset(
+    """PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8
     BYTEARRAY8 EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET GLOBAL STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD BINPUT LONG_BINPUT
-    MEMOIZE BINGET LONG_BINGET'''.split())
-_MOST = 2_000_000       # instructions; three networks for 1024 pixels have about 25 000
+    MEMOIZE BINGET LONG_BINGET""".split()
+)
+_MOST = 2_000_000  # instructions; three networks for 1024 pixels have about 25 000
+
 
 def _scan(data: bytes, path):
     "Look at each instruction of a pickle; `InputError` on the first that no checkpoint needs."
     n = 0
     for n, (op, arg, at) in enumerate(pickletools.genops(data), 1):
-        if op.name not in _OPCODES: raise InputError(f'{path}: instruction {op.name} at byte {at}, which no StyleGAN2-ADA checkpoint needs. Nothing in the file was run')
-        if op.name in ('BINPUT', 'LONG_BINPUT') and arg > n or op.name in ('LONG1', 'LONG4') and arg.bit_length() > 64 or n > _MOST:
-            raise InputError(f'{path}: instruction {op.name} at byte {at} asks for more than any checkpoint needs. Nothing in the file was run')
+        if op.name not in _OPCODES:
+            raise InputError(
+                f'{path}: instruction {op.name} at byte {at}, which no StyleGAN2-ADA checkpoint needs. Nothing in the file was run'
+            )
+        if (
+            op.name in ('BINPUT', 'LONG_BINPUT')
+            and arg > n
+            or op.name in ('LONG1', 'LONG4')
+            and arg.bit_length() > 64
+            or n > _MOST
+        ):
+            raise InputError(
+                f'{path}: instruction {op.name} at byte {at} asks for more than any checkpoint needs. Nothing in the file was run'
+            )
 
 # %% ../../nbs/11_stylegan2_files.ipynb #6b670e5d
 class _Sealed(type):
     "A class that nobody can change once it is made."
-    def __setattr__(cls, *a): raise InputError('a class of the reader cannot be changed')
+
+    def __setattr__(cls, *a):
+        raise InputError('a class of the reader cannot be changed')
+
     __delattr__ = __setattr__
 
+# %% ../../nbs/11_stylegan2_files.ipynb #a53f8dd7
 class _Record(metaclass=_Sealed):
     "What the file asked for: a kind and its arguments; NumPy's two kinds get a state once."
+
     __slots__ = 'kind', 'args', 'state'
+
     def __init__(self, kind, args):
-        for k, v in (('kind', kind), ('args', args), ('state', None)): object.__setattr__(self, k, v)
-    def __setattr__(self, *a): raise InputError('a record of the reader cannot be changed')
+        for k, v in (('kind', kind), ('args', args), ('state', None)):
+            object.__setattr__(self, k, v)
+
+    def __setattr__(self, *a):
+        raise InputError('a record of the reader cannot be changed')
+
     __delattr__ = __setattr__
+
     def __setstate__(self, state):
-        if self.kind not in ('array', 'dtype') or self.state is not None or type(state) is not tuple: raise InputError(f'a state is put onto a {self.kind}')
+        if (
+            self.kind not in ('array', 'dtype')
+            or self.state is not None
+            or type(state) is not tuple
+        ):
+            raise InputError(f'a state is put onto a {self.kind}')
         object.__setattr__(self, 'state', state)
 
+# %% ../../nbs/11_stylegan2_files.ipynb #8f635436
 class _Maker(metaclass=_Sealed):
     "Stands for a function: writes down what it is called with."
-    __slots__ = 'kind',
-    def __init__(self, kind): object.__setattr__(self, 'kind', kind)
-    def __call__(self, *args): return _Record(self.kind, args)
-    def __setattr__(self, *a): raise InputError('a maker of the reader cannot be changed')
-    __delattr__ = __setattr__
-    def __setstate__(self, state): raise InputError(f'a state is put onto the maker of a {self.kind}')
 
+    __slots__ = ('kind',)
+
+    def __init__(self, kind):
+        object.__setattr__(self, 'kind', kind)
+
+    def __call__(self, *args):
+        return _Record(self.kind, args)
+
+    def __setattr__(self, *a):
+        raise InputError('a maker of the reader cannot be changed')
+
+    __delattr__ = __setattr__
+
+    def __setstate__(self, state):
+        raise InputError(f'a state is put onto the maker of a {self.kind}')
+
+# %% ../../nbs/11_stylegan2_files.ipynb #e49fa3b1
 class _Dict(dict, metaclass=_Sealed):
     "Stands for OrderedDict and EasyDict. Attributes of such a dict are of no use here."
-    __slots__ = ()
-    def __setstate__(self, state): pass
 
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        pass
+
+# %% ../../nbs/11_stylegan2_files.ipynb #93a140d1
 class _Plain(dict, metaclass=_Sealed):
     "Stands for a module of torch.nn."
-    __slots__ = ()
-    def __setstate__(self, state): dict.__setitem__(self, 'state', state)
 
-_ALLOWED = {('torch_utils.persistence', '_reconstruct_persistent_obj'): _Maker('object'), ('dnnlib.util', 'EasyDict'): _Dict, ('collections', 'OrderedDict'): _Dict,
-            ('torch._utils', '_rebuild_tensor_v2'): _Maker('tensor'), ('torch._utils', '_rebuild_parameter'): _Maker('parameter'), ('torch.storage', '_load_from_bytes'): _Maker('storage'),
-            ('torch', 'Size'): _Maker('size'), ('torch', 'device'): _Maker('device'), ('_codecs', 'encode'): _Maker('bytes'), ('numpy', 'dtype'): _Maker('dtype'), ('numpy', 'ndarray'): 'ndarray'}
-_ALLOWED |= {(m, n): _Maker(n) for m in ('builtins', '__builtin__') for n in ('set', 'frozenset', 'bytes')}
-_ALLOWED |= {(f'numpy.{c}.{m}', n): _Maker(kind) for c in ('core', '_core') for m, n, kind in (('multiarray', '_reconstruct', 'array'), ('multiarray', 'scalar', 'scalar'), ('numeric', '_frombuffer', 'buffer'))}
-_ALLOWED |= {('torch', n): f'torch.{n}' for n in ('channels_last', 'contiguous_format', 'preserve_format', 'strided', *(n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype)))}
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        dict.__setitem__(self, 'state', state)
+
+# %% ../../nbs/11_stylegan2_files.ipynb #be706d27
+_ALLOWED = {
+    ('torch_utils.persistence', '_reconstruct_persistent_obj'): _Maker('object'),
+    ('dnnlib.util', 'EasyDict'): _Dict,
+    ('collections', 'OrderedDict'): _Dict,
+    ('torch._utils', '_rebuild_tensor_v2'): _Maker('tensor'),
+    ('torch._utils', '_rebuild_parameter'): _Maker('parameter'),
+    ('torch.storage', '_load_from_bytes'): _Maker('storage'),
+    ('torch', 'Size'): _Maker('size'),
+    ('torch', 'device'): _Maker('device'),
+    ('_codecs', 'encode'): _Maker('bytes'),
+    ('numpy', 'dtype'): _Maker('dtype'),
+    ('numpy', 'ndarray'): 'ndarray',
+}
+_ALLOWED |= {
+    (m, n): _Maker(n) for m in ('builtins', '__builtin__') for n in ('set', 'frozenset', 'bytes')
+}
+_ALLOWED |= {
+    (f'numpy.{c}.{m}', n): _Maker(kind)
+    for c in ('core', '_core')
+    for m, n, kind in (
+        ('multiarray', '_reconstruct', 'array'),
+        ('multiarray', 'scalar', 'scalar'),
+        ('numeric', '_frombuffer', 'buffer'),
+    )
+}
+_ALLOWED |= {
+    ('torch', n): f'torch.{n}'
+    for n in (
+        'channels_last',
+        'contiguous_format',
+        'preserve_format',
+        'strided',
+        *(n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype)),
+    )
+}
+
 
 class _Reader(pickle.Unpickler):
     "Unpickler that knows the names of `_ALLOWED` only."
+
     def __init__(self, data, path):
         super().__init__(io.BytesIO(data))
         self.path = path
+
     def find_class(self, module, name):
-        if (module, name) in _ALLOWED: return _ALLOWED[module, name]
-        if module.startswith('torch.nn.modules.') and name.isidentifier(): return _Plain
-        hint = '. It is of the TensorFlow version of StyleGAN; only PyTorch ones can be read' if module.startswith('dnnlib.tflib') else ''
-        raise InputError(f'{self.path}: it asks for {module}.{name}, which no StyleGAN2-ADA checkpoint needs{hint}. Nothing in the file was run')
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        if module.startswith('torch.nn.modules.') and name.isidentifier():
+            return _Plain
+        hint = (
+            '. It is of the TensorFlow version of StyleGAN; only PyTorch ones can be read'
+            if module.startswith('dnnlib.tflib')
+            else ''
+        )
+        raise InputError(
+            f'{self.path}: it asks for {module}.{name}, which no StyleGAN2-ADA checkpoint needs{hint}. Nothing in the file was run'
+        )
 
 # %% ../../nbs/11_stylegan2_files.ipynb #5bab1d0f
 # how torch's former format begins: its magic number, pickled. Without this check, zip and tar archives would be unpacked too
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _SCALARS = str, int, float, bool, bytes, bytearray, type(None)
 
+
 class _Finish:
     "Records -> plain values."
-    def __init__(self, room): self.seen, self.open, self.nodes, self.room = {}, set(), 0, room
+
+    def __init__(self, room):
+        self.seen, self.open, self.nodes, self.room = {}, set(), 0, room
+
     def __call__(self, x, depth=0):
         self.nodes += 1
-        if self.nodes > _MOST or depth > 100: raise InputError('too large or too deep')
-        if type(x) in _SCALARS: return x
-        if id(x) in self.seen: return self.seen[id(x)]
-        if id(x) in self.open: raise InputError('something holds itself')
+        if self.nodes > _MOST or depth > 100:
+            raise InputError('too large or too deep')
+        if type(x) in _SCALARS:
+            return x
+        if id(x) in self.seen:
+            return self.seen[id(x)]
+        if id(x) in self.open:
+            raise InputError('something holds itself')
         self.open.add(id(x))
-        f = lambda v: self(v, depth + 1)
+
+        def f(v):
+            return self(v, depth + 1)
+
         if type(x) in (dict, _Dict, _Plain):
-            if bad := [k for k in x if type(k) not in _SCALARS]: raise InputError(f'a {type(bad[0]).__name__} as key of a dict')
+            if bad := [k for k in x if type(k) not in _SCALARS]:
+                raise InputError(f'a {type(bad[0]).__name__} as key of a dict')
             out = {k: f(v) for k, v in x.items()}
-        elif type(x) in (list, tuple, set, frozenset): out = type(x)(f(v) for v in x)
-        elif type(x) is _Record: out = getattr(self, x.kind)(x, f)
-        else: raise InputError(f'{getattr(x, "__name__", type(x).__name__)} where a value should be')
+        elif type(x) in (list, tuple, set, frozenset):
+            out = type(x)(f(v) for v in x)
+        elif type(x) is _Record:
+            out = getattr(self, x.kind)(x, f)
+        else:
+            raise InputError(f'{getattr(x, "__name__", type(x).__name__)} where a value should be')
         self.open.discard(id(x))
         self.seen[id(x)] = out
         return out
+
     def spend(self, n):
         self.room -= n
-        if self.room < 0: raise InputError('it unfolds to far more than its size')
+        if self.room < 0:
+            raise InputError('it unfolds to far more than its size')
+
     def raw(self, x):
-        if not isinstance(x, (bytes, bytearray)): raise InputError(f'{type(x).__name__} where bytes should be')
+        if not isinstance(x, (bytes, bytearray)):
+            raise InputError(f'{type(x).__name__} where bytes should be')
         return x
+
     def object(self, x, f):
-        meta, = x.args
+        (meta,) = x.args
         meta = f(meta)
-        if type(meta) is not dict or type(meta.get('state')) is not dict: raise InputError('a network object without a state')
+        if type(meta) is not dict or type(meta.get('state')) is not dict:
+            raise InputError('a network object without a state')
         return meta
-    def parameter(self, x, f): return f(x.args[0])
+
+    def parameter(self, x, f):
+        return f(x.args[0])
+
     def tensor(self, x, f):
         flat, offset, size, stride = (f(v) for v in x.args[:4])
-        if not torch.is_tensor(flat) or math.prod(size) > len(flat) or min((*size, *stride, 0)) < 0: raise InputError(f'a tensor of shape {list(size)} does not lie in its storage')
+        if not torch.is_tensor(flat) or math.prod(size) > len(flat) or min((*size, *stride, 0)) < 0:
+            raise InputError(f'a tensor of shape {list(size)} does not lie in its storage')
         return torch.as_strided(flat, size, stride, offset)
+
     def storage(self, x, f):
         data = self.raw(f(x.args[0]))
         self.spend(len(data))
-        if not data.startswith(_MAGIC): raise InputError('a storage that is not in the format of checkpoints')
+        if not data.startswith(_MAGIC):
+            raise InputError('a storage that is not in the format of checkpoints')
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')     # typed storages are on their way out
+            warnings.simplefilter('ignore')  # typed storages are on their way out
             # torch's own message would advise to switch the safety off
-            try: s = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-            except Exception: raise InputError('a storage that is damaged, or is something else') from None
-            if not isinstance(s, torch.storage.TypedStorage): raise InputError(f'{type(s).__name__} where a storage should be')
+            try:
+                s = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+            except Exception:
+                raise InputError('a storage that is damaged, or is something else') from None
+            if not isinstance(s, torch.storage.TypedStorage):
+                raise InputError(f'{type(s).__name__} where a storage should be')
             return torch.empty(0, dtype=s.dtype).set_(s.untyped())
+
     def bytes(self, x, f):
-        if not x.args: return b''
+        if not x.args:
+            return b''
         text, code = x.args
-        if type(text) is not str or code != 'latin1': raise InputError(f'bytes written as {code!r}')
+        if type(text) is not str or code != 'latin1':
+            raise InputError(f'bytes written as {code!r}')
         self.spend(len(text))
         return text.encode('latin1')
-    def size(self, x, f): return tuple(f(x.args[0])) if x.args else ()
-    def device(self, x, f): return ':'.join(str(f(v)) for v in x.args)
-    def set(self, x, f): return set(f(x.args[0])) if x.args else set()
-    def frozenset(self, x, f): return frozenset(self.set(x, f))
+
+    def size(self, x, f):
+        return tuple(f(x.args[0])) if x.args else ()
+
+    def device(self, x, f):
+        return ':'.join(str(f(v)) for v in x.args)
+
+    def set(self, x, f):
+        return set(f(x.args[0])) if x.args else set()
+
+    def frozenset(self, x, f):
+        return frozenset(self.set(x, f))
+
     def dtype(self, x, f):
         name, state = x.args[0], x.state or (3, '=', None, None, None)
-        if not re.fullmatch(r'[biufc]\d{1,2}|[SU]\d{1,6}', name) or any(v is not None for v in state[2:5]): raise InputError(f'an array of type {name!r}')
+        if not re.fullmatch(r'[biufc]\d{1,2}|[SU]\d{1,6}', name) or any(
+            v is not None for v in state[2:5]
+        ):
+            raise InputError(f'an array of type {name!r}')
         return np.dtype(name).newbyteorder(state[1])
+
     def buffer(self, x, f):
         data, dtype, shape, order = (f(v) for v in x.args)
         return np.frombuffer(self.raw(data), dtype).reshape(shape, order=order)
+
     def array(self, x, f):
-        if x.state is None: raise InputError('an array without content')
+        if x.state is None:
+            raise InputError('an array without content')
         _, shape, dtype, fortran, data = f(x.state)
         return np.frombuffer(self.raw(data), dtype).reshape(shape, order='F' if fortran else 'C')
+
     def scalar(self, x, f):
         dtype, data = (f(v) for v in x.args)
         return np.frombuffer(self.raw(data), dtype, 1)[0].item()
 
-def read_pickle(path,      # .pkl checkpoint of StyleGAN2-ADA (PyTorch)
-               ) -> dict:  # plain values; networks as dicts with class_name, version, module_src (source as text), state, ...
+# %% ../../nbs/11_stylegan2_files.ipynb #177cd883
+def read_pickle(
+    path,  # .pkl checkpoint of StyleGAN2-ADA (PyTorch)
+) -> dict:  # plain values; networks as dicts with class_name, version, module_src (source as text), state, ...
     "What a published checkpoint holds. Nothing in it is run or imported; anything that a checkpoint does not need is refused with an `InputError` that names it."
     data = _bytes(path)
     try:
         _scan(data, path)
-        tree = _Finish(8*len(data) + 2**20)(_Reader(data, path).load())
-    except InputError as e: raise InputError(str(e) if str(e).startswith(str(path)) else f'{path}: no checkpoint of StyleGAN2-ADA ({e}). Nothing in the file was run') from None
-    except Exception as e: raise InputError(f'{path}: no whole pickle of a checkpoint ({type(e).__name__}: {str(e)[:200]}). Download it again') from None
-    if type(tree) is not dict: raise InputError(f'{path}: holds a {type(tree).__name__}, not the dict of a checkpoint')
+        tree = _Finish(8 * len(data) + 2**20)(_Reader(data, path).load())
+    except InputError as e:
+        raise InputError(
+            str(e)
+            if str(e).startswith(str(path))
+            else f'{path}: no checkpoint of StyleGAN2-ADA ({e}). Nothing in the file was run'
+        ) from None
+    except Exception as e:
+        raise InputError(
+            f'{path}: no whole pickle of a checkpoint ({type(e).__name__}: {str(e)[:200]}). Download it again'
+        ) from None
+    if type(tree) is not dict:
+        raise InputError(f'{path}: holds a {type(tree).__name__}, not the dict of a checkpoint')
     return tree
 
 # %% ../../nbs/11_stylegan2_files.ipynb #aa49b673
@@ -271,99 +550,204 @@ def _base(channels, hint, what):
     "(base, most channels) that give these channels, coarse level first."
     most, low, high = max(channels), 1, math.inf
     for i, c in enumerate(channels):
-        low = max(low, c*(4 << i))
-        if c < most: high = min(high, (c + 1)*(4 << i) - 1)
-    if low > high: raise InputError(f'{what}: {channels} channels from coarse to fine do not follow min(base/resolution, most)')
+        low = max(low, c * (4 << i))
+        if c < most:
+            high = min(high, (c + 1) * (4 << i) - 1)
+    if low > high:
+        raise InputError(
+            f'{what}: {channels} channels from coarse to fine do not follow min(base/resolution, most)'
+        )
     return [hint if type(hint) is int and low <= hint <= high else low, most]
 
 # %% ../../nbs/11_stylegan2_files.ipynb #6cc53559
 class _Published:
     "Tensors and settings of one network in the tree of `read_pickle`."
+
     def __init__(self, obj, what):
         self.what, self.tensors, self.settings, self.left = what, {}, {}, 200_000
         self.walk(obj, '')
+
     def count(self):
         self.left -= 1
-        if self.left < 0: raise InputError(f'{self.what}: more modules than any network has')
+        if self.left < 0:
+            raise InputError(f'{self.what}: more modules than any network has')
+
     def walk(self, obj, at):
         state = obj.get('state') if type(obj) is dict else None
-        if type(state) is not dict or any(type(state.get(k, {})) is not dict for k in ('_parameters', '_buffers', '_modules')): raise InputError(f'{self.what}: {at or "it"} has no state of a module')
+        if type(state) is not dict or any(
+            type(state.get(k, {})) is not dict for k in ('_parameters', '_buffers', '_modules')
+        ):
+            raise InputError(f'{self.what}: {at or "it"} has no state of a module')
         for k, v in {**state.get('_parameters', {}), **state.get('_buffers', {})}.items():
             self.count()
-            if v is not None and not torch.is_tensor(v): raise InputError(f'{self.what}: {at}{k} is no tensor')
-            if v is not None: self.tensors[f'{at}{k}'] = v
-        self.gather({k: v for k, v in state.items() if k not in ('_parameters', '_buffers', '_modules')}, at)
+            if v is not None and not torch.is_tensor(v):
+                raise InputError(f'{self.what}: {at}{k} is no tensor')
+            if v is not None:
+                self.tensors[f'{at}{k}'] = v
+        self.gather(
+            {k: v for k, v in state.items() if k not in ('_parameters', '_buffers', '_modules')}, at
+        )
         for k, v in state.get('_modules', {}).items():
             self.count()
-            if v is not None: self.walk(v, f'{at}{k}.')
+            if v is not None:
+                self.walk(v, f'{at}{k}.')
+
     def gather(self, d, at, depth=0):
         for k, v in d.items():
             self.count()
-            if type(v) is dict and depth < 3: self.gather(v, f'{at}mapping.' if k == 'mapping_kwargs' else at, depth + 1)
-            elif type(v) in (str, int, float, bool, type(None)): self.settings.setdefault(k, {}).setdefault(at, v)
+            if type(v) is dict and depth < 3:
+                self.gather(v, f'{at}mapping.' if k == 'mapping_kwargs' else at, depth + 1)
+            elif type(v) in (str, int, float, bool, type(None)):
+                self.settings.setdefault(k, {}).setdefault(at, v)
+
     def setting(self, *names, default=None):
-        return next((v for n in names for v in self.settings.get(n, {}).values() if v is not None), default)
+        return next(
+            (v for n in names for v in self.settings.get(n, {}).values() if v is not None), default
+        )
+
     def shape(self, name, axes):
-        if name not in self.tensors: raise InputError(f'{self.what}: {name} missing in the file. It is no network of StyleGAN2-ADA, or an incomplete one')
+        if name not in self.tensors:
+            raise InputError(
+                f'{self.what}: {name} missing in the file. It is no network of StyleGAN2-ADA, or an incomplete one'
+            )
         s = tuple(self.tensors[name].shape)
-        if len(s) != axes: raise InputError(f'{self.what}: {name} has shape {list(s)}, {axes} axes are needed')
+        if len(s) != axes:
+            raise InputError(f'{self.what}: {name} has shape {list(s)}, {axes} axes are needed')
         return s
+
     def levels(self, prefix):
-        found = sorted({int(m[1]) for k in self.tensors if (m := re.match(prefix + r'b(\d{1,9})\.', k))})
-        if found[:1] != [4] or len(found) < 2 or found != [4 << i for i in range(len(found))]: raise InputError(f'{self.what}: blocks of {found} pixels, but 4, 8, 16 … are needed. It is no network of StyleGAN2-ADA')
+        found = sorted(
+            {int(m[1]) for k in self.tensors if (m := re.match(prefix + r'b(\d{1,9})\.', k))}
+        )
+        if found[:1] != [4] or len(found) < 2 or found != [4 << i for i in range(len(found))]:
+            raise InputError(
+                f'{self.what}: blocks of {found} pixels, but 4, 8, 16 … are needed. It is no network of StyleGAN2-ADA'
+            )
         return found
 
     def check(self):
         "Refuse what our networks do not have."
-        bad = lambda name, v, ours: InputError(f'{self.what}: {name}={v!r}, but only {ours} is known here')
+
+        def bad(name, v, ours):
+            return InputError(f'{self.what}: {name}={v!r}, but only {ours} is known here')
+
         for v in self.settings.get('activation', {}).values():
-            if v not in ('lrelu', 'linear', None): raise bad('activation', v, 'lrelu')
+            if v not in ('lrelu', 'linear', None):
+                raise bad('activation', v, 'lrelu')
         for at, v in self.settings.get('lr_multiplier', {}).items():
-            if at == 'mapping.' and v not in (.01, None): raise bad('lr_multiplier of the mapping', v, .01)
+            if at == 'mapping.' and v not in (0.01, None):
+                raise bad('lr_multiplier of the mapping', v, 0.01)
         for v in self.settings.get('use_noise', {}).values():
-            if v is False: raise bad('use_noise', v, True)
-        row = torch.tensor([1., 3, 3, 1])/8
+            if v is False:
+                raise bad('use_noise', v, True)
+        row = torch.tensor([1.0, 3, 3, 1]) / 8
         for k in [k for k in self.tensors if k.split('.')[-1] == 'resample_filter']:
             f = self.tensors.pop(k).float()
             want = row if f.ndim == 1 else torch.outer(row, row)
-            if f.shape != want.shape or not torch.allclose(f, want, atol=1e-6): raise bad(k, f.flatten().tolist()[:16], '[1, 3, 3, 1]')
+            if f.shape != want.shape or not torch.allclose(f, want, atol=1e-6):
+                raise bad(k, f.flatten().tolist()[:16], '[1, 3, 3, 1]')
 
     def generator(self):
         "Config of a Generator."
         levels = self.levels('synthesis.')
         for r in levels:
-            if f'synthesis.b{r}.torgb.weight' not in self.tensors or f'synthesis.b{r}.skip.weight' in self.tensors: raise InputError(f"{self.what}: synthesis.b{r} is not of the architecture 'skip', the only one known here")
-        if self.shape('synthesis.b4.const', 3)[1:] != (4, 4): raise InputError(f'{self.what}: synthesis.b4.const is not 4×4')
+            if (
+                f'synthesis.b{r}.torgb.weight' not in self.tensors
+                or f'synthesis.b{r}.skip.weight' in self.tensors
+            ):
+                raise InputError(
+                    f"{self.what}: synthesis.b{r} is not of the architecture 'skip', the only one known here"
+                )
+        if self.shape('synthesis.b4.const', 3)[1:] != (4, 4):
+            raise InputError(f'{self.what}: synthesis.b4.const is not 4×4')
         w_dim, inputs = self.shape('mapping.fc0.weight', 2)
-        c_dim = self.shape('mapping.embed.weight', 2)[1] if 'mapping.embed.weight' in self.tensors else 0
-        z_dim, layers = inputs - (w_dim if c_dim else 0), sum(bool(re.fullmatch(r'mapping\.fc\d+\.weight', k)) for k in self.tensors)
-        if z_dim < 1: raise InputError(f'{self.what}: mapping.fc0.weight leaves no room for latent vectors')
-        width = _base([self.shape(f'synthesis.b{r}.conv1.weight', 4)[0] for r in levels], self.setting('channel_base'), self.what)
-        return dict(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, size=[levels[-1]]*2, channels=self.shape('synthesis.b4.torgb.weight', 4)[0], width=width, mapping_layers=layers, first=[4, 4])
+        c_dim = (
+            self.shape('mapping.embed.weight', 2)[1]
+            if 'mapping.embed.weight' in self.tensors
+            else 0
+        )
+        z_dim, layers = (
+            inputs - (w_dim if c_dim else 0),
+            sum(bool(re.fullmatch(r'mapping\.fc\d+\.weight', k)) for k in self.tensors),
+        )
+        if z_dim < 1:
+            raise InputError(f'{self.what}: mapping.fc0.weight leaves no room for latent vectors')
+        width = _base(
+            [self.shape(f'synthesis.b{r}.conv1.weight', 4)[0] for r in levels],
+            self.setting('channel_base'),
+            self.what,
+        )
+        return dict(
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            size=[levels[-1]] * 2,
+            channels=self.shape('synthesis.b4.torgb.weight', 4)[0],
+            width=width,
+            mapping_layers=layers,
+            first=[4, 4],
+        )
 
     def discriminator(self):
         "Config of a Discriminator."
         levels, top = self.levels(''), self.shape('b4.conv.weight', 4)
         channels = [top[0]] + [self.shape(f'b{r}.conv0.weight', 4)[0] for r in levels[1:]]
-        kind = 'resnet' if f'b{levels[-1]}.skip.weight' in self.tensors else 'skip' if all(f'b{r}.fromrgb.weight' in self.tensors for r in levels) else 'orig'
-        c_dim = self.shape('mapping.embed.weight', 2)[1] if 'mapping.embed.weight' in self.tensors else 0
-        group = next((v for n in ('mbstd_group_size', 'group_size') for v in self.settings.get(n, {}).values()), 4)
-        return dict(c_dim=c_dim, size=[levels[-1]]*2, channels=self.shape(f'b{levels[-1]}.fromrgb.weight', 4)[1], kind=kind, width=_base(channels, self.setting('channel_base'), self.what),
-                    mbstd_group=group, mbstd_channels=top[1] - top[0], first=[4, 4])
+        kind = (
+            'resnet'
+            if f'b{levels[-1]}.skip.weight' in self.tensors
+            else 'skip'
+            if all(f'b{r}.fromrgb.weight' in self.tensors for r in levels)
+            else 'orig'
+        )
+        c_dim = (
+            self.shape('mapping.embed.weight', 2)[1]
+            if 'mapping.embed.weight' in self.tensors
+            else 0
+        )
+        group = next(
+            (
+                v
+                for n in ('mbstd_group_size', 'group_size')
+                for v in self.settings.get(n, {}).values()
+            ),
+            4,
+        )
+        return dict(
+            c_dim=c_dim,
+            size=[levels[-1]] * 2,
+            channels=self.shape(f'b{levels[-1]}.fromrgb.weight', 4)[1],
+            kind=kind,
+            width=_base(channels, self.setting('channel_base'), self.what),
+            mbstd_group=group,
+            mbstd_channels=top[1] - top[0],
+            first=[4, 4],
+        )
 
-def load_published(path,        # .pkl checkpoint of StyleGAN2-ADA (PyTorch)
-                   names=None,  # 'G', 'D', 'G_ema', or several of them; None: those that are there
-                   device='cpu',
-                   **changes,   # settings other than those of the file, e.g. bf16=True
-                  ) -> tuple:   # {name: network in eval mode, float32}, about
+# %% ../../nbs/11_stylegan2_files.ipynb #f4e3c0d6
+def load_published(
+    path,  # .pkl checkpoint of StyleGAN2-ADA (PyTorch)
+    names=None,  # 'G', 'D', 'G_ema', or several of them; None: those that are there
+    device='cpu',
+    **changes,  # settings other than those of the file, e.g. bf16=True
+) -> tuple:  # {name: network in eval mode, float32}, about
     """Networks of a published checkpoint, with nothing in it run. Every parameter of ours has to be in the file, and none may be left over, else an `InputError` names it.
 
     Published images are 0…255. Not stored there, and None in `about`: kimg and seed. Published half-precision runs limit activations (`conv_clamp`, kept in `about['settings']`), ours do not."""
     tree = read_pickle(path)
     there = {n: tree[n] for n in ('G', 'D', 'G_ema') if type(tree.get(n)) is dict}
-    if not there: raise InputError(f'{path}: no networks G, D or G_ema in it. There are: {_few([str(k) for k in tree], 10) or "none"}')
-    found, networks, settings = {n: _Published(there[n], f'{path}: {n}') for n in _asked(path, names, there)}, {}, {}
-    kinds = {n: 'Generator' if any(k.startswith('synthesis.') for k in p.tensors) else 'Discriminator' for n, p in found.items()}
+    if not there:
+        raise InputError(
+            f'{path}: no networks G, D or G_ema in it. There are: {_few([str(k) for k in tree], 10) or "none"}'
+        )
+    found, networks, settings = (
+        {n: _Published(there[n], f'{path}: {n}') for n in _asked(path, names, there)},
+        {},
+        {},
+    )
+    kinds = {
+        n: 'Generator' if any(k.startswith('synthesis.') for k in p.tensors) else 'Discriminator'
+        for n, p in found.items()
+    }
     _changed(set(kinds.values()), changes)
     for n, p in found.items():
         p.check()
@@ -372,200 +756,395 @@ def load_published(path,        # .pkl checkpoint of StyleGAN2-ADA (PyTorch)
         config |= {k: v for k, v in changes.items() if k in _arguments(kind)}
         tensors = {re.sub(r'(^|\.)b(\d+)(?=\.)', r'\1b\2x\2', k): v for k, v in p.tensors.items()}
         networks[n] = _fill(kind, config, tensors, f'{path}: {n}', device)
-        settings[n] = {k: p.setting(k) for k in ('conv_clamp', 'num_fp16_res') if p.setting(k) is not None}
+        settings[n] = {
+            k: p.setting(k) for k in ('conv_clamp', 'num_fp16_res') if p.setting(k) is not None
+        }
     data = tree.get('training_set_kwargs') if type(tree.get('training_set_kwargs')) is dict else {}
-    text = lambda v: v if type(v) in (str, int, float, bool) else None
+
+    def text(v):
+        return v if type(v) in (str, int, float, bool) else None
+
     title = Path(text(data.get('path')) or '').stem if type(data.get('path')) is str else ''
     classes = [str(i) for i in range(max((net.c_dim for net in networks.values()), default=0))]
-    return networks, {'classes': classes, 'window': [0, 255], 'dtype': 'uint8', 'kimg': None, 'data': {'title': title, 'kind': 'real', 'images': text(data.get('max_size')), 'fingerprint': None}, 'seed': None,
-                      'settings': {'published': Path(path).name, 'sha256': sha256_file(path), **settings}}
+    return networks, {
+        'classes': classes,
+        'window': [0, 255],
+        'dtype': 'uint8',
+        'kimg': None,
+        'data': {
+            'title': title,
+            'kind': 'real',
+            'images': text(data.get('max_size')),
+            'fingerprint': None,
+        },
+        'seed': None,
+        'settings': {'published': Path(path).name, 'sha256': sha256_file(path), **settings},
+    }
 
 # %% ../../nbs/11_stylegan2_files.ipynb #755aab80
 def load_any(path, names=None, device='cpu', **changes):
     "`load_networks` or `load_published`, by how the file begins. A file of neither kind is an `InputError`."
     path = Path(path)
-    if not path.is_file(): raise InputError(f'{path}: not found')
-    with open(path, 'rb') as f: start = f.read(9)
-    if len(start) == 9 and start[8:] == b'{' and struct.unpack('<Q', start[:8])[0] <= path.stat().st_size - 8: return load_networks(path, names, device, **changes)
-    if start[:1] == b'\x80' and start[1:2] in b'\2\3\4\5': return load_published(path, names, device, **changes)
-    raise InputError(f'{path}: neither a .safetensors file of gan_covid nor a .pkl checkpoint of StyleGAN2-ADA' + ('. It looks like a file of torch.save, which is not read' if start[:2] == b'PK' else ', or cut off'))
+    if not path.is_file():
+        raise InputError(f'{path}: not found')
+    with open(path, 'rb') as f:
+        start = f.read(9)
+    if (
+        len(start) == 9
+        and start[8:] == b'{'
+        and struct.unpack('<Q', start[:8])[0] <= path.stat().st_size - 8
+    ):
+        return load_networks(path, names, device, **changes)
+    if start[:1] == b'\x80' and start[1:2] in b'\2\3\4\5':
+        return load_published(path, names, device, **changes)
+    raise InputError(
+        f'{path}: neither a .safetensors file of gan_covid nor a .pkl checkpoint of StyleGAN2-ADA'
+        + (
+            '. It looks like a file of torch.save, which is not read'
+            if start[:2] == b'PK'
+            else ', or cut off'
+        )
+    )
 
 # %% ../../nbs/11_stylegan2_files.ipynb #7526fd4b
-def _spatial(x, size): return F.interpolate(x.double(), size=tuple(size), mode='bilinear', align_corners=False).to(x.dtype)
+def _spatial(x, size):
+    return F.interpolate(x.double(), size=tuple(size), mode='bilinear', align_corners=False).to(
+        x.dtype
+    )
 
-def transfer(source,   # trained Generator or Discriminator
-             target,   # the same kind of network of other settings; changed in place
-            ) -> list: # of text: what was adapted, what of the target stays as it was and what of the source was not used, and why
+# %% ../../nbs/11_stylegan2_files.ipynb #98663a6f
+def transfer(
+    source,  # trained Generator or Discriminator
+    target,  # the same kind of network of other settings; changed in place
+) -> list:  # of text: what was adapted, what of the target stays as it was and what of the source was not used, and why
     """Copy every parameter and buffer that fits, levels counted from the coarse end; adapt channels of images, labels and the first block.
 
     Fresh stay: levels that the source lacks, embeddings of other classes, whatever has other widths. Networks of two kinds are an `InputError`. Which class is which is not known here: give classes in the same order."""
-    if type(source) is not type(target) or type(source) not in _KINDS.values(): raise InputError(f'transfer: from {type(source).__name__} to {type(target).__name__}; give two generators or two discriminators')
-    is_g, a, b, notes, used = isinstance(source, Generator), source.state_dict(), target.state_dict(), {}, set()
-    sizes = lambda n: [f'b{h}x{w}' for h, w in (n.synthesis.sizes if is_g else n.sizes[::-1])]
+    if type(source) is not type(target) or type(source) not in _KINDS.values():
+        raise InputError(
+            f'transfer: from {type(source).__name__} to {type(target).__name__}; give two generators or two discriminators'
+        )
+    is_g, a, b, notes, used = (
+        isinstance(source, Generator),
+        source.state_dict(),
+        target.state_dict(),
+        {},
+        set(),
+    )
+
+    def sizes(n):
+        return [f'b{h}x{w}' for h, w in (n.synthesis.sizes if is_g else n.sizes[::-1])]
+
     (first, _), levels = sizes(source)[:2], sizes(target)
-    partner, finer = dict(zip(levels, sizes(source))), [l[1:] for l in levels[len(sizes(source)):]]
-    note = lambda why, name: notes.setdefault(why, []).append(name)
-    names = lambda c: f'{c} classes' if c else 'no classes'
+    partner, finer = dict(zip(levels, sizes(source))), [l[1:] for l in levels[len(sizes(source)) :]]
+
+    def note(why, name):
+        return notes.setdefault(why, []).append(name)
+
+    def names(c):
+        return f'{c} classes' if c else 'no classes'
+
     n, m = source.channels, target.channels
     for name, new in b.items():
         level = next((p for p in name.split('.') if p in levels), None)
-        if level is not None and level not in partner: continue
+        if level is not None and level not in partner:
+            continue
         key = name if level is None else name.replace(level, partner[level], 1)
         old, last2 = a.get(key), '.'.join(name.split('.')[-2:])
         if old is None:
-            if name.startswith('mapping.') and not is_g and not source.c_dim: note('left fresh, the source has no classes', name)
-            elif 'mapping.embed' in name: note(f'left fresh, the source has {names(source.c_dim)}, the target {names(target.c_dim)}', name)
-            else: note('left fresh, the source has nothing in this place', name)
+            if name.startswith('mapping.') and not is_g and not source.c_dim:
+                note('left fresh, the source has no classes', name)
+            elif 'mapping.embed' in name:
+                note(
+                    f'left fresh, the source has {names(source.c_dim)}, the target {names(target.c_dim)}',
+                    name,
+                )
+            else:
+                note('left fresh, the source has nothing in this place', name)
             continue
         used.add(key)
-        if 'mapping.embed' in name and source.c_dim != target.c_dim: note(f'left fresh, the source has {names(source.c_dim)}, the target {names(target.c_dim)}', name); continue
+        if 'mapping.embed' in name and source.c_dim != target.c_dim:
+            note(
+                f'left fresh, the source has {names(source.c_dim)}, the target {names(target.c_dim)}',
+                name,
+            )
+            continue
         if last2 in ('torgb.weight', 'torgb.bias') and n != m and old.shape[1:] == new.shape[1:]:
             old = old.mean(0, keepdim=True).expand_as(new)
             note(f'adapted, image channels {n} -> {m}', name)
         elif last2 == 'fromrgb.weight' and n != m and len(old) == len(new):
-            old = (old.mean(1, keepdim=True)*math.sqrt(n/m)).expand_as(new)
+            old = (old.mean(1, keepdim=True) * math.sqrt(n / m)).expand_as(new)
             note(f'adapted, image channels {n} -> {m}', name)
-        elif is_g and name == 'mapping.fc0.weight' and bool(source.c_dim) != bool(target.c_dim) and (source.z_dim, len(old)) == (target.z_dim, len(new)):
-            part = new.clone()                  # columns of the labels stay as they are
-            part[:, :target.z_dim] = old[:, :source.z_dim].to(new)*math.sqrt(new.shape[1]/old.shape[1])
+        elif (
+            is_g
+            and name == 'mapping.fc0.weight'
+            and bool(source.c_dim) != bool(target.c_dim)
+            and (source.z_dim, len(old)) == (target.z_dim, len(new))
+        ):
+            part = new.clone()  # columns of the labels stay as they are
+            part[:, : target.z_dim] = old[:, : source.z_dim].to(new) * math.sqrt(
+                new.shape[1] / old.shape[1]
+            )
             old = part
             note(f'columns of z adapted, {names(source.c_dim)} -> {names(target.c_dim)}', name)
         elif name.endswith('.const') and len(old) == len(new) and old.shape != new.shape:
             old = _spatial(old[None], new.shape[1:])[0]
             note(f'interpolated, first block {first[1:]} -> {levels[0][1:]}', name)
-        elif not is_g and last2 == 'fc.weight' and level and len(old) == len(new) and old.shape != new.shape:
+        elif (
+            not is_g
+            and last2 == 'fc.weight'
+            and level
+            and len(old) == len(new)
+            and old.shape != new.shape
+        ):
             (h, w), (h2, w2) = source.first, target.first
-            if old.shape[1]*h2*w2 == new.shape[1]*h*w:
-                old = _spatial(old.view(len(old), -1, h, w), (h2, w2)).flatten(1)*math.sqrt(h*w/(h2*w2))
+            if old.shape[1] * h2 * w2 == new.shape[1] * h * w:
+                old = _spatial(old.view(len(old), -1, h, w), (h2, w2)).flatten(1) * math.sqrt(
+                    h * w / (h2 * w2)
+                )
                 note(f'interpolated, first block {first[1:]} -> {levels[0][1:]}', name)
         if old.shape != new.shape:
-            note('left fresh, fixed noise of another size' if name.endswith('noise_const') else 'left fresh, of another shape in the source', name)
+            note(
+                'left fresh, fixed noise of another size'
+                if name.endswith('noise_const')
+                else 'left fresh, of another shape in the source',
+                name,
+            )
             continue
-        with torch.no_grad(): new.copy_(old)
-    if finer: notes['left fresh, levels that the source lacks'] = finer
-    if rest := [k for k in a if k not in used]: notes['not used of the source'] = sorted({next((p[1:] for p in k.split('.') if p in sizes(source)[len(levels):]), k) for k in rest}, key=natural)
-    if is_g and source.mapping.layers != target.mapping.layers: notes[f'the mapping has {source.mapping.layers} layers in the source and {target.mapping.layers} in the target, so w will not mean the same'] = ['mapping']
+        with torch.no_grad():
+            new.copy_(old)
+    if finer:
+        notes['left fresh, levels that the source lacks'] = finer
+    if rest := [k for k in a if k not in used]:
+        notes['not used of the source'] = sorted(
+            {
+                next((p[1:] for p in k.split('.') if p in sizes(source)[len(levels) :]), k)
+                for k in rest
+            },
+            key=natural,
+        )
+    if is_g and source.mapping.layers != target.mapping.layers:
+        notes[
+            f'the mapping has {source.mapping.layers} layers in the source and {target.mapping.layers} in the target, so w will not mean the same'
+        ] = ['mapping']
     return [f'{_few(v, 6)}: {why}' for why, v in notes.items()]
 
 # %% ../../nbs/11_stylegan2_files.ipynb #eeac946a
 _OWN = *SUFFIXES, '.npy'
 
+
 def _own(path) -> tuple:
     "(array (h, w, c) of uint8, uint16 or float32, SHA-256 of the file)."
     data = _bytes(path)
     if path.suffix.lower() == '.npy':
-        try: a = np.load(io.BytesIO(data), allow_pickle=False)
-        except Exception as e: raise InputError(f'{path}: no array of numbers ({e}). Save it with numpy.save') from None
-        if a.ndim not in (2, 3) or not a.size: raise InputError(f'{path}: shape {a.shape}, give (height, width) or (height, width, channels), one file for each image')
+        try:
+            a = np.load(io.BytesIO(data), allow_pickle=False)
+        except Exception as e:
+            raise InputError(
+                f'{path}: no array of numbers ({e}). Save it with numpy.save'
+            ) from None
+        if a.ndim not in (2, 3) or not a.size:
+            raise InputError(
+                f'{path}: shape {a.shape}, give (height, width) or (height, width, channels), one file for each image'
+            )
         a = a.astype(a.dtype.newbyteorder('='))
         if a.dtype not in (np.uint8, np.uint16):
-            if a.dtype.kind not in 'iuf': raise InputError(f'{path}: holds {a.dtype}. Convert it to 8 or 16 bits, or to floating-point numbers')
-            with np.errstate(over='ignore'): a = a.astype(np.float32)
-            if not np.isfinite(a).all(): raise InputError(f'{path}: holds values that are not finite. Replace them')
-    else: a = read_pixels(path, data)
+            if a.dtype.kind not in 'iuf':
+                raise InputError(
+                    f'{path}: holds {a.dtype}. Convert it to 8 or 16 bits, or to floating-point numbers'
+                )
+            with np.errstate(over='ignore'):
+                a = a.astype(np.float32)
+            if not np.isfinite(a).all():
+                raise InputError(f'{path}: holds values that are not finite. Replace them')
+    else:
+        a = read_pixels(path, data)
     return a.reshape(*a.shape[:2], -1), sha256(data).hexdigest()
 
+# %% ../../nbs/11_stylegan2_files.ipynb #546f4823
 def _colours(a, n, path):
     "Gray from RGB by the weights of ITU-R 601, RGB from gray by repetition."
     c = a.shape[2]
-    if c == n: return a
-    if c == 1: return a.repeat(n, 2)
+    if c == n:
+        return a
+    if c == 1:
+        return a.repeat(n, 2)
     if n == 1 and c == 3:
-        if a.dtype.kind == 'f': return (a @ np.float32([.299, .587, .114]))[..., None]
-        return ((a.astype(np.uint64) @ np.array([19595, 38470, 7471], np.uint64) + 32768) >> 16).astype(a.dtype)[..., None]
+        if a.dtype.kind == 'f':
+            return (a @ np.float32([0.299, 0.587, 0.114]))[..., None]
+        return (
+            (a.astype(np.uint64) @ np.array([19595, 38470, 7471], np.uint64) + 32768) >> 16
+        ).astype(a.dtype)[..., None]
     raise InputError(f'{path}: {c} channels, {n} are wanted. Give channels={c}, or convert it')
 
+# %% ../../nbs/11_stylegan2_files.ipynb #02dbffcd
 def _resized(a, size, fit, method, window):
     "Any type in another size; `resize` knows 8 bits and 0…1."
-    if a.shape[:2] == size: return a
-    each = lambda f: np.stack([f(a[..., i]) for i in range(a.shape[2])], -1)
-    if a.dtype == np.uint8: return each(lambda x: resize(x, size, fit, method))
-    if a.dtype == np.uint16: return each(lambda x: np.round(resize(x/np.float32(65535), size, fit, method)*65535).astype(np.uint16))
-    low, high = min(a.min(), *window), max(a.max(), *window)       # the ground of 'pad' is the lower end
-    return each(lambda x: resize((x - low)/(high - low), size, fit, method)*(high - low) + low).astype(np.float32) if high > low else np.full((*size, a.shape[2]), low, np.float32)
+    if a.shape[:2] == size:
+        return a
+
+    def each(f):
+        return np.stack([f(a[..., i]) for i in range(a.shape[2])], -1)
+
+    if a.dtype == np.uint8:
+        return each(lambda x: resize(x, size, fit, method))
+    if a.dtype == np.uint16:
+        return each(
+            lambda x: np.round(resize(x / np.float32(65535), size, fit, method) * 65535).astype(
+                np.uint16
+            )
+        )
+    low, high = min(a.min(), *window), max(a.max(), *window)  # the ground of 'pad' is the lower end
+    return (
+        each(
+            lambda x: resize((x - low) / (high - low), size, fit, method) * (high - low) + low
+        ).astype(np.float32)
+        if high > low
+        else np.full((*size, a.shape[2]), low, np.float32)
+    )
 
 # %% ../../nbs/11_stylegan2_files.ipynb #3c412c9d
 def _refuse_unread(scan: Scan):
     "A file that holds images, but is not read, is an `InputError`."
     for r in scan.rejected:
-        kind = next((k for k in _ADVICE if r['why'].startswith(k) and k not in ('archive', 'film')), None)
-        if kind: raise InputError(f"{r['file']}: {r['why']}")
+        kind = next(
+            (k for k in _ADVICE if r['why'].startswith(k) and k not in ('archive', 'film')), None
+        )
+        if kind:
+            raise InputError(f'{r["file"]}: {r["why"]}')
 
+# %% ../../nbs/11_stylegan2_files.ipynb #ad7704be
 def _images_of(root, labels, patients) -> Scan:
     "The images of a folder for training, see `folders.scan_folder`; what is not clear is an `InputError`."
     scan = scan_folder(root, labels, patients, also=('NumPy array (.npy)',))
     _refuse_unread(scan)
     flat = [r for r in scan.rows if r['label'] is None]
     if flat and scan.expected:
-        raise InputError(f"{root}: images both in sub-folders, which are classes, and beside them "
-                         f"({flat[0]['image'].name}). Move them, or give labels=None")
+        raise InputError(
+            f'{root}: images both in sub-folders, which are classes, and beside them '
+            f'({flat[0]["image"].name}). Move them, or give labels=None'
+        )
     if flat and scan.beside:
-        raise InputError(f'{root}: the images have no classes, but {scan.beside}, or labels=None (--labels '
-                         f'none) for no classes')
+        raise InputError(
+            f'{root}: the images have no classes, but {scan.beside}, or labels=None (--labels '
+            f'none) for no classes'
+        )
     if not scan.rows:
-        first = next((f". The first: {r['file']}: {r['why']}" for r in scan.rejected), '')
+        first = next((f'. The first: {r["file"]}: {r["why"]}' for r in scan.rejected), '')
         raise InputError(f'{root}: no images in it ({", ".join(_OWN)}){first}')
-    notes = [*scan.notes, *([f"{len(scan.rejected)} files not used, e.g. {scan.rejected[0]['file']}: "
-                             f"{scan.rejected[0]['why']}"] if scan.rejected else [])]
-    if notes: warnings.warn(f'{root.name}: ' + '; '.join(notes), stacklevel=3)
+    notes = [
+        *scan.notes,
+        *(
+            [
+                f'{len(scan.rejected)} files not used, e.g. {scan.rejected[0]["file"]}: '
+                f'{scan.rejected[0]["why"]}'
+            ]
+            if scan.rejected
+            else []
+        ),
+    ]
+    if notes:
+        warnings.warn(f'{root.name}: ' + '; '.join(notes), stacklevel=3)
     return scan
 
-def load_images(path,                # folder of images, or one image: PNG, TIFF, JPEG … of 8 or 16 bits, .npy (height, width[, channels]) of any numbers
-                size=None,           # pixels, or (height, width); None: as they are, all alike
-                channels: int = 1,   # 1: gray; 3: colour; others from .npy only
-                window=None,         # (low, high): values that become −1 and 1. None: 0…255, or for 16 bits by the highest value (see reading.stored_range); floating-point numbers need one
-                labels='folders',    # 'folders': sub-folders are classes; None: no classes; or a CSV file with the columns image and label
-                fit: str = 'stretch',     # how an image gets another shape: 'stretch' or 'pad'
-                method: str = 'bicubic',  # see preprocessing.resize
-                progress: bool = True,    # show it, from 500 files on
-                patients=None,            # see folders.patients_of
-               ) -> tuple:                # array (n, h, w, channels) of uint8, uint16 or float32; table as from datasets; classes; window
+# %% ../../nbs/11_stylegan2_files.ipynb #25deb101
+def load_images(
+    path,  # folder of images, or one image: PNG, TIFF, JPEG … of 8 or 16 bits, .npy (height, width[, channels]) of any numbers
+    size=None,  # pixels, or (height, width); None: as they are, all alike
+    channels: int = 1,  # 1: gray; 3: colour; others from .npy only
+    window=None,  # (low, high): values that become −1 and 1. None: 0…255, or for 16 bits by the highest value (see reading.stored_range); floating-point numbers need one
+    labels='folders',  # 'folders': sub-folders are classes; None: no classes; or a CSV file with the columns image and label
+    fit: str = 'stretch',  # how an image gets another shape: 'stretch' or 'pad'
+    method: str = 'bicubic',  # see preprocessing.resize
+    progress: bool = True,  # show it, from 500 files on
+    patients=None,  # see folders.patients_of
+) -> (
+    tuple
+):  # array (n, h, w, channels) of uint8, uint16 or float32; table as from datasets; classes; window
     """Images of one's own for training, in their own values. A table gives one row per image, in the order of classes and file names.
 
     An image that is broken, of another type or (without `size`) of another size than the rest is an `InputError` that names it; so are a file of several pages, DICOM and other formats
     that are not read, and one picture in two classes. Masks are not taken. The table has the split that folders tell, and the patients."""
     root = Path(path).expanduser().absolute()
-    if not root.exists(): raise InputError(f'{root}: no such folder')
+    if not root.exists():
+        raise InputError(f'{root}: no such folder')
     _choice('fit', fit, FITS)
     _choice('method', method, FILTERS)
     size = None if size is None else _hw(size)
     if type(channels) is not int or channels < 1:
         raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
     window = check_window(window)
-    scan = _images_of(root, labels, patients) if root.is_dir() else Scan([dict(image=root, label=None, split=None, patient=None, source=root.parent.name)])
+    scan = (
+        _images_of(root, labels, patients)
+        if root.is_dir()
+        else Scan([dict(image=root, label=None, split=None, patient=None, source=root.parent.name)])
+    )
     rows = scan.rows
     classes = sorted({r['label'] for r in rows if r['label'] is not None}, key=natural)
-    rows.sort(key=lambda r: classes.index(r['label']) if classes else 0)      # stable: the order of files stays
+    rows.sort(
+        key=lambda r: classes.index(r['label']) if classes else 0
+    )  # stable: the order of files stays
 
     def read(row):
         a, digest = _own(row['image'])
         a = _colours(a, channels, row['image'])
         pixels = sha256(repr((a.shape, a.dtype)).encode() + a.tobytes()).hexdigest()
         seen = {'width': a.shape[1], 'height': a.shape[0], 'sha256': digest, 'pixels': pixels}
-        return (a if size is None else _resized(a, size, fit, method, window or (a.min(), a.max()))), seen
+        return (
+            a if size is None else _resized(a, size, fit, method, window or (a.min(), a.max()))
+        ), seen
+
     images, table, low, high = None, [], math.inf, -math.inf
     with ThreadPoolExecutor(_threads(None)) as pool:
-        bar = tqdm(pool.map(read, rows), total=len(rows), desc=f'read {root.name}', disable=not progress or len(rows) < 500, file=sys.stderr, mininterval=1)
+        bar = tqdm(
+            pool.map(read, rows),
+            total=len(rows),
+            desc=f'read {root.name}',
+            disable=not progress or len(rows) < 500,
+            file=sys.stderr,
+            mininterval=1,
+        )
         for i, (row, (a, seen)) in enumerate(zip(rows, bar)):
-            if images is None: images = np.empty((len(rows), *a.shape), a.dtype)
+            if images is None:
+                images = np.empty((len(rows), *a.shape), a.dtype)
             if a.dtype != images.dtype:
-                raise InputError(f"{row['image']}: holds {a.dtype}, {rows[0]['image'].name} "
-                                 f"{images.dtype}. Convert all to one type")
+                raise InputError(
+                    f'{row["image"]}: holds {a.dtype}, {rows[0]["image"].name} '
+                    f'{images.dtype}. Convert all to one type'
+                )
             if a.shape != images.shape[1:]:
-                raise InputError(f"{row['image']}: {seen['height']}×{seen['width']} pixels (height × "
-                                 f"width), {rows[0]['image'].name} {images.shape[1]}×{images.shape[2]}. "
-                                 f"Give size=, to bring all to one size")
+                raise InputError(
+                    f'{row["image"]}: {seen["height"]}×{seen["width"]} pixels (height × '
+                    f'width), {rows[0]["image"].name} {images.shape[1]}×{images.shape[2]}. '
+                    f'Give size=, to bring all to one size'
+                )
             images[i], low, high = a, min(low, a.min()), max(high, a.max())
-            table.append({**row, **seen, 'image': str(row['image']), 'mask': row.get('mask') and str(row['mask'])})
+            table.append(
+                {
+                    **row,
+                    **seen,
+                    'image': str(row['image']),
+                    'mask': row.get('mask') and str(row['mask']),
+                }
+            )
     if window is None:
         if images.dtype == np.float32:
-            raise InputError(f'window: floating-point images need one. Their values go from {low:g} to '
-                             f'{high:g}: give window=({low:g}, {high:g}), or a narrower one')
+            raise InputError(
+                f'window: floating-point images need one. Their values go from {low:g} to '
+                f'{high:g}: give window=({low:g}, {high:g}), or a narrower one'
+            )
         window = (0, 255) if images.dtype == np.uint8 else stored_range(high)
         if images.dtype == np.uint16 and (note := window_note(window)):
             warnings.warn(f'{root}: {note}', stacklevel=2)
     if high <= window[0] or low >= window[1]:
-        raise InputError(f'window={window}: the values of the images, {low:g} to {high:g}, lie outside')
+        raise InputError(
+            f'window={window}: the values of the images, {low:g} to {high:g}, lie outside'
+        )
     if classes:
-        refuse_contradictions([r['image'] for r in table], [r['label'] for r in table], [r['pixels'] for r in table], root)
+        refuse_contradictions(
+            [r['image'] for r in table],
+            [r['label'] for r in table],
+            [r['pixels'] for r in table],
+            root,
+        )
     return images, as_table(table), classes, tuple(window)

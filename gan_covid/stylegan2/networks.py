@@ -9,191 +9,324 @@ __all__ = ['WIDTHS', 'TAPS', 'first_block', 'blocks', 'level_channels', 'Dense',
 # %% ../../nbs/09_stylegan2_networks.ipynb #5bb2b465
 import math
 
-import torch, torch.nn as nn, torch.nn.functional as F
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
 from ..records import InputError
-from .ops import conv2d, conv2d_resample, demodulation, downsample2d, fir_filter, linear, lrelu_, minibatch_stddev, modulated_conv2d, noise_bias_lrelu_, upsample2d
+from gan_covid.stylegan2.ops import (
+    conv2d,
+    conv2d_resample,
+    demodulation,
+    downsample2d,
+    fir_filter,
+    linear,
+    lrelu_,
+    minibatch_stddev,
+    modulated_conv2d,
+    noise_bias_lrelu_,
+    upsample2d,
+)
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #41cc42a1
 def _size(size, name='size'):
     v = (size, size) if isinstance(size, int) else tuple(size)
-    if len(v) != 2 or any(not isinstance(a, int) or isinstance(a, bool) or a < 1 for a in v): raise InputError(f'{name}={size!r}: give a whole number of pixels, or (height, width)')
+    if len(v) != 2 or any(not isinstance(a, int) or isinstance(a, bool) or a < 1 for a in v):
+        raise InputError(f'{name}={size!r}: give a whole number of pixels, or (height, width)')
     return v
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #cfe080e1
 def _fitting(size):
     "Sizes near `size` whose first block has a shorter side of 4 to 15 pixels, nearest first."
     found = {}
     for k in range(1, max(size).bit_length()):
         for turn in (math.floor, round, math.ceil):
-            h, w = (turn(a/2**k) for a in size)
-            if 4 <= min(h, w) <= 15: found[h << k, w << k] = abs((h << k) - size[0]) + abs((w << k) - size[1])
+            h, w = (turn(a / 2**k) for a in size)
+            if 4 <= min(h, w) <= 15:
+                found[h << k, w << k] = abs((h << k) - size[0]) + abs((w << k) - size[1])
     return sorted(found, key=lambda s: (found[s], s))
 
-def first_block(size,        # pixels: a number or (height, width)
-                first=None,  # size of the first block; None: as small as possible with sides of 4 pixels or more
-               ) -> tuple:   # (h0, w0), number of doublings
+# %% ../../nbs/09_stylegan2_networks.ipynb #66f26bb5
+def first_block(
+    size,  # pixels: a number or (height, width)
+    first=None,  # size of the first block; None: as small as possible with sides of 4 pixels or more
+) -> tuple:  # (h0, w0), number of doublings
     "The first block of networks for images of this size. `InputError` names the size and the nearest that fit."
     h, w = size = _size(size)
-    name = lambda s: f'{s[0]}×{s[1]}'
+
+    def name(s):
+        return f'{s[0]}×{s[1]}'
+
     if first is not None:
         a, b = first = _size(first, 'first')
-        k = max(1, round(math.log2(math.sqrt(h*w/(a*b)))))
-        if size == (a << k, b << k): return first, k
-        near = sorted({(a << j, b << j) for j in (k - 1, k, k + 1) if j > 0}, key=lambda s: abs(s[0] - h) + abs(s[1] - w))[:2]
-        raise InputError(f'size={name(size)} (height × width) is not first={name(first)} doubled once or more: the nearest that fit are {" and ".join(map(name, near))}')
+        k = max(1, round(math.log2(math.sqrt(h * w / (a * b)))))
+        if size == (a << k, b << k):
+            return first, k
+        near = sorted(
+            {(a << j, b << j) for j in (k - 1, k, k + 1) if j > 0},
+            key=lambda s: abs(s[0] - h) + abs(s[1] - w),
+        )[:2]
+        raise InputError(
+            f'size={name(size)} (height × width) is not first={name(first)} doubled once or more: the nearest that fit are {" and ".join(map(name, near))}'
+        )
     k = 0
-    while h % 2 == w % 2 == 0 and min(h, w) >= 8: h, w, k = h//2, w//2, k + 1
-    if k and min(h, w) <= 15: return (h, w), k
-    own = f', or name the first block: first=({h}, {w})' if k else f', or name the first block: first=({h//2}, {w//2})' if h % 2 == w % 2 == 0 else ''
-    raise InputError(f'size={name(size)} (height × width) is not a block with a shorter side of 4 to 15 pixels doubled once or more: the nearest that fit are '
-                     f'{" and ".join(map(name, _fitting(size)[:2])) or "8×8"}{own}')
+    while h % 2 == w % 2 == 0 and min(h, w) >= 8:
+        h, w, k = h // 2, w // 2, k + 1
+    if k and min(h, w) <= 15:
+        return (h, w), k
+    own = (
+        f', or name the first block: first=({h}, {w})'
+        if k
+        else f', or name the first block: first=({h // 2}, {w // 2})'
+        if h % 2 == w % 2 == 0
+        else ''
+    )
+    raise InputError(
+        f'size={name(size)} (height × width) is not a block with a shorter side of 4 to 15 pixels doubled once or more: the nearest that fit are '
+        f'{" and ".join(map(name, _fitting(size)[:2])) or "8×8"}{own}'
+    )
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #63fc3f3e
 def blocks(first, k):
     "Height and width of every level, from the first block to the image."
     return [(first[0] << i, first[1] << i) for i in range(k + 1)]
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #241a8c41
-WIDTHS = {'tiny': (1024, 64, 64), 'small': (4096, 128, 128), 'auto': (16384, 512, 512)}  # channels × resolution, most channels, length of latent vectors
+WIDTHS = {
+    'tiny': (1024, 64, 64),
+    'small': (4096, 128, 128),
+    'auto': (16384, 512, 512),
+}  # channels × resolution, most channels, length of latent vectors
+
 
 def _width(width):
     "(base, most channels, latent length) of a name or of a pair."
     if isinstance(width, str):
-        if width not in WIDTHS: raise InputError(f'width={width!r}: choose one of {", ".join(WIDTHS)}, or (base, most channels)')
+        if width not in WIDTHS:
+            raise InputError(
+                f'width={width!r}: choose one of {", ".join(WIDTHS)}, or (base, most channels)'
+            )
         return WIDTHS[width]
     v = tuple(width)
-    if len(v) != 2 or min(v) < 1: raise InputError(f'width={width!r}: choose one of {", ".join(WIDTHS)}, or (base, most channels)')
+    if len(v) != 2 or min(v) < 1:
+        raise InputError(
+            f'width={width!r}: choose one of {", ".join(WIDTHS)}, or (base, most channels)'
+        )
     return (*v, 512)
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #1bfae43f
 def level_channels(width, k):
     "Channels of levels 0 … k."
     base, most, _ = _width(width)
-    return [max(1, min(base//(4 << i), most)) for i in range(k + 1)]
+    return [max(1, min(base // (4 << i), most)) for i in range(k + 1)]
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #21d55504
-def _normal(*shape, generator=None): return torch.randn(shape, generator=generator)
+def _normal(*shape, generator=None):
+    return torch.randn(shape, generator=generator)
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #47284224
 class Dense(nn.Module):
     "x [n, i] -> [n, o], with leaky ReLU (slope .2, gain √2) or none; weight stored as N(0, 1)/lr."
-    def __init__(self, i, o, act=False, lr=1., bias=0., generator=None):
+
+    def __init__(self, i, o, act=False, lr=1.0, bias=0.0, generator=None):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(_normal(o, i, generator=generator)/lr), nn.Parameter(torch.full((o,), float(bias)))
+        self.weight, self.bias = (
+            nn.Parameter(_normal(o, i, generator=generator) / lr),
+            nn.Parameter(torch.full((o,), float(bias))),
+        )
         self.act, self.lr = act, lr
+
     def forward(self, x):
-        gain = self.lr*(math.sqrt(2) if self.act else 1)
-        y = F.linear(x*(gain/math.sqrt(self.weight.shape[1])), self.weight, self.bias*gain if gain != 1 else self.bias)
+        gain = self.lr * (math.sqrt(2) if self.act else 1)
+        y = F.linear(
+            x * (gain / math.sqrt(self.weight.shape[1])),
+            self.weight,
+            self.bias * gain if gain != 1 else self.bias,
+        )
         return lrelu_(y) if self.act else y
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #bcbfa834
 def unit(x, eps=1e-8):
     "Scale rows [n, d] to a mean square of 1."
-    return x*(x.square().mean(1, keepdim=True) + eps).rsqrt()
+    return x * (x.square().mean(1, keepdim=True) + eps).rsqrt()
 
-def labels(c,              # [n, k] (one-hot or a mixture), or class numbers [n], or None
-           n: int,         # images in the batch
-           k: int,         # classes of the network
-           like):          # tensor whose type and device are wanted
+# %% ../../nbs/09_stylegan2_networks.ipynb #9a80cea8
+def labels(
+    c,  # [n, k] (one-hot or a mixture), or class numbers [n], or None
+    n: int,  # images in the batch
+    k: int,  # classes of the network
+    like,
+):  # tensor whose type and device are wanted
     "Labels as [n, k]; None where the network has no classes."
-    if not k: return None
-    if c is None: raise InputError(f'c: this network is conditional on {k} classes; give labels [n, {k}] or class numbers [n]')
+    if not k:
+        return None
+    if c is None:
+        raise InputError(
+            f'c: this network is conditional on {k} classes; give labels [n, {k}] or class numbers [n]'
+        )
     c = torch.as_tensor(c)
-    if c.is_floating_point(): c = c.to(like.dtype)   # before it moves: some devices know no float64
+    if c.is_floating_point():
+        c = c.to(like.dtype)  # before it moves: some devices know no float64
     c = c.to(like.device)
     if c.ndim == 1 and not c.is_floating_point():
-        if len(c) and not 0 <= int(c.min()) <= int(c.max()) < k: raise InputError(f'c: class numbers from 0 to {k - 1} are known, not {int(c.min())} … {int(c.max())}')
+        if len(c) and not 0 <= int(c.min()) <= int(c.max()) < k:
+            raise InputError(
+                f'c: class numbers from 0 to {k - 1} are known, not {int(c.min())} … {int(c.max())}'
+            )
         c = F.one_hot(c.long(), k)
-    if tuple(c.shape) != (n, k): raise InputError(f'c: labels of shape {tuple(c.shape)}, but {(n, k)} is needed for {n} images and {k} classes')
+    if tuple(c.shape) != (n, k):
+        raise InputError(
+            f'c: labels of shape {tuple(c.shape)}, but {(n, k)} is needed for {n} images and {k} classes'
+        )
     return c.to(like.dtype)
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #34d1e618
 class Mapping(nn.Module):
     "Latent vectors and labels -> w (1812.04948, section 2; conditioning as in 2006.06676)."
-    def __init__(self,
-                 z_dim: int,          # length of z; 0: labels only, as in a discriminator
-                 c_dim: int,          # classes; 0: none
-                 w_dim: int,          # length of w
-                 num_ws: int = None,  # w is repeated for so many layers; None: once, [n, w_dim], and without average
-                 layers: int = 2,
-                 lr: float = .01,     # learning rate relative to the rest
-                 beta: float = .995,  # of the moving average of w
-                 generator=None):     # torch.Generator of the initial weights; None: torch's global one
-        super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.layers, self.beta = z_dim, c_dim, w_dim, num_ws, layers, beta
-        if c_dim: self.embed = Dense(c_dim, w_dim, generator=generator)
-        inputs = z_dim + (w_dim if c_dim else 0)
-        for i in range(layers): self.add_module(f'fc{i}', Dense(w_dim if i else inputs, w_dim, act=True, lr=lr, generator=generator))
-        if num_ws: self.register_buffer('w_avg', torch.zeros(w_dim))
 
-    def forward(self,
-                z,             # [n, z_dim]; None if z_dim is 0
-                c=None,        # labels: see `labels`
-                psi=1.,        # truncation: 1 none, 0 the average
-                cutoff=None,   # truncate the first so many layers; None: all
-                track=None):   # move the average; None: in training mode
+    def __init__(
+        self,
+        z_dim: int,  # length of z; 0: labels only, as in a discriminator
+        c_dim: int,  # classes; 0: none
+        w_dim: int,  # length of w
+        num_ws: int = None,  # w is repeated for so many layers; None: once, [n, w_dim], and without average
+        layers: int = 2,
+        lr: float = 0.01,  # learning rate relative to the rest
+        beta: float = 0.995,  # of the moving average of w
+        generator=None,
+    ):  # torch.Generator of the initial weights; None: torch's global one
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.layers, self.beta = (
+            z_dim,
+            c_dim,
+            w_dim,
+            num_ws,
+            layers,
+            beta,
+        )
+        if c_dim:
+            self.embed = Dense(c_dim, w_dim, generator=generator)
+        inputs = z_dim + (w_dim if c_dim else 0)
+        for i in range(layers):
+            self.add_module(
+                f'fc{i}', Dense(w_dim if i else inputs, w_dim, act=True, lr=lr, generator=generator)
+            )
+        if num_ws:
+            self.register_buffer('w_avg', torch.zeros(w_dim))
+
+    def forward(
+        self,
+        z,  # [n, z_dim]; None if z_dim is 0
+        c=None,  # labels: see `labels`
+        psi=1.0,  # truncation: 1 none, 0 the average
+        cutoff=None,  # truncate the first so many layers; None: all
+        track=None,
+    ):  # move the average; None: in training mode
         "[n, num_ws, w_dim], or [n, w_dim] without num_ws."
-        if self.z_dim and (z.ndim != 2 or z.shape[1] != self.z_dim): raise InputError(f'z: shape {tuple(z.shape)}, but latent vectors of this network are [n, {self.z_dim}]')
+        if self.z_dim and (z.ndim != 2 or z.shape[1] != self.z_dim):
+            raise InputError(
+                f'z: shape {tuple(z.shape)}, but latent vectors of this network are [n, {self.z_dim}]'
+            )
         like = self.fc0.weight
         n = len(z) if self.z_dim else len(c) if c is not None else 0
         c = labels(c, n, self.c_dim, like)
         x = [unit(z.to(like.dtype))] if self.z_dim else []
-        if c is not None: x.append(unit(self.embed(c)))
+        if c is not None:
+            x.append(unit(self.embed(c)))
         x = torch.cat(x, 1) if len(x) > 1 else x[0]
-        for i in range(self.layers): x = getattr(self, f'fc{i}')(x)
-        if not self.num_ws: return x
-        if self.training if track is None else track: self.w_avg.copy_(x.detach().mean(0).lerp(self.w_avg, self.beta))
+        for i in range(self.layers):
+            x = getattr(self, f'fc{i}')(x)
+        if not self.num_ws:
+            return x
+        if self.training if track is None else track:
+            self.w_avg.copy_(x.detach().mean(0).lerp(self.w_avg, self.beta))
         x = x[:, None].expand(-1, self.num_ws, -1)
-        if psi == 1: return x
+        if psi == 1:
+            return x
         part = self.w_avg.lerp(x[:, :cutoff], psi)
         return part if cutoff is None else torch.cat([part, x[:, cutoff:]], 1)
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #890d37ca
-TAPS = fir_filter()   # stays on the CPU: what a filter does on a GPU is worked out here
+TAPS = fir_filter()  # stays on the CPU: what a filter does on a GPU is worked out here
+
 
 class StyledConv(nn.Module):
     "3×3 layer of the synthesis network; up=2 doubles the size."
+
     def __init__(self, i, o, w_dim, size, up=1, generator=None):
         super().__init__()
         self.up, self.size = up, size
-        self.affine = Dense(w_dim, i, bias=1., generator=generator)
-        self.weight, self.bias = nn.Parameter(_normal(o, i, 3, 3, generator=generator)), nn.Parameter(torch.zeros(o))
+        self.affine = Dense(w_dim, i, bias=1.0, generator=generator)
+        self.weight, self.bias = (
+            nn.Parameter(_normal(o, i, 3, 3, generator=generator)),
+            nn.Parameter(torch.zeros(o)),
+        )
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer('noise_const', _normal(*size, generator=generator))
+
     def forward(self, x, factor, w, noise, dtype):
         "x [n, i, h, w] that still lacks `factor` [n, i] (None: 1), noise None or [n or 1, 1, h', w'] -> the same of the output."
         s = self.affine(w)
         d = demodulation(self.weight, s)
-        if factor is not None: s = s*factor
-        x = x.to(dtype)*s.to(dtype)[:, :, None, None]
-        z = conv2d_resample(x, self.weight.to(dtype), TAPS, self.up, padding=1, flip_weight=self.up == 1)
+        if factor is not None:
+            s = s * factor
+        x = x.to(dtype) * s.to(dtype)[:, :, None, None]
+        z = conv2d_resample(
+            x, self.weight.to(dtype), TAPS, self.up, padding=1, flip_weight=self.up == 1
+        )
         # 1/d on noise and bias instead of d on the output
-        strength = None if noise is None else self.noise_strength/d
-        return noise_bias_lrelu_(z, self.bias/d, noise, strength), d*math.sqrt(2)
+        strength = None if noise is None else self.noise_strength / d
+        return noise_bias_lrelu_(z, self.bias / d, noise, strength), d * math.sqrt(2)
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #fe68f3d7
 class ToRGB(nn.Module):
     "1×1 layer to image channels: modulated, not demodulated; result in float32 (or float64)."
+
     def __init__(self, i, channels, w_dim, generator=None):
         super().__init__()
-        self.affine = Dense(w_dim, i, bias=1., generator=generator)
-        self.weight, self.bias = nn.Parameter(_normal(channels, i, 1, 1, generator=generator)), nn.Parameter(torch.zeros(channels))
+        self.affine = Dense(w_dim, i, bias=1.0, generator=generator)
+        self.weight, self.bias = (
+            nn.Parameter(_normal(channels, i, 1, 1, generator=generator)),
+            nn.Parameter(torch.zeros(channels)),
+        )
+
     def forward(self, x, factor, w):
-        s = self.affine(w)*(factor/math.sqrt(self.weight.shape[1]))
-        return modulated_conv2d(x, self.weight, s, demodulate=False).to(s.dtype) + self.bias[:, None, None]
+        s = self.affine(w) * (factor / math.sqrt(self.weight.shape[1]))
+        return (
+            modulated_conv2d(x, self.weight, s, demodulate=False).to(s.dtype)
+            + self.bias[:, None, None]
+        )
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #add39d23
-class _Level(nn.Module): pass
+class _Level(nn.Module):
+    pass
 
-def _precision(x, bf16): return torch.bfloat16 if bf16 and x.dtype == torch.float32 else x.dtype
+# %% ../../nbs/09_stylegan2_networks.ipynb #e2d30707
+def _precision(x, bf16):
+    return torch.bfloat16 if bf16 and x.dtype == torch.float32 else x.dtype
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #95bed803
 class Synthesis(nn.Module):
     "w [n, num_ws, w_dim] -> images [n, channels, h, w]."
+
     def __init__(self, w_dim, size, channels, width='auto', first=None, bf16=False, generator=None):
         super().__init__()
         self.first, k = first_block(size, first)
-        self.size, self.channels, self.w_dim, self.bf16, self.num_ws = _size(size), channels, w_dim, bf16, 2*k + 2
+        self.size, self.channels, self.w_dim, self.bf16, self.num_ws = (
+            _size(size),
+            channels,
+            w_dim,
+            bf16,
+            2 * k + 2,
+        )
         self.sizes, cs = blocks(self.first, k), level_channels(width, k)
         self.register_buffer('taps', fir_filter(), persistent=False)
         for i, (hw, c) in enumerate(zip(self.sizes, cs)):
             level = _Level()
-            if i: level.conv0 = StyledConv(cs[i - 1], c, w_dim, hw, up=2, generator=generator)
-            else: level.const = nn.Parameter(_normal(c, *hw, generator=generator))
+            if i:
+                level.conv0 = StyledConv(cs[i - 1], c, w_dim, hw, up=2, generator=generator)
+            else:
+                level.const = nn.Parameter(_normal(c, *hw, generator=generator))
             level.conv1 = StyledConv(c, c, w_dim, hw, generator=generator)
             level.torgb = ToRGB(c, channels, w_dim, generator=generator)
             self.add_module(f'b{hw[0]}x{hw[1]}', level)
@@ -203,27 +336,53 @@ class Synthesis(nn.Module):
         for hw in self.sizes[:1] + [s for s in self.sizes[1:] for _ in range(2)]:
             if noise == 'random':
                 at = self.taps.device
-                yield torch.randn((n, 1, *hw), generator=rng, device=rng.device if rng else at, dtype=self.taps.dtype).to(at)
-            else: yield None
+                yield torch.randn(
+                    (n, 1, *hw),
+                    generator=rng,
+                    device=rng.device if rng else at,
+                    dtype=self.taps.dtype,
+                ).to(at)
+            else:
+                yield None
 
-    def forward(self,
-                ws,                # [n, num_ws, w_dim]
-                noise='random',    # 'random', 'const' (the same each time), 'none', or a list of maps [n or 1, 1, h, w], one for each 3×3 layer
-                generator=None,    # torch.Generator of random noise
-                fp32: bool = False):  # leave out bfloat16, for derivatives that are differentiated again
+    def forward(
+        self,
+        ws,  # [n, num_ws, w_dim]
+        noise='random',  # 'random', 'const' (the same each time), 'none', or a list of maps [n or 1, 1, h, w], one for each 3×3 layer
+        generator=None,  # torch.Generator of random noise
+        fp32: bool = False,
+    ):  # leave out bfloat16, for derivatives that are differentiated again
         "Images around −1..1."
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim): raise InputError(f'ws: shape {tuple(ws.shape)}, but [n, {self.num_ws}, {self.w_dim}] is needed')
-        if isinstance(noise, str) and noise not in ('random', 'const', 'none'): raise InputError(f"noise={noise!r}: choose 'random', 'const' or 'none'")
-        maps = iter(noise) if not isinstance(noise, str) else self.noise_maps(len(ws), noise, generator)
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise InputError(
+                f'ws: shape {tuple(ws.shape)}, but [n, {self.num_ws}, {self.w_dim}] is needed'
+            )
+        if isinstance(noise, str) and noise not in ('random', 'const', 'none'):
+            raise InputError(f"noise={noise!r}: choose 'random', 'const' or 'none'")
+        maps = (
+            iter(noise)
+            if not isinstance(noise, str)
+            else self.noise_maps(len(ws), noise, generator)
+        )
         w = ws.unbind(1)
-        half, x, factor, image, i = _precision(self.taps, self.bf16 and not fp32), None, None, None, 0
+        half, x, factor, image, i = (
+            _precision(self.taps, self.bf16 and not fp32),
+            None,
+            None,
+            None,
+            0,
+        )
         for hw in self.sizes:
             level = getattr(self, f'b{hw[0]}x{hw[1]}')
-            dtype = half if i else self.taps.dtype          # the first block stays in full precision
-            if x is None: x = level.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            dtype = half if i else self.taps.dtype  # the first block stays in full precision
+            if x is None:
+                x = level.const.expand(len(ws), -1, -1, -1).contiguous(
+                    memory_format=torch.channels_last
+                )
             for conv in ([level.conv0] if i else []) + [level.conv1]:
                 m = next(maps)
-                if noise == 'const': m = conv.noise_const[None, None]
+                if noise == 'const':
+                    m = conv.noise_const[None, None]
                 x, factor = conv(x, factor, w[i], m, dtype)
                 i += 1
             y = level.torgb(x, factor, w[i])
@@ -233,113 +392,190 @@ class Synthesis(nn.Module):
 # %% ../../nbs/09_stylegan2_networks.ipynb #11873e78
 class Generator(nn.Module):
     "z [n, z_dim] (and labels) -> images [n, channels, height, width] around −1..1. `Generator(**G.config)` builds the same network again."
-    def __init__(self,
-                 z_dim: int = None,     # length of latent vectors; None: that of the width
-                 c_dim: int = 0,        # classes; 0: unconditional
-                 w_dim: int = None,     # length of w; None: like z
-                 size=64,               # image: pixels, or (height, width)
-                 channels: int = 1,     # of the image
-                 width='auto',          # 'tiny', 'small', 'auto', or (base, most channels)
-                 mapping_layers: int = 2,
-                 first=None,            # first block (h0, w0); None: see first_block
-                 bf16: bool = False,    # bfloat16 convolutions in all blocks but the first
-                 generator=None):       # torch.Generator of the initial weights; None: torch's global one
+
+    def __init__(
+        self,
+        z_dim: int = None,  # length of latent vectors; None: that of the width
+        c_dim: int = 0,  # classes; 0: unconditional
+        w_dim: int = None,  # length of w; None: like z
+        size=64,  # image: pixels, or (height, width)
+        channels: int = 1,  # of the image
+        width='auto',  # 'tiny', 'small', 'auto', or (base, most channels)
+        mapping_layers: int = 2,
+        first=None,  # first block (h0, w0); None: see first_block
+        bf16: bool = False,  # bfloat16 convolutions in all blocks but the first
+        generator=None,
+    ):  # torch.Generator of the initial weights; None: torch's global one
         super().__init__()
         z_dim = z_dim or _width(width)[2]
         w_dim = w_dim or z_dim
         self.synthesis = Synthesis(w_dim, size, channels, width, first, bf16, generator)
-        self.mapping = Mapping(z_dim, c_dim, w_dim, self.synthesis.num_ws, mapping_layers, generator=generator)
-        self.config = dict(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, size=list(self.synthesis.size), channels=channels, width=width if isinstance(width, str) else list(width),
-                           mapping_layers=mapping_layers, first=list(self.synthesis.first), bf16=bool(bf16))
-        self.z_dim, self.c_dim, self.w_dim, self.size, self.channels, self.num_ws = z_dim, c_dim, w_dim, self.synthesis.size, channels, self.synthesis.num_ws
+        self.mapping = Mapping(
+            z_dim, c_dim, w_dim, self.synthesis.num_ws, mapping_layers, generator=generator
+        )
+        self.config = dict(
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            size=list(self.synthesis.size),
+            channels=channels,
+            width=width if isinstance(width, str) else list(width),
+            mapping_layers=mapping_layers,
+            first=list(self.synthesis.first),
+            bf16=bool(bf16),
+        )
+        self.z_dim, self.c_dim, self.w_dim, self.size, self.channels, self.num_ws = (
+            z_dim,
+            c_dim,
+            w_dim,
+            self.synthesis.size,
+            channels,
+            self.synthesis.num_ws,
+        )
 
-    def forward(self, z, c=None, psi=1., cutoff=None,        # see Mapping
-                noise='random', generator=None, fp32=False,  # see Synthesis
-                track=None):                                 # see Mapping
+    def forward(
+        self,
+        z,
+        c=None,
+        psi=1.0,
+        cutoff=None,  # see Mapping
+        noise='random',
+        generator=None,
+        fp32=False,  # see Synthesis
+        track=None,
+    ):  # see Mapping
         "Images for latent vectors and labels."
         return self.synthesis(self.mapping(z, c, psi, cutoff, track), noise, generator, fp32)
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #019cba07
 class Conv(nn.Module):
     "Layer of the discriminator: filter and halve (down=2), convolve, leaky ReLU with gain √2; `gain` on the result goes into weight and bias."
-    def __init__(self, i, o, k=3, down=1, act=True, bias=True, gain=1., generator=None):
+
+    def __init__(self, i, o, k=3, down=1, act=True, bias=True, gain=1.0, generator=None):
         super().__init__()
         self.weight = nn.Parameter(_normal(o, i, k, k, generator=generator))
         self.bias = nn.Parameter(torch.zeros(o)) if bias else None
-        self.down, self.act, self.gain = down, act, gain*(math.sqrt(2) if act else 1)
+        self.down, self.act, self.gain = down, act, gain * (math.sqrt(2) if act else 1)
+
     def forward(self, x):
         o, i, k, _ = self.weight.shape
-        w = (self.weight*(self.gain/math.sqrt(i*k*k))).to(x.dtype)
-        b = None if self.bias is None else (self.bias*self.gain).to(x.dtype)
-        if k == 1:       # a matrix product over the channels
-            if self.down > 1: x = downsample2d(x, TAPS, self.down)
+        w = (self.weight * (self.gain / math.sqrt(i * k * k))).to(x.dtype)
+        b = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
+        if k == 1:  # a matrix product over the channels
+            if self.down > 1:
+                x = downsample2d(x, TAPS, self.down)
             n, _, height, width = x.shape
             # of two axes: of more, torch may give a view, which must not be overwritten
             y = linear(x.permute(0, 2, 3, 1).reshape(-1, i), w[:, :, 0, 0], b)
             return (lrelu_(y) if self.act else y).view(n, height, width, o).permute(0, 3, 1, 2)
-        y = conv2d(x, w, b, padding=k//2) if self.down == 1 else conv2d_resample(x, w, TAPS, down=self.down, padding=k//2)
-        if b is not None and self.down > 1: y = y + b[:, None, None]
+        y = (
+            conv2d(x, w, b, padding=k // 2)
+            if self.down == 1
+            else conv2d_resample(x, w, TAPS, down=self.down, padding=k // 2)
+        )
+        if b is not None and self.down > 1:
+            y = y + b[:, None, None]
         return lrelu_(y) if self.act else y
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #6296c546
 class Discriminator(nn.Module):
     "Images [n, channels, height, width] around −1..1 (and labels) -> logits [n, 1], positive for real. `Discriminator(**D.config)` builds the same network again."
-    def __init__(self,
-                 c_dim: int = 0,         # classes; 0: unconditional
-                 size=64,                # image: pixels, or (height, width)
-                 channels: int = 1,      # of the image
-                 kind: str = 'resnet',   # 'resnet', 'skip' or 'orig'
-                 width='auto',           # 'tiny', 'small', 'auto', or (base, most channels)
-                 mbstd_group: int = 4,   # images of a group for the minibatch standard deviation; None: the whole batch
-                 mbstd_channels: int = 1,  # channels that it adds; 0: leave it out
-                 first=None,             # first block (h0, w0); None: see first_block
-                 bf16: bool = False,     # bfloat16 convolutions in all blocks but the last, smallest one
-                 generator=None):        # torch.Generator of the initial weights; None: torch's global one
+
+    def __init__(
+        self,
+        c_dim: int = 0,  # classes; 0: unconditional
+        size=64,  # image: pixels, or (height, width)
+        channels: int = 1,  # of the image
+        kind: str = 'resnet',  # 'resnet', 'skip' or 'orig'
+        width='auto',  # 'tiny', 'small', 'auto', or (base, most channels)
+        mbstd_group: int = 4,  # images of a group for the minibatch standard deviation; None: the whole batch
+        mbstd_channels: int = 1,  # channels that it adds; 0: leave it out
+        first=None,  # first block (h0, w0); None: see first_block
+        bf16: bool = False,  # bfloat16 convolutions in all blocks but the last, smallest one
+        generator=None,
+    ):  # torch.Generator of the initial weights; None: torch's global one
         super().__init__()
-        if kind not in ('resnet', 'skip', 'orig'): raise InputError(f"kind={kind!r}: choose 'resnet', 'skip' or 'orig'")
+        if kind not in ('resnet', 'skip', 'orig'):
+            raise InputError(f"kind={kind!r}: choose 'resnet', 'skip' or 'orig'")
         self.first, k = first_block(size, first)
-        self.size, self.c_dim, self.channels, self.kind, self.bf16, self.mbstd = _size(size), c_dim, channels, kind, bf16, (mbstd_group, mbstd_channels)
-        self.sizes, cs, rng = blocks(self.first, k)[::-1], level_channels(width, k)[::-1], dict(generator=generator)
-        half = math.sqrt(.5) if kind == 'resnet' else 1.
+        self.size, self.c_dim, self.channels, self.kind, self.bf16, self.mbstd = (
+            _size(size),
+            c_dim,
+            channels,
+            kind,
+            bf16,
+            (mbstd_group, mbstd_channels),
+        )
+        self.sizes, cs, rng = (
+            blocks(self.first, k)[::-1],
+            level_channels(width, k)[::-1],
+            dict(generator=generator),
+        )
+        half = math.sqrt(0.5) if kind == 'resnet' else 1.0
         for i, (hw, c) in enumerate(zip(self.sizes, cs)):
             level = _Level()
-            if i == 0 or kind == 'skip': level.fromrgb = Conv(channels, c, 1, **rng)
+            if i == 0 or kind == 'skip':
+                level.fromrgb = Conv(channels, c, 1, **rng)
             if i < k:
                 level.conv0 = Conv(c, c, **rng)
                 level.conv1 = Conv(c, cs[i + 1], down=2, gain=half, **rng)
-                if kind == 'resnet': level.skip = Conv(c, cs[i + 1], 1, down=2, act=False, bias=False, gain=half, **rng)
+                if kind == 'resnet':
+                    level.skip = Conv(
+                        c, cs[i + 1], 1, down=2, act=False, bias=False, gain=half, **rng
+                    )
             else:
                 level.conv = Conv(c + mbstd_channels, c, **rng)
-                level.fc = Dense(c*hw[0]*hw[1], c, act=True, **rng)
+                level.fc = Dense(c * hw[0] * hw[1], c, act=True, **rng)
                 level.out = Dense(c, c if c_dim else 1, **rng)
             self.add_module(f'b{hw[0]}x{hw[1]}', level)
-        if c_dim: self.mapping = Mapping(0, c_dim, cs[-1], layers=8, **rng)
+        if c_dim:
+            self.mapping = Mapping(0, c_dim, cs[-1], layers=8, **rng)
         self.register_buffer('taps', fir_filter(), persistent=False)
-        self.config = dict(c_dim=c_dim, size=list(self.size), channels=channels, kind=kind, width=width if isinstance(width, str) else list(width), mbstd_group=mbstd_group,
-                           mbstd_channels=mbstd_channels, first=list(self.first), bf16=bool(bf16))
+        self.config = dict(
+            c_dim=c_dim,
+            size=list(self.size),
+            channels=channels,
+            kind=kind,
+            width=width if isinstance(width, str) else list(width),
+            mbstd_group=mbstd_group,
+            mbstd_channels=mbstd_channels,
+            first=list(self.first),
+            bf16=bool(bf16),
+        )
 
-    def forward(self,
-                image,                # [n, channels, h, w] around −1..1
-                c=None,               # labels: see `labels`
-                fp32: bool = False):  # leave out bfloat16, for derivatives that are differentiated again
+    def forward(
+        self,
+        image,  # [n, channels, h, w] around −1..1
+        c=None,  # labels: see `labels`
+        fp32: bool = False,
+    ):  # leave out bfloat16, for derivatives that are differentiated again
         "Logits [n, 1]."
         if image.ndim != 4 or tuple(image.shape[1:]) != (self.channels, *self.size):
-            raise InputError(f'image: shape {tuple(image.shape)}, but this discriminator reads [n, {self.channels}, {self.size[0]}, {self.size[1]}]')
+            raise InputError(
+                f'image: shape {tuple(image.shape)}, but this discriminator reads [n, {self.channels}, {self.size[0]}, {self.size[1]}]'
+            )
         image, x = image.to(self.taps.dtype), None
         half = _precision(image, self.bf16 and not fp32)
         for hw in self.sizes[:-1]:
             level = getattr(self, f'b{hw[0]}x{hw[1]}')
-            if x is None: x = level.fromrgb(image.to(half))
-            elif self.kind == 'skip': x = x + level.fromrgb(image.to(half))
-            if self.kind == 'skip': image = downsample2d(image, TAPS)
+            if x is None:
+                x = level.fromrgb(image.to(half))
+            elif self.kind == 'skip':
+                x = x + level.fromrgb(image.to(half))
+            if self.kind == 'skip':
+                image = downsample2d(image, TAPS)
             y = level.conv1(level.conv0(x))
             x = y + level.skip(x) if self.kind == 'resnet' else y
         level, x = getattr(self, f'b{self.first[0]}x{self.first[1]}'), x.to(self.taps.dtype)
-        if self.kind == 'skip': x = x + level.fromrgb(image)
-        if self.mbstd[1]: x = minibatch_stddev(x, *self.mbstd).contiguous(memory_format=torch.channels_last)
+        if self.kind == 'skip':
+            x = x + level.fromrgb(image)
+        if self.mbstd[1]:
+            x = minibatch_stddev(x, *self.mbstd).contiguous(memory_format=torch.channels_last)
         x = level.out(level.fc(level.conv(x).flatten(1)))
         c = labels(c, len(image), self.c_dim, x)
-        if c is None: return x
-        return (x*self.mapping(None, c)).sum(1, keepdim=True)/math.sqrt(x.shape[1])
+        if c is None:
+            return x
+        return (x * self.mapping(None, c)).sum(1, keepdim=True) / math.sqrt(x.shape[1])
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #e1d5c9ee
 def count(network) -> int:
@@ -347,19 +583,40 @@ def count(network) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #cfdc2254
-def describe(network, *inputs) -> list:  # a Generator or a Discriminator, and what it is called with -> dicts: name, type, shape (without the batch), parameters, detail
+def describe(
+    network, *inputs
+) -> list:  # a Generator or a Discriminator, and what it is called with -> dicts: name, type, shape (without the batch), parameters, detail
     "The layers of a network as plain data, for drawing, in the order in which they run: fully connected layers, convolutions (styled ones with their affine layer) and the layers to and from pixels."
     rows, hooks = {}, []
+
     def note(name, module):
         def hook(module, given, out):
             parameters = sum(p.numel() for p in module.parameters())
-            rows.setdefault(name, {'name': name, 'type': type(module).__name__, 'shape': list((out[0] if isinstance(out, tuple) else out).shape[1:]), 'parameters': parameters, 'detail': ''})
+            rows.setdefault(
+                name,
+                {
+                    'name': name,
+                    'type': type(module).__name__,
+                    'shape': list((out[0] if isinstance(out, tuple) else out).shape[1:]),
+                    'parameters': parameters,
+                    'detail': '',
+                },
+            )
+
         hooks.append(module.register_forward_hook(hook))
-    parts = {name: m for name, m in network.named_modules() if isinstance(m, (Dense, StyledConv, ToRGB, Conv))}
+
+    parts = {
+        name: m
+        for name, m in network.named_modules()
+        if isinstance(m, (Dense, StyledConv, ToRGB, Conv))
+    }
     for name, m in parts.items():
-        if not any(name.startswith(f'{o}.') for o in parts): note(name, m)
+        if not any(name.startswith(f'{o}.') for o in parts):
+            note(name, m)
     try:
-        with torch.no_grad(): network(*inputs)
+        with torch.no_grad():
+            network(*inputs)
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return list(rows.values())

@@ -8,96 +8,152 @@ __all__ = ['ACTIVATIONS', 'fir_filter', 'upfirdn2d', 'filter2d', 'upsample2d', '
            'bias_act', 'noise_bias_lrelu_', 'minibatch_stddev']
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #036cda7e
-import contextlib, functools, math
+import contextlib
+import functools
+import math
 
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 
 from ..records import InputError
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9e2adade
-def fir_filter(taps=(1, 3, 3, 1),     # one row: the filter of both axes; a matrix: as it is
-               normalize: bool = True,  # divide by the sum
-               dtype=torch.float32):
+def fir_filter(
+    taps=(1, 3, 3, 1),  # one row: the filter of both axes; a matrix: as it is
+    normalize: bool = True,  # divide by the sum
+    dtype=torch.float32,
+):
     "A smoothing filter, normalised to sum 1. One-dimensional filters stay so, and are applied along both axes."
     f = torch.as_tensor(taps, dtype=dtype)
-    if f.ndim not in (1, 2) or not f.numel(): raise InputError(f'taps: a filter has one or two axes and at least one tap, not shape {tuple(f.shape)}')
-    return f/f.sum() if normalize else f
+    if f.ndim not in (1, 2) or not f.numel():
+        raise InputError(
+            f'taps: a filter has one or two axes and at least one tap, not shape {tuple(f.shape)}'
+        )
+    return f / f.sum() if normalize else f
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #8b354f04
 def _two(v, name):
     v = (v, v) if isinstance(v, int) else tuple(v)
-    if len(v) != 2 or any(not isinstance(a, int) or a < 1 for a in v): raise InputError(f'{name}={v}: a whole number from 1 on, or [x, y]')
+    if len(v) != 2 or any(not isinstance(a, int) or a < 1 for a in v):
+        raise InputError(f'{name}={v}: a whole number from 1 on, or [x, y]')
     return v
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #383d7da3
 def _four(p):
     "Padding as (x0, x1, y0, y1); negative numbers crop."
-    p = (p,)*4 if isinstance(p, int) else tuple(p)
-    if len(p) == 2: p = (p[0], p[0], p[1], p[1])
-    if len(p) != 4: raise InputError(f'padding={p}: give one number, [x, y] or [x0, x1, y0, y1]')
+    p = (p,) * 4 if isinstance(p, int) else tuple(p)
+    if len(p) == 2:
+        p = (p[0], p[0], p[1], p[1])
+    if len(p) != 4:
+        raise InputError(f'padding={p}: give one number, [x, y] or [x0, x1, y0, y1]')
     return p
 
-def _extent(f): return (1, 1) if f is None else (f.shape[-1], f.shape[0])  # width, height
+# %% ../../nbs/08_stylegan2_ops.ipynb #85bc11ac
+def _extent(f):
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])  # width, height
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #683ccc6d
 def _fir(x, k, up, down, pad, flip):
     "The sum above on both axes for one kernel k [kh, kw] in common to all channels."
     (ux, uy), (dx, dy), (x0, x1, y0, y1), (c, h, w), (kh, kw) = up, down, pad, x.shape[1:], k.shape
     # depthwise kernels with a stride are slow in half precision on the CPU, and much slower transposed
-    y = x.float() if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == 'cpu' and max(ux, uy, dx, dy) > 1 else x
+    y = (
+        x.float()
+        if x.dtype in (torch.bfloat16, torch.float16)
+        and x.device.type == 'cpu'
+        and max(ux, uy, dx, dy) > 1
+        else x
+    )
     k = k.to(y)
     if ux == uy == 1:
         k = (k if flip else k.flip(0, 1)).expand(c, 1, kh, kw)
         even = x0 == x1 >= 0 and y0 == y1 >= 0
-        y = F.conv2d(y if even else F.pad(y, pad), k, stride=(dy, dx), padding=(y0, x0) if even else 0, groups=c)
+        y = F.conv2d(
+            y if even else F.pad(y, pad),
+            k,
+            stride=(dy, dx),
+            padding=(y0, x0) if even else 0,
+            groups=c,
+        )
     else:
         k = (k.flip(0, 1) if flip else k).expand(c, 1, kh, kw)
         cut = (kw - 1 - x0, kw - ux - x1, kh - 1 - y0, kh - uy - y1)
         even = cut[0] == cut[1] >= 0 and cut[2] == cut[3] >= 0
-        y = F.conv_transpose2d(y, k, stride=(uy, ux), padding=(cut[2], cut[0]) if even else 0, groups=c)
-        if not even: y = F.pad(y, [-a for a in cut])
-        if dx > 1 or dy > 1: y = y[:, :, ::dy, ::dx]
+        y = F.conv_transpose2d(
+            y, k, stride=(uy, ux), padding=(cut[2], cut[0]) if even else 0, groups=c
+        )
+        if not even:
+            y = F.pad(y, [-a for a in cut])
+        if dx > 1 or dy > 1:
+            y = y[:, :, ::dy, ::dx]
     return y.to(x.dtype)
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #cb880b20
 class _Fir(torch.autograd.Function):
     "_fir, whose derivative is itself with up and down changed over."
+
     @staticmethod
     def forward(ctx, x, k, up, down, pad, flip):
         y = _fir(x, k, up, down, pad, flip)
         ctx.save_for_backward(k)
         (x0, _, y0, _), (h, w), (ho, wo) = pad, x.shape[2:], y.shape[2:]
-        ctx.turned = (down, up, (k.shape[1] - 1 - x0, (w - 1)*up[0] + 1 + x0 - wo*down[0], k.shape[0] - 1 - y0, (h - 1)*up[1] + 1 + y0 - ho*down[1]), not flip)
+        ctx.turned = (
+            down,
+            up,
+            (
+                k.shape[1] - 1 - x0,
+                (w - 1) * up[0] + 1 + x0 - wo * down[0],
+                k.shape[0] - 1 - y0,
+                (h - 1) * up[1] + 1 + y0 - ho * down[1],
+            ),
+            not flip,
+        )
         return y
+
     @staticmethod
-    def backward(ctx, g): return _Fir.apply(g, ctx.saved_tensors[0], *ctx.turned), None, None, None, None, None
+    def backward(ctx, g):
+        return _Fir.apply(g, ctx.saved_tensors[0], *ctx.turned), None, None, None, None, None
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #b1dd92ff
 @functools.lru_cache(512)
 def _axis_matrix(taps, up, down, pad, flip, n, device, dtype):  # pad: (before, after) -> (n', n)
     "The sum above for n samples of one axis, as a matrix."
     length, (before, after) = len(taps), pad
-    rows = (n*up + before + after - length)//down + 1
+    rows = (n * up + before + after - length) // down + 1
     f = torch.tensor(taps if flip else taps[::-1], dtype=torch.float64)
-    tap = torch.arange(n)*up + before - torch.arange(rows)[:, None]*down
-    A = torch.where((tap >= 0) & (tap < length), f[tap.clamp(0, length - 1)], torch.zeros((), dtype=f.dtype))
+    tap = torch.arange(n) * up + before - torch.arange(rows)[:, None] * down
+    A = torch.where(
+        (tap >= 0) & (tap < length), f[tap.clamp(0, length - 1)], torch.zeros((), dtype=f.dtype)
+    )
     A = A.to(device, dtype)
     # matrix units read groups of eight: what lies side by side in memory should be a number of them
     return A if n % 8 == 0 else A.t().contiguous().t()
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #f726641f
 class _TwoProducts(torch.autograd.Function):
     "A·x·Bᵀ for every channel of x [n, c, h, w]: A [h', h], B [w', w] -> [n, c, h', w']; its derivative is itself with Aᵀ, Bᵀ."
+
     @staticmethod
     def forward(ctx, x, A, B):
         ctx.save_for_backward(A, B)
         (n, c, h, w), h2, w2 = x.shape, len(A), len(B)
         if c < 8 or not x.is_contiguous(memory_format=torch.channels_last):
-            y = x.reshape(n*c*h, w)@B.t()
+            y = x.reshape(n * c * h, w) @ B.t()
             out = x.new_empty(n, c, h2, w2)
-            torch.bmm(A.expand(n*c, -1, -1), y.view(n*c, h, w2), out=out.view(n*c, h2, w2))
+            torch.bmm(A.expand(n * c, -1, -1), y.view(n * c, h, w2), out=out.view(n * c, h2, w2))
             return out
-        y = torch.bmm(A.expand(n, -1, -1), x.permute(0, 2, 3, 1).reshape(n, h, w*c))
+        y = torch.bmm(A.expand(n, -1, -1), x.permute(0, 2, 3, 1).reshape(n, h, w * c))
         # written into a tensor of its own: what an activation overwrites must not be a view
-        out = torch.empty(n, c, h2, w2, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
-        torch.bmm(B.expand(n*h2, -1, -1), y.view(n*h2, w, c), out=out.permute(0, 2, 3, 1).view(n*h2, w2, c))
+        out = torch.empty(
+            n, c, h2, w2, device=x.device, dtype=x.dtype, memory_format=torch.channels_last
+        )
+        torch.bmm(
+            B.expand(n * h2, -1, -1),
+            y.view(n * h2, w, c),
+            out=out.permute(0, 2, 3, 1).view(n * h2, w2, c),
+        )
         return out
+
     @staticmethod
     def backward(ctx, g):
         A, B = ctx.saved_tensors
@@ -108,29 +164,47 @@ def _by_matrices(x) -> bool:
     "Whether filters along both axes are quicker as two matrix products than as a depthwise convolution."
     return x.device.type == 'cuda'
 
-def upfirdn2d(x,              # images [n, c, h, w]
-              f,              # filter: 1-D (along both axes), 2-D [kh, kw] or None (a single 1); on the CPU, or a GPU waits for it
-              up=1,           # zeros inserted after every pixel: up - 1; a number or [x, y]
-              down=1,         # every `down`-th pixel is kept, from the first on; a number or [x, y]
-              padding=0,      # in pixels of the image with zeros: a number, [x, y] or [x0, x1, y0, y1]; negative: crop
-              flip_filter: bool = False,  # False: convolution, True: correlation
-              gain=1.):       # factor on the result, applied once
+# %% ../../nbs/08_stylegan2_ops.ipynb #bbeece8b
+def upfirdn2d(
+    x,  # images [n, c, h, w]
+    f,  # filter: 1-D (along both axes), 2-D [kh, kw] or None (a single 1); on the CPU, or a GPU waits for it
+    up=1,  # zeros inserted after every pixel: up - 1; a number or [x, y]
+    down=1,  # every `down`-th pixel is kept, from the first on; a number or [x, y]
+    padding=0,  # in pixels of the image with zeros: a number, [x, y] or [x0, x1, y0, y1]; negative: crop
+    flip_filter: bool = False,  # False: convolution, True: correlation
+    gain=1.0,
+):  # factor on the result, applied once
     "Insert zeros, pad, filter, thin out, without the zeros. Differentiable any number of times, not by the filter."
     up, down, pad = _two(up, 'up'), _two(down, 'down'), _four(padding)
-    if f is None: f = torch.ones(1, 1)
+    if f is None:
+        f = torch.ones(1, 1)
     (h, w), (kw, kh) = x.shape[2:], (_extent(f) if f.ndim == 2 else (len(f), len(f)))
-    if min((h*up[1] + pad[2] + pad[3] - kh)//down[1], (w*up[0] + pad[0] + pad[1] - kw)//down[0]) < 0:
-        raise InputError(f'a {kw}×{kh} filter does not fit into {w}×{h} pixels with up={up}, padding={pad}: '
-                         'nothing would be left')
+    if (
+        min(
+            (h * up[1] + pad[2] + pad[3] - kh) // down[1],
+            (w * up[0] + pad[0] + pad[1] - kw) // down[0],
+        )
+        < 0
+    ):
+        raise InputError(
+            f'a {kw}×{kh} filter does not fit into {w}×{h} pixels with up={up}, padding={pad}: '
+            'nothing would be left'
+        )
     if f.ndim == 1 and _by_matrices(x):
         taps, kind = tuple(f.tolist()), (x.device, x.dtype)
-        A = _axis_matrix(tuple(gain*t for t in taps), up[1], down[1], pad[2:], flip_filter, h, *kind)
-        return _TwoProducts.apply(x, A, _axis_matrix(taps, up[0], down[0], pad[:2], flip_filter, w, *kind))
+        A = _axis_matrix(
+            tuple(gain * t for t in taps), up[1], down[1], pad[2:], flip_filter, h, *kind
+        )
+        return _TwoProducts.apply(
+            x, A, _axis_matrix(taps, up[0], down[0], pad[:2], flip_filter, w, *kind)
+        )
     f = f.detach().to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
-    if f.ndim == 2: return _Fir.apply(x, f*gain, up, down, pad, flip_filter)
+    if f.ndim == 2:
+        return _Fir.apply(x, f * gain, up, down, pad, flip_filter)
     # a short filter is quicker in one pass over memory, a long one in two
-    if len(f) <= 6: return _Fir.apply(x, torch.outer(f, f)*gain, up, down, pad, flip_filter)
-    x = _Fir.apply(x, f[None]*gain, (up[0], 1), (down[0], 1), (*pad[:2], 0, 0), flip_filter)
+    if len(f) <= 6:
+        return _Fir.apply(x, torch.outer(f, f) * gain, up, down, pad, flip_filter)
+    x = _Fir.apply(x, f[None] * gain, (up[0], 1), (down[0], 1), (*pad[:2], 0, 0), flip_filter)
     return _Fir.apply(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, *pad[2:]), flip_filter)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #22ac314c
@@ -138,30 +212,56 @@ def _more(padding, x0, x1, y0, y1):
     p = _four(padding)
     return (p[0] + x0, p[1] + x1, p[2] + y0, p[3] + y1)
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #138ffe5d
 def _up_padding(f, up):
     (fw, fh), (ux, uy) = _extent(f), _two(up, 'up')
-    return ((fw + ux - 1)//2, (fw - ux)//2, (fh + uy - 1)//2, (fh - uy)//2)
+    return ((fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2)
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #ce63c6ae
 def _down_padding(f, down):
     (fw, fh), (dx, dy) = _extent(f), _two(down, 'down')
-    return ((fw - dx + 1)//2, (fw - dx)//2, (fh - dy + 1)//2, (fh - dy)//2)
+    return ((fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2)
 
-def filter2d(x, f, padding=0, flip_filter=False, gain=1.):
+# %% ../../nbs/08_stylegan2_ops.ipynb #2a218b8e
+def filter2d(x, f, padding=0, flip_filter=False, gain=1.0):
     "Smooth images [n, c, h, w] with `f`; the size stays."
     fw, fh = _extent(f)
-    return upfirdn2d(x, f, padding=_more(padding, fw//2, (fw - 1)//2, fh//2, (fh - 1)//2), flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(
+        x,
+        f,
+        padding=_more(padding, fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2),
+        flip_filter=flip_filter,
+        gain=gain,
+    )
 
-def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1.):
+# %% ../../nbs/08_stylegan2_ops.ipynb #3cd0f271
+def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1.0):
     "Images [n, c, h, w] -> [n, c, up·h, up·w]; a constant image keeps its value."
     ux, uy = _two(up, 'up')
-    return upfirdn2d(x, f, up=up, padding=_more(padding, *_up_padding(f, up)), flip_filter=flip_filter, gain=gain*ux*uy)
+    return upfirdn2d(
+        x,
+        f,
+        up=up,
+        padding=_more(padding, *_up_padding(f, up)),
+        flip_filter=flip_filter,
+        gain=gain * ux * uy,
+    )
 
-def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1.):
+# %% ../../nbs/08_stylegan2_ops.ipynb #5a1349cc
+def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1.0):
     "Images [n, c, h, w] -> [n, c, h/down, w/down], rounded up."
-    return upfirdn2d(x, f, down=down, padding=_more(padding, *_down_padding(f, down)), flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(
+        x,
+        f,
+        down=down,
+        padding=_more(padding, *_down_padding(f, down)),
+        flip_filter=flip_filter,
+        gain=gain,
+    )
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9e977607
 _without_weights = False
+
 
 @contextlib.contextmanager
 def no_weight_gradients():
@@ -169,137 +269,230 @@ def no_weight_gradients():
     # one flag for the process: on accelerators the backward pass runs in a thread of its own
     global _without_weights
     before, _without_weights = _without_weights, True
-    try: yield
-    finally: _without_weights = before
+    try:
+        yield
+    finally:
+        _without_weights = before
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #0cc92da1
 def _turned(cfg, like, g, k):
     "Settings of the convolution that is the derivative by the input: `like` and `g` are heights and widths of input and output."
     stride, padding, transposed, _, groups = cfg
-    rest = (0, 0) if transposed else tuple(a - ((b - 1)*s - 2*p + n) for a, b, s, p, n in zip(like, g, stride, padding, k))
+    rest = (
+        (0, 0)
+        if transposed
+        else tuple(
+            a - ((b - 1) * s - 2 * p + n) for a, b, s, p, n in zip(like, g, stride, padding, k)
+        )
+    )
     return stride, padding, not transposed, rest, groups
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #0530e296
 class _Conv(torch.autograd.Function):
     "C: convolution or transposed convolution; cfg = stride, padding, transposed, output padding, groups."
+
     @staticmethod
     def forward(ctx, x, w, b, cfg):
         ctx.save_for_backward(x, w)
         ctx.cfg, ctx.bias = cfg, None if b is None else list(b.shape)
         stride, padding, transposed, rest, groups = cfg
-        return torch.ops.aten.convolution(x, w, b, stride, padding, (1, 1), transposed, rest, groups)
+        return torch.ops.aten.convolution(
+            x, w, b, stride, padding, (1, 1), transposed, rest, groups
+        )
+
     @staticmethod
     def backward(ctx, g):
         (x, w), cfg, gx, gw, gb = ctx.saved_tensors, ctx.cfg, None, None, None
         by_x, by_w, by_b = ctx.needs_input_grad[:3]
-        if by_x: gx = _Conv.apply(g, w, None, _turned(cfg, x.shape[2:], g.shape[2:], w.shape[2:]))
-        if by_w and not _without_weights: gw = _ConvWeight.apply(g, x, w.shape, cfg)
-        if by_b and not _without_weights: gb = g.sum((0, 2, 3))
+        if by_x:
+            gx = _Conv.apply(g, w, None, _turned(cfg, x.shape[2:], g.shape[2:], w.shape[2:]))
+        if by_w and not _without_weights:
+            gw = _ConvWeight.apply(g, x, w.shape, cfg)
+        if by_b and not _without_weights:
+            gb = g.sum((0, 2, 3))
         return gx, gw, gb, None
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #e8357030
 class _ConvWeight(torch.autograd.Function):
     "W: derivative of a convolution by its weight."
+
     @staticmethod
     def forward(ctx, g, x, shape, cfg):
         ctx.save_for_backward(g, x)
         ctx.cfg, (stride, padding, transposed, rest, groups) = cfg, cfg
-        return torch.ops.aten.convolution_backward(g, x, g.new_empty(shape), None, stride, padding, (1, 1), transposed, rest, groups, [False, True, False])[1]
+        return torch.ops.aten.convolution_backward(
+            g,
+            x,
+            g.new_empty(shape),
+            None,
+            stride,
+            padding,
+            (1, 1),
+            transposed,
+            rest,
+            groups,
+            [False, True, False],
+        )[1]
+
     @staticmethod
     def backward(ctx, v):
         (g, x), cfg, gg, gx = ctx.saved_tensors, ctx.cfg, None, None
-        if ctx.needs_input_grad[0]: gg = _Conv.apply(x, v, None, cfg)
-        if ctx.needs_input_grad[1]: gx = _Conv.apply(g, v, None, _turned(cfg, x.shape[2:], g.shape[2:], v.shape[2:]))
+        if ctx.needs_input_grad[0]:
+            gg = _Conv.apply(x, v, None, cfg)
+        if ctx.needs_input_grad[1]:
+            gx = _Conv.apply(g, v, None, _turned(cfg, x.shape[2:], g.shape[2:], v.shape[2:]))
         return gg, gx, None, None
 
-def _pair(v): return (v, v) if isinstance(v, int) else tuple(v)
+# %% ../../nbs/08_stylegan2_ops.ipynb #1c4c230f
+def _pair(v):
+    return (v, v) if isinstance(v, int) else tuple(v)
 
-def conv2d(x,           # [n, i, h, w]
-           w,           # [o, i/groups, kh, kw]; correlation, as everywhere in torch
-           b=None,      # [o]
-           stride=1,    # a number or (y, x)
-           padding=0,   # a number, [x, y] or [x0, x1, y0, y1]; negative: crop
-           groups=1):
+# %% ../../nbs/08_stylegan2_ops.ipynb #99fa8424
+def conv2d(
+    x,  # [n, i, h, w]
+    w,  # [o, i/groups, kh, kw]; correlation, as everywhere in torch
+    b=None,  # [o]
+    stride=1,  # a number or (y, x)
+    padding=0,  # a number, [x, y] or [x0, x1, y0, y1]; negative: crop
+    groups=1,
+):
     "Convolution with a cheap second derivative; heeds `no_weight_gradients`."
     x0, x1, y0, y1 = p = _four(padding)
-    if not (x0 == x1 >= 0 and y0 == y1 >= 0): x, x0, y0 = F.pad(x, p), 0, 0
+    if not (x0 == x1 >= 0 and y0 == y1 >= 0):
+        x, x0, y0 = F.pad(x, p), 0, 0
     return _Conv.apply(x, w, b, (_pair(stride), (y0, x0), False, (0, 0), groups))
 
-def conv_transpose2d(x,          # [n, i, h, w]
-                     w,          # [i, o/groups, kh, kw]
-                     b=None,     # [o]
-                     stride=1, padding=0, output_padding=0,  # a number or (y, x)
-                     groups=1):
+# %% ../../nbs/08_stylegan2_ops.ipynb #7f575f69
+def conv_transpose2d(
+    x,  # [n, i, h, w]
+    w,  # [i, o/groups, kh, kw]
+    b=None,  # [o]
+    stride=1,
+    padding=0,
+    output_padding=0,  # a number or (y, x)
+    groups=1,
+):
     "Transposed convolution with a cheap second derivative; heeds `no_weight_gradients`."
-    return _Conv.apply(x, w, b, (_pair(stride), _pair(padding), True, _pair(output_padding), groups))
+    return _Conv.apply(
+        x, w, b, (_pair(stride), _pair(padding), True, _pair(output_padding), groups)
+    )
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #e6d4daa2
 def _transposed(w, groups):
     "[o, i/groups, …] -> [i, o/groups, …]."
-    if groups == 1: return w.transpose(0, 1)
+    if groups == 1:
+        return w.transpose(0, 1)
     o, i = w.shape[:2]
-    return w.reshape(groups, o//groups, i, *w.shape[2:]).transpose(1, 2).reshape(groups*i, o//groups, *w.shape[2:])
+    return (
+        w.reshape(groups, o // groups, i, *w.shape[2:])
+        .transpose(1, 2)
+        .reshape(groups * i, o // groups, *w.shape[2:])
+    )
 
-def conv2d_resample(x,            # [n, i, h, w]
-                    w,            # [o, i/groups, kh, kw]
-                    f=None,       # filter for the change of size, as for upfirdn2d
-                    up: int = 1, down: int = 1,
-                    padding=0,    # with respect to the up-sampled image; what the filter needs is added
-                    groups: int = 1,
-                    flip_weight: bool = True):  # True: correlation, False: convolution (kernel turned by 180 degrees)
+# %% ../../nbs/08_stylegan2_ops.ipynb #6fed0817
+def conv2d_resample(
+    x,  # [n, i, h, w]
+    w,  # [o, i/groups, kh, kw]
+    f=None,  # filter for the change of size, as for upfirdn2d
+    up: int = 1,
+    down: int = 1,
+    padding=0,  # with respect to the up-sampled image; what the filter needs is added
+    groups: int = 1,
+    flip_weight: bool = True,
+):  # True: correlation, False: convolution (kernel turned by 180 degrees)
     "Up-sample by `up`, convolve, down-sample by `down`; [n, o, h·up/down, w·up/down] if `padding` is that of the kernel."
     kh, kw = w.shape[2:]
     p = _four(padding)
-    if up > 1: p = _more(p, *_up_padding(f, up))
-    if down > 1: p = _more(p, *_down_padding(f, down))
-    turned = lambda: w if flip_weight or kh == kw == 1 else w.flip(2, 3)
-    if up == down == 1: return conv2d(x, turned(), padding=p, groups=groups)
+    if up > 1:
+        p = _more(p, *_up_padding(f, up))
+    if down > 1:
+        p = _more(p, *_down_padding(f, down))
+
+    def turned():
+        return w if flip_weight or kh == kw == 1 else w.flip(2, 3)
+
+    if up == down == 1:
+        return conv2d(x, turned(), padding=p, groups=groups)
     if up == 1:
-        if kh == kw == 1: return conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
+        if kh == kw == 1:
+            return conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
         return conv2d(upfirdn2d(x, f, padding=p), turned(), stride=down, groups=groups)
     if down == 1:
-        if kh == kw == 1: return upfirdn2d(conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
-        x = conv_transpose2d(x, _transposed(w.flip(2, 3) if flip_weight else w, groups), stride=up, groups=groups)
-        return upfirdn2d(x, f, padding=(p[0] - kw + 1, p[1] + up - kw, p[2] - kh + 1, p[3] + up - kh), gain=up**2)
-    return upfirdn2d(conv2d(upfirdn2d(x, f, up=up, padding=p, gain=up**2), turned(), groups=groups), f, down=down)
+        if kh == kw == 1:
+            return upfirdn2d(conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
+        x = conv_transpose2d(
+            x, _transposed(w.flip(2, 3) if flip_weight else w, groups), stride=up, groups=groups
+        )
+        return upfirdn2d(
+            x, f, padding=(p[0] - kw + 1, p[1] + up - kw, p[2] - kh + 1, p[3] + up - kh), gain=up**2
+        )
+    return upfirdn2d(
+        conv2d(upfirdn2d(x, f, up=up, padding=p, gain=up**2), turned(), groups=groups), f, down=down
+    )
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9acf212f
-def demodulation(w,           # [o, i, kh, kw]
-                 s,           # styles [n, i]
-                 eps=1e-8):
+def demodulation(
+    w,  # [o, i, kh, kw]
+    s,  # styles [n, i]
+    eps=1e-8,
+):
     "The factor [n, o] that brings the expected variance of a modulated convolution back to 1 (1912.04958, eq. 3)."
     return (s.square() @ w.to(s.dtype).square().sum((2, 3)).t() + eps).rsqrt()
 
-def _wide(s): return s[:, :, None, None]
+# %% ../../nbs/08_stylegan2_ops.ipynb #40ae76ad
+def _wide(s):
+    return s[:, :, None, None]
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #404ed6f3
 def _spare(n, x) -> int:
     "Columns of zeros to add to n of them: a GPU's matrix units read half precision in groups of eight, and are slow else."
     return -n % 8 if x.device.type == 'cuda' and x.dtype in (torch.bfloat16, torch.float16) else 0
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #30fac7a0
 def linear(x, w, b=None):
     "x [n, i], w [o, i], b [o] -> [n, o], for a few columns as well; never a view."
     spare = _spare(w.shape[1], x)
     return F.linear(F.pad(x, (0, spare)), F.pad(w, (0, spare)), b) if spare else F.linear(x, w, b)
 
-def modulated_conv2d(x,           # [n, i, h, w]
-                     w,           # [o, i, kh, kw], used as it is
-                     s,           # styles [n, i]
-                     noise=None,  # added at the end; of a shape that fits [n, o, h', w']
-                     up: int = 1, down: int = 1, padding=0, f=None, flip_weight: bool = True,  # as in conv2d_resample
-                     demodulate: bool = True, eps=1e-8):
+# %% ../../nbs/08_stylegan2_ops.ipynb #a6ecb23e
+def modulated_conv2d(
+    x,  # [n, i, h, w]
+    w,  # [o, i, kh, kw], used as it is
+    s,  # styles [n, i]
+    noise=None,  # added at the end; of a shape that fits [n, o, h', w']
+    up: int = 1,
+    down: int = 1,
+    padding=0,
+    f=None,
+    flip_weight: bool = True,  # as in conv2d_resample
+    demodulate: bool = True,
+    eps=1e-8,
+):
     "Convolution whose input channels are scaled by a style, sample by sample, and its output by `demodulation`; [n, o, h', w']."
-    if w.shape[2:] == (1, 1) and up == down == 1 and _four(padding) == (0,)*4:
+    if w.shape[2:] == (1, 1) and up == down == 1 and _four(padding) == (0,) * 4:
         # 1×1: scaling this little weight is cheaper than scaling the image
-        v = w[:, :, 0, 0].t()*s[:, :, None].to(w)
-        if demodulate: v = v*demodulation(w, s, eps)[:, None]
+        v = w[:, :, 0, 0].t() * s[:, :, None].to(w)
+        if demodulate:
+            v = v * demodulation(w, s, eps)[:, None]
         n, _, h, wd = x.shape
         v = F.pad(v, (0, _spare(len(w), x))).to(x.dtype)
-        y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h*wd, -1), v)[..., :len(w)].view(n, h, wd, -1).permute(0, 3, 1, 2)
+        y = (
+            torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * wd, -1), v)[..., : len(w)]
+            .view(n, h, wd, -1)
+            .permute(0, 3, 1, 2)
+        )
     else:
-        y = conv2d_resample(x*_wide(s).to(x.dtype), w.to(x.dtype), f, up, down, padding, 1, flip_weight)
-        if demodulate: y = y*_wide(demodulation(w, s, eps)).to(y.dtype)
+        y = conv2d_resample(
+            x * _wide(s).to(x.dtype), w.to(x.dtype), f, up, down, padding, 1, flip_weight
+        )
+        if demodulate:
+            y = y * _wide(demodulation(w, s, eps)).to(y.dtype)
     return y if noise is None else y + noise.to(y.dtype)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #7f076751
 class _LReLU(torch.autograd.Function):
     "Leaky ReLU in place; keeps the result, whose sign is that of the input."
+
     @staticmethod
     def forward(ctx, x, slope):
         F.leaky_relu_(x, slope)
@@ -307,95 +500,138 @@ class _LReLU(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.slope = slope
         return x
-    @staticmethod
-    def backward(ctx, g): return _LReLUGrad.apply(g, ctx.saved_tensors[0], ctx.slope), None
 
+    @staticmethod
+    def backward(ctx, g):
+        return _LReLUGrad.apply(g, ctx.saved_tensors[0], ctx.slope), None
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #49821c1c
 class _LReLUGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, g, y, slope):
         ctx.save_for_backward(y)
         ctx.slope = slope
         return torch.ops.aten.leaky_relu_backward(g, y, slope, True)
-    @staticmethod
-    def backward(ctx, v): return _LReLUGrad.apply(v, ctx.saved_tensors[0], ctx.slope), None, None
 
+    @staticmethod
+    def backward(ctx, v):
+        return _LReLUGrad.apply(v, ctx.saved_tensors[0], ctx.slope), None, None
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #64409bf6
 def own(x):
     """`x`, if it is a tensor of its own. A view is a `RuntimeError`: autograd wraps what is overwritten through a view,
     and derives it twice; on a GPU the second time comes after the first has freed what it needs."""
     if x._is_view():
-        raise RuntimeError(f'in-place activation of a view of shape {tuple(x.shape)}: give the tensor itself, or a copy')
+        raise RuntimeError(
+            f'in-place activation of a view of shape {tuple(x.shape)}: give the tensor itself, or a copy'
+        )
     return x
 
-def lrelu_(x, slope: float = .2):
+# %% ../../nbs/08_stylegan2_ops.ipynb #8ecf4acf
+def lrelu_(x, slope: float = 0.2):
     "Leaky ReLU in place, without gain: for a result that nothing else needs, as that of a convolution; not for a view."
     return _LReLU.apply(own(x), slope)
 
-ACTIVATIONS = {'linear': (lambda x, a: x, 1.), 'relu': (lambda x, a: F.relu(x), math.sqrt(2)), 'lrelu': (F.leaky_relu, math.sqrt(2)), 'tanh': (lambda x, a: x.tanh(), 1.),
-               'sigmoid': (lambda x, a: x.sigmoid(), 1.), 'elu': (lambda x, a: F.elu(x), 1.), 'selu': (lambda x, a: F.selu(x), 1.),
-               'softplus': (lambda x, a: F.softplus(x), 1.), 'swish': (lambda x, a: F.silu(x), math.sqrt(2))}
+# %% ../../nbs/08_stylegan2_ops.ipynb #4e5e4e8f
+ACTIVATIONS = {
+    'linear': (lambda x, a: x, 1.0),
+    'relu': (lambda x, a: F.relu(x), math.sqrt(2)),
+    'lrelu': (F.leaky_relu, math.sqrt(2)),
+    'tanh': (lambda x, a: x.tanh(), 1.0),
+    'sigmoid': (lambda x, a: x.sigmoid(), 1.0),
+    'elu': (lambda x, a: F.elu(x), 1.0),
+    'selu': (lambda x, a: F.selu(x), 1.0),
+    'softplus': (lambda x, a: F.softplus(x), 1.0),
+    'swish': (lambda x, a: F.silu(x), math.sqrt(2)),
+}
 
-def bias_act(x,           # values of any shape
-             b=None,      # bias [x.shape[dim]]
-             dim: int = 1,
-             act: str = 'linear',  # a key of ACTIVATIONS
-             alpha=None,  # slope of lrelu below zero: .2
-             gain=None,   # factor after the activation; None: that of ACTIVATIONS
-             clamp=None): # limit of the absolute value, last of all
+
+def bias_act(
+    x,  # values of any shape
+    b=None,  # bias [x.shape[dim]]
+    dim: int = 1,
+    act: str = 'linear',  # a key of ACTIVATIONS
+    alpha=None,  # slope of lrelu below zero: .2
+    gain=None,  # factor after the activation; None: that of ACTIVATIONS
+    clamp=None,
+):  # limit of the absolute value, last of all
     "Bias, activation, gain and clamp."
-    if act not in ACTIVATIONS: raise InputError(f'act={act!r}: choose one of {", ".join(ACTIVATIONS)}')
-    alpha = .2 if alpha is None else float(alpha)
+    if act not in ACTIVATIONS:
+        raise InputError(f'act={act!r}: choose one of {", ".join(ACTIVATIONS)}')
+    alpha = 0.2 if alpha is None else float(alpha)
     function, default = ACTIVATIONS[act]
     gain = default if gain is None else float(gain)
-    if b is not None: x = x + b.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+    if b is not None:
+        x = x + b.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     x = lrelu_(x, alpha) if act == 'lrelu' and b is not None and alpha > 0 else function(x, alpha)
-    if gain != 1: x = x*gain
+    if gain != 1:
+        x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9bba5fc2
 class _RankAct(torch.autograd.Function):
     "l(z + AB) in place: z [n, c, h, w] channels_last, A [n, h·w, k], B [n, k, c]."
+
     @staticmethod
     def forward(ctx, z, A, B, slope):
         n, c, h, w = z.shape
-        rows = z.permute(0, 2, 3, 1).view(n, h*w, c)
+        rows = z.permute(0, 2, 3, 1).view(n, h * w, c)
         rows.baddbmm_(A, B)
         F.leaky_relu_(rows, slope)
         ctx.mark_dirty(z)
         ctx.save_for_backward(z, A, B)
         ctx.slope = slope
         return z
+
     @staticmethod
     def backward(ctx, g):
         z, A, B = ctx.saved_tensors
         g = _LReLUGrad.apply(g.contiguous(memory_format=torch.channels_last), z, ctx.slope)
         rows = g.permute(0, 2, 3, 1).flatten(1, 2)
-        return g, rows @ B.transpose(1, 2) if ctx.needs_input_grad[1] else None, A.transpose(1, 2) @ rows if ctx.needs_input_grad[2] else None, None
+        return (
+            g,
+            rows @ B.transpose(1, 2) if ctx.needs_input_grad[1] else None,
+            A.transpose(1, 2) @ rows if ctx.needs_input_grad[2] else None,
+            None,
+        )
 
-def noise_bias_lrelu_(z,              # [n, c, h, w]: result of a convolution that nothing else needs; overwritten
-                      bias,           # [n, c], or [1, c]
-                      noise=None,     # [n, 1, h, w] or [1, 1, h, w]
-                      strength=None,  # [n, c] or [1, c]: factor on the noise for each channel
-                      slope: float = .2):
+# %% ../../nbs/08_stylegan2_ops.ipynb #3e680e91
+def noise_bias_lrelu_(
+    z,  # [n, c, h, w]: result of a convolution that nothing else needs; overwritten
+    bias,  # [n, c], or [1, c]
+    noise=None,  # [n, 1, h, w] or [1, 1, h, w]
+    strength=None,  # [n, c] or [1, c]: factor on the noise for each channel
+    slope: float = 0.2,
+):
     "lrelu(z + noise·strength + bias), without gain, in place; not for a view."
     n, c, h, w = z.shape
     z = own(z.contiguous(memory_format=torch.channels_last))
-    one, B = z.new_ones(1, h*w, 1), bias.to(z.dtype).expand(n, c)[:, None]
-    if noise is None: return _RankAct.apply(z, one.expand(n, -1, -1), B, slope)
-    A, spare = noise.to(z.dtype).reshape(-1, h*w, 1), _spare(2, z)
-    A = torch.cat([A, one.expand(len(A), -1, -1), z.new_zeros(len(A), h*w, spare)], 2).expand(n, -1, -1)
+    one, B = z.new_ones(1, h * w, 1), bias.to(z.dtype).expand(n, c)[:, None]
+    if noise is None:
+        return _RankAct.apply(z, one.expand(n, -1, -1), B, slope)
+    A, spare = noise.to(z.dtype).reshape(-1, h * w, 1), _spare(2, z)
+    A = torch.cat([A, one.expand(len(A), -1, -1), z.new_zeros(len(A), h * w, spare)], 2).expand(
+        n, -1, -1
+    )
     B = torch.cat([strength.to(z.dtype).expand(n, c)[:, None], B, z.new_zeros(n, spare, c)], 1)
     return _RankAct.apply(z, A, B, slope)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #f4444498
-def minibatch_stddev(x,              # [n, c, h, w]
-                     group=4,        # images in a group; None: the whole batch
-                     channels: int = 1):  # the input channels are averaged in that many bundles
+def minibatch_stddev(
+    x,  # [n, c, h, w]
+    group=4,  # images in a group; None: the whole batch
+    channels: int = 1,
+):  # the input channels are averaged in that many bundles
     "[n, c, h, w] -> [n, c + channels, h, w]: the standard deviation over the group, averaged over a bundle's channels and all pixels, is appended."
     n, c, h, w = x.shape
     group = n if group is None else min(group, n)
-    if n % group: raise InputError(f'a batch of {n} images does not fall into groups of {group} for the minibatch standard deviation: choose a batch size that {group} divides')
-    if c % channels: raise InputError(f'channels={channels}: does not divide the {c} channels of the layer')
-    y = x.reshape(group, n//group, channels, c//channels, h, w)
+    if n % group:
+        raise InputError(
+            f'a batch of {n} images does not fall into groups of {group} for the minibatch standard deviation: choose a batch size that {group} divides'
+        )
+    if c % channels:
+        raise InputError(f'channels={channels}: does not divide the {c} channels of the layer')
+    y = x.reshape(group, n // group, channels, c // channels, h, w)
     y = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))
     y = y.repeat(group, 1)[:, :, None, None].expand(n, channels, h, w)
     return torch.cat([x, y.to(x.dtype)], 1)

@@ -9,40 +9,72 @@ __all__ = ['latents', 'noise_maps', 'label_vectors', 'label_text', 'in_quick_pre
            'generate_images', 'project_image']
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #abfff3f5
-import itertools, math, numbers, re, struct, zlib
+import itertools
+import math
+import numbers
+import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
 from ..engines import torch_bfloat16
 from ..fidelity import PixelFeatures, copies, extract
-from ..records import InputError, atomic_save, atomic_write, fingerprint, own_folder, read_json, safe_name, sha256_array, write_json
+from gan_covid.records import (
+    InputError,
+    atomic_save,
+    atomic_write,
+    fingerprint,
+    own_folder,
+    read_json,
+    safe_name,
+    sha256_array,
+    write_json,
+)
 from ..similarity import check_images, nearest
 from .ops import no_weight_gradients
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #7fbe1a25
 def _seeds(seeds, name='seeds'):
     "A list of whole numbers."
-    try: out = [seeds] if isinstance(seeds, numbers.Number) else list(seeds)
-    except TypeError: out = [None]
-    if not out: raise InputError(f'{name}: empty; give at least one whole number')
-    bad = [s for s in out if isinstance(s, (bool, str)) or not isinstance(s, numbers.Integral) or not 0 <= s < 2**32]
-    if bad: raise InputError(f'{name}: {bad[0]!r}; seeds are whole numbers from 0 to {2**32 - 1}')
+    try:
+        out = [seeds] if isinstance(seeds, numbers.Number) else list(seeds)
+    except TypeError:
+        out = [None]
+    if not out:
+        raise InputError(f'{name}: empty; give at least one whole number')
+    bad = [
+        s
+        for s in out
+        if isinstance(s, (bool, str)) or not isinstance(s, numbers.Integral) or not 0 <= s < 2**32
+    ]
+    if bad:
+        raise InputError(f'{name}: {bad[0]!r}; seeds are whole numbers from 0 to {2**32 - 1}')
     return [int(s) for s in out]
 
-def latents(seeds,       # whole numbers from 0 to 2³² - 1
-            z_dim: int,  # length of a latent vector
-           ):            # float32 tensor [n, z_dim] on the CPU
+# %% ../../nbs/13_stylegan2_sampling.ipynb #937b248d
+def latents(
+    seeds,  # whole numbers from 0 to 2³² - 1
+    z_dim: int,  # length of a latent vector
+):  # float32 tensor [n, z_dim] on the CPU
     "Latent vectors, each from its own seed alone."
-    return torch.stack([torch.randn(z_dim, generator=torch.Generator().manual_seed(s)) for s in _seeds(seeds)])
+    return torch.stack(
+        [torch.randn(z_dim, generator=torch.Generator().manual_seed(s)) for s in _seeds(seeds)]
+    )
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #82c16e29
 def noise_maps(G, seeds):  # one float32 map [n, 1, h, w] on the CPU for each 3×3 layer
     "Noise of every layer that depends on each image's seed alone: drawn after its latent vector from the same generator."
-    sizes, per_seed = [hw for i, hw in enumerate(G.synthesis.sizes) for _ in range(2 if i else 1)], []
+    sizes, per_seed = (
+        [hw for i, hw in enumerate(G.synthesis.sizes) for _ in range(2 if i else 1)],
+        [],
+    )
     for s in _seeds(seeds):
         rng = torch.Generator().manual_seed(s)
         torch.randn(G.z_dim, generator=rng)
@@ -52,68 +84,116 @@ def noise_maps(G, seeds):  # one float32 map [n, 1, h, w] on the CPU for each 3�
 # %% ../../nbs/13_stylegan2_sampling.ipynb #30283593
 def _vector(label, k, classes):
     "One label as shares of k classes that sum to 1."
-    v, known = np.zeros(k), f'known are {", ".join(map(str, classes))}' if classes else f'known are the numbers 0 to {k - 1} (names need `classes`)'
+    v, known = (
+        np.zeros(k),
+        f'known are {", ".join(map(str, classes))}'
+        if classes
+        else f'known are the numbers 0 to {k - 1} (names need `classes`)',
+    )
     if isinstance(label, dict):
-        for name, share in label.items(): v = v + float(share)*_vector(name, k, classes)
-    elif isinstance(label, str) and label in classes: v[list(classes).index(label)] = 1
+        for name, share in label.items():
+            v = v + float(share) * _vector(name, k, classes)
+    elif isinstance(label, str) and label in classes:
+        v[list(classes).index(label)] = 1
     elif isinstance(label, (str, numbers.Integral)) and not isinstance(label, bool):
-        if not str(label).isdecimal() or int(label) >= k: raise InputError(f'label={label!r}: no such class; {known}')
+        if not str(label).isdecimal() or int(label) >= k:
+            raise InputError(f'label={label!r}: no such class; {known}')
         v[int(label)] = 1
     else:
-        try: v = np.float64(label)
-        except (TypeError, ValueError): raise InputError(f'label={label!r}: give a class, or {k} shares; {known}') from None
-        if v.shape != (k,): raise InputError(f'label={label!r}: a mixture needs one share for each of the {k} classes; {known}')
-    if not np.isfinite(v).all() or v.min() < 0 or v.sum() <= 0: raise InputError(f'label={label!r}: shares of a mixture must be 0 or more, not all 0')
-    return v/v.sum()
+        try:
+            v = np.float64(label)
+        except (TypeError, ValueError):
+            raise InputError(f'label={label!r}: give a class, or {k} shares; {known}') from None
+        if v.shape != (k,):
+            raise InputError(
+                f'label={label!r}: a mixture needs one share for each of the {k} classes; {known}'
+            )
+    if not np.isfinite(v).all() or v.min() < 0 or v.sum() <= 0:
+        raise InputError(f'label={label!r}: shares of a mixture must be 0 or more, not all 0')
+    return v / v.sum()
 
-def label_vectors(G,           # the network
-                  label,       # class number or name, shares ([.7, .3, 0.] or {name: share}; divided by their sum), a list with one of these for each image, or None
-                  n: int,      # images
-                  classes=(),  # names in label order
-                 ):            # float32 tensor [n, classes]; None where the network has no classes
+# %% ../../nbs/13_stylegan2_sampling.ipynb #e3ffb792
+def label_vectors(
+    G,  # the network
+    label,  # class number or name, shares ([.7, .3, 0.] or {name: share}; divided by their sum), a list with one of these for each image, or None
+    n: int,  # images
+    classes=(),  # names in label order
+):  # float32 tensor [n, classes]; None where the network has no classes
     "Labels of n images. `InputError` for an unknown class, and for a label that is missing or too much."
     k = G.c_dim
     if not k:
-        if label is not None: raise InputError(f'label={label!r}: this network has no classes; leave the label out')
+        if label is not None:
+            raise InputError(f'label={label!r}: this network has no classes; leave the label out')
         return None
-    if classes and len(classes) != k: raise InputError(f'classes: {len(classes)} names, but the network has {k} classes')
-    if label is None: raise InputError(f'label: this network draws {k} classes; name one ({", ".join(map(str, classes or range(k)))})')
-    if hasattr(label, 'detach'): label = label.detach().cpu().numpy()
+    if classes and len(classes) != k:
+        raise InputError(f'classes: {len(classes)} names, but the network has {k} classes')
+    if label is None:
+        raise InputError(
+            f'label: this network draws {k} classes; name one ({", ".join(map(str, classes or range(k)))})'
+        )
+    if hasattr(label, 'detach'):
+        label = label.detach().cpu().numpy()
     if isinstance(label, (list, tuple, range, np.ndarray, pd.Series)):
         label = list(label)
         if not (label and all(isinstance(v, (float, np.floating)) for v in label)):
-            if len(label) != n: raise InputError(f'label: {len(label)} labels for {n} images; shares of a mixture are floating-point numbers')
+            if len(label) != n:
+                raise InputError(
+                    f'label: {len(label)} labels for {n} images; shares of a mixture are floating-point numbers'
+                )
             return torch.from_numpy(np.float32([_vector(v, k, classes) for v in label]))
     return torch.from_numpy(np.float32(_vector(label, k, classes))).expand(n, k)
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #845ea5c4
 def label_text(shares, classes=()) -> str:
     "A label as text: 'COVID', or 'COVID:0.7+Normal:0.3'; '' for None."
-    if shares is None: return ''
-    named = [(str(classes[i]) if classes else str(i), float(s)) for i, s in enumerate(shares) if s > 0]
+    if shares is None:
+        return ''
+    named = [
+        (str(classes[i]) if classes else str(i), float(s)) for i, s in enumerate(shares) if s > 0
+    ]
     return named[0][0] if len(named) == 1 else '+'.join(f'{n}:{s:.4g}' for n, s in named)
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #f48dbef8
 def in_quick_precision(network):  # a generator or discriminator on its device
     "The network as stored; or, where that is bfloat16 and slow here, without it."
     part = getattr(network, 'synthesis', network)
-    if part.bf16 and not torch_bfloat16(next(network.parameters()).device)[0]: part.bf16 = network.config['bf16'] = False
+    if part.bf16 and not torch_bfloat16(next(network.parameters()).device)[0]:
+        part.bf16 = network.config['bf16'] = False
     return network
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #601ac96f
-def _on(x, G): return torch.as_tensor(x).to(G.synthesis.taps.dtype).to(G.synthesis.taps.device)  # the type first: some devices know no float64
+def _on(x, G):
+    return (
+        torch.as_tensor(x).to(G.synthesis.taps.dtype).to(G.synthesis.taps.device)
+    )  # the type first: some devices know no float64
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #59a92143
 def _filled(x, batch):
     "Rows [m, …] repeated up to `batch`."
     return x if len(x) == batch else torch.cat([x, x[-1:].expand(batch - len(x), *x.shape[1:])])
 
-def _check(G, psi=1., cutoff=None, noise='const', batch=8, centre=None):
-    if not isinstance(psi, numbers.Real) or isinstance(psi, bool) or not -2 <= psi <= 2: raise InputError(f'psi={psi!r}: choose a number from -2 to 2 (1: no truncation, 0: the average image)')
-    if cutoff is not None and (not isinstance(cutoff, numbers.Integral) or isinstance(cutoff, bool) or not 0 <= cutoff <= G.num_ws):
-        raise InputError(f'cutoff={cutoff!r}: choose None or a whole number from 0 to {G.num_ws}, the number of layers')
-    if noise not in ('const', 'none', 'random'): raise InputError(f"noise={noise!r}: choose 'const', 'none' or 'random'")
-    if not isinstance(batch, numbers.Integral) or isinstance(batch, bool) or batch < 1: raise InputError(f'batch={batch!r}: give a whole number of images from 1')
-    if isinstance(centre, str) and centre != 'class': raise InputError(f"centre={centre!r}: choose None (the network's average) or 'class'")
+# %% ../../nbs/13_stylegan2_sampling.ipynb #61e8e446
+def _check(G, psi=1.0, cutoff=None, noise='const', batch=8, centre=None):
+    if not isinstance(psi, numbers.Real) or isinstance(psi, bool) or not -2 <= psi <= 2:
+        raise InputError(
+            f'psi={psi!r}: choose a number from -2 to 2 (1: no truncation, 0: the average image)'
+        )
+    if cutoff is not None and (
+        not isinstance(cutoff, numbers.Integral)
+        or isinstance(cutoff, bool)
+        or not 0 <= cutoff <= G.num_ws
+    ):
+        raise InputError(
+            f'cutoff={cutoff!r}: choose None or a whole number from 0 to {G.num_ws}, the number of layers'
+        )
+    if noise not in ('const', 'none', 'random'):
+        raise InputError(f"noise={noise!r}: choose 'const', 'none' or 'random'")
+    if not isinstance(batch, numbers.Integral) or isinstance(batch, bool) or batch < 1:
+        raise InputError(f'batch={batch!r}: give a whole number of images from 1')
+    if isinstance(centre, str) and centre != 'class':
+        raise InputError(f"centre={centre!r}: choose None (the network's average) or 'class'")
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #a06d4f6b
 def _styles(G, seeds, c, batch):
     "w [n, w_dim] before truncation, on the network's device."
     out = []
@@ -121,215 +201,375 @@ def _styles(G, seeds, c, batch):
         for i in range(0, len(seeds), batch):
             s = slice(i, i + batch)
             z = latents(seeds[s], G.z_dim)
-            out.append(G.mapping(_filled(z, batch).to(G.synthesis.taps), None if c is None else _filled(c[s], batch), track=False)[:len(z), 0])
+            out.append(
+                G.mapping(
+                    _filled(z, batch).to(G.synthesis.taps),
+                    None if c is None else _filled(c[s], batch),
+                    track=False,
+                )[: len(z), 0]
+            )
     return torch.cat(out)
 
-def _layers(G, w, psi=1., cutoff=None, centre=None):
+# %% ../../nbs/13_stylegan2_sampling.ipynb #e55e5e86
+def _layers(G, w, psi=1.0, cutoff=None, centre=None):
     "w [n, w_dim] -> truncated [n, num_ws, w_dim]."
     w = w[:, None].expand(-1, G.num_ws, -1)
-    if psi == 1: return w
+    if psi == 1:
+        return w
     centre = G.mapping.w_avg.expand(len(w), -1) if centre is None else centre
     part = centre[:, None].expand_as(w)[:, :cutoff].lerp(w[:, :cutoff], psi)
     return part if cutoff is None else torch.cat([part, w[:, cutoff:]], 1)
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #ee811c7c
 def _render(G, n, ws, noise, batch, progress=True, text='sampling'):
     "Images of n rows; `ws(slice)` gives [m, num_ws, w_dim], `noise` is 'const', 'none' or a list of seeds."
     out = np.empty((n, *G.size, G.channels), 'float32')
     for i in tqdm(range(0, n, batch), text, delay=3, leave=False, disable=not progress):
         s = slice(i, min(i + batch, n))
-        maps = noise if isinstance(noise, str) else [_filled(m, batch).to(G.synthesis.taps) for m in noise_maps(G, noise[s])]
-        with torch.no_grad(): x = G.synthesis(_filled(ws(s), batch), maps)[:s.stop - i]
-        out[s] = ((x + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
-    if not np.isfinite(out).all(): raise InputError('G: the network makes NaN; its weights are broken. Take an earlier snapshot')
+        maps = (
+            noise
+            if isinstance(noise, str)
+            else [_filled(m, batch).to(G.synthesis.taps) for m in noise_maps(G, noise[s])]
+        )
+        with torch.no_grad():
+            x = G.synthesis(_filled(ws(s), batch), maps)[: s.stop - i]
+        out[s] = ((x + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    if not np.isfinite(out).all():
+        raise InputError(
+            'G: the network makes NaN; its weights are broken. Take an earlier snapshot'
+        )
     return out
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #3ba0a358
-def mean_w(G,
-           label=None,      # as for label_vectors; None with classes: all of them equally often
-           n: int = 10000,  # latent vectors to average over: as in StyleGAN2, appendix D
-           seed: int = 0,
-           classes=(),
-          ) -> tuple:       # mean [w_dim], tensor on the network's device; root of the mean squared distance from it (float)
+def mean_w(
+    G,
+    label=None,  # as for label_vectors; None with classes: all of them equally often
+    n: int = 10000,  # latent vectors to average over: as in StyleGAN2, appendix D
+    seed: int = 0,
+    classes=(),
+) -> tuple:  # mean [w_dim], tensor on the network's device; root of the mean squared distance from it (float)
     "Average of w over random latent vectors, and how far w lies from it (1912.04958, appendix D: μ and σ)."
-    if n < 2: raise InputError(f'n={n}: give 2 latent vectors or more')
+    if n < 2:
+        raise InputError(f'n={n}: give 2 latent vectors or more')
     rng, taps = torch.Generator().manual_seed(_seeds(seed, 'seed')[0]), G.synthesis.taps
     z = torch.randn(n, G.z_dim, generator=rng)
-    c = F.one_hot(torch.arange(n) % G.c_dim, G.c_dim).float() if G.c_dim and label is None else label_vectors(G, label, n, classes)
-    with torch.no_grad(): w = torch.cat([G.mapping(z[i:i + 1000].to(taps), None if c is None else c[i:i + 1000], track=False)[:, 0].cpu().double() for i in range(0, n, 1000)])
+    c = (
+        F.one_hot(torch.arange(n) % G.c_dim, G.c_dim).float()
+        if G.c_dim and label is None
+        else label_vectors(G, label, n, classes)
+    )
+    with torch.no_grad():
+        w = torch.cat(
+            [
+                G.mapping(
+                    z[i : i + 1000].to(taps), None if c is None else c[i : i + 1000], track=False
+                )[:, 0]
+                .cpu()
+                .double()
+                for i in range(0, n, 1000)
+            ]
+        )
     mean = w.mean(0)
     return _on(mean, G), float((w - mean).square().sum(1).mean().sqrt())
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #f6694bd0
 def _centres(G, centre, c):
     "None, or the point [n, w_dim] that each image is drawn to."
-    if centre is None: return None
+    if centre is None:
+        return None
     if not isinstance(centre, str):
         centre = _on(centre, G)
-        if centre.shape[-1:] != (G.w_dim,) or centre.ndim > 2: raise InputError(f'centre: shape {tuple(centre.shape)}; give [{G.w_dim}] or one such row for each image')
+        if centre.shape[-1:] != (G.w_dim,) or centre.ndim > 2:
+            raise InputError(
+                f'centre: shape {tuple(centre.shape)}; give [{G.w_dim}] or one such row for each image'
+            )
         return centre
-    if c is None: raise InputError("centre='class': this network has no classes; leave it out")
+    if c is None:
+        raise InputError("centre='class': this network has no classes; leave it out")
     rows, which = torch.unique(c, dim=0, return_inverse=True)
     return torch.stack([mean_w(G, r.tolist())[0] for r in rows])[which.to(G.synthesis.taps.device)]
 
-def _rows(centre, s, n): return None if centre is None else centre.expand(n, -1)[s]
+# %% ../../nbs/13_stylegan2_sampling.ipynb #b3d85931
+def _rows(centre, s, n):
+    return None if centre is None else centre.expand(n, -1)[s]
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #6d58f5af
-def sample(G,                    # the network
-           seeds,                # whole numbers, one for each image
-           label=None,           # as for label_vectors
-           psi: float = 1.,      # truncation: 1 none, 0 the average image; from -2 to 2
-           cutoff: int = None,   # truncate the first so many layers; None: all
-           noise: str = 'const', # 'const' (the network's own maps), 'none', or 'random' (from the image's seed)
-           batch: int = 8,       # images at a time; every batch is filled up to it
-           centre=None,          # where truncation draws w to: None (the network's average), 'class', or w [w_dim] or [n, w_dim]
-           classes=(),           # names of the classes in label order
-           progress: bool = True,
-          ) -> np.ndarray:       # float32 (n, h, w, channels) in [0, 1]
+def sample(
+    G,  # the network
+    seeds,  # whole numbers, one for each image
+    label=None,  # as for label_vectors
+    psi: float = 1.0,  # truncation: 1 none, 0 the average image; from -2 to 2
+    cutoff: int = None,  # truncate the first so many layers; None: all
+    noise: str = 'const',  # 'const' (the network's own maps), 'none', or 'random' (from the image's seed)
+    batch: int = 8,  # images at a time; every batch is filled up to it
+    centre=None,  # where truncation draws w to: None (the network's average), 'class', or w [w_dim] or [n, w_dim]
+    classes=(),  # names of the classes in label order
+    progress: bool = True,
+) -> np.ndarray:  # float32 (n, h, w, channels) in [0, 1]
     """Images that depend on their seed, label and settings alone: to the last bit on one machine and thread count for one `batch`, to rounding otherwise.
     Truncation: 1812.04948, appendix B. `InputError` for bad seeds, labels and settings."""
     seeds = _seeds(seeds)
     _check(G, psi, cutoff, noise, batch, centre)
     n, c = len(seeds), label_vectors(G, label, len(seeds), classes)
     centre, w = _centres(G, centre, c), _styles(G, seeds, c, batch)
-    return _render(G, n, lambda s: _layers(G, w[s], psi, cutoff, _rows(centre, s, n)), seeds if noise == 'random' else noise, batch, progress)
+    return _render(
+        G,
+        n,
+        lambda s: _layers(G, w[s], psi, cutoff, _rows(centre, s, n)),
+        seeds if noise == 'random' else noise,
+        batch,
+        progress,
+    )
 
-def from_w(G,
-           w,                   # [n, w_dim], or [n, num_ws, w_dim]: array or tensor, e.g. from `project`
-           noise='const',       # 'const', 'none', or a list of maps [1, 1, h, w], one for each layer
-           batch: int = 8,
-          ) -> np.ndarray:      # float32 (n, h, w, channels) in [0, 1]
+# %% ../../nbs/13_stylegan2_sampling.ipynb #c50831ef
+def from_w(
+    G,
+    w,  # [n, w_dim], or [n, num_ws, w_dim]: array or tensor, e.g. from `project`
+    noise='const',  # 'const', 'none', or a list of maps [1, 1, h, w], one for each layer
+    batch: int = 8,
+) -> np.ndarray:  # float32 (n, h, w, channels) in [0, 1]
     "Images for given w."
     w = _on(w, G)
-    if w.ndim == 2: w = w[:, None].expand(-1, G.num_ws, -1)
-    if w.ndim != 3 or w.shape[1:] != (G.num_ws, G.w_dim) or not len(w): raise InputError(f'w: shape {tuple(w.shape)}; give [n, {G.w_dim}] or [n, {G.num_ws}, {G.w_dim}]')
-    if isinstance(noise, str): return _render(G, len(w), lambda s: w[s], noise, batch)
-    with torch.no_grad(): x = torch.cat([G.synthesis(v, [_on(m, G) for m in noise]) for v in w.split(batch)])
-    return ((x + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    if w.ndim == 2:
+        w = w[:, None].expand(-1, G.num_ws, -1)
+    if w.ndim != 3 or w.shape[1:] != (G.num_ws, G.w_dim) or not len(w):
+        raise InputError(
+            f'w: shape {tuple(w.shape)}; give [n, {G.w_dim}] or [n, {G.num_ws}, {G.w_dim}]'
+        )
+    if isinstance(noise, str):
+        return _render(G, len(w), lambda s: w[s], noise, batch)
+    with torch.no_grad():
+        x = torch.cat([G.synthesis(v, [_on(m, G) for m in noise]) for v in w.split(batch)])
+    return ((x + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #2168250b
 def _window(window, dtype):
     dtype = np.dtype(dtype)
-    if dtype not in (np.uint8, np.uint16, np.float32): raise InputError(f"dtype={dtype}: choose 'uint8', 'uint16' or 'float32'")
-    top = np.iinfo(dtype).max if dtype.kind == 'u' else 1.
+    if dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(f"dtype={dtype}: choose 'uint8', 'uint16' or 'float32'")
+    top = np.iinfo(dtype).max if dtype.kind == 'u' else 1.0
     low, high = (0, top) if window is None else map(float, window)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high): raise InputError(f'window={window}: give [low, high] with low below high')
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f'window={window}: give [low, high] with low below high')
     return low, high, dtype
 
-def to_dtype(images,           # floating point in [0, 1]
-             window=None,      # [low, high]: the values that 0 and 1 stand for; None: the whole range of the type (float32: 0 and 1)
-             dtype='uint8',    # 'uint8', 'uint16' or 'float32'
-            ) -> np.ndarray:   # same shape
+# %% ../../nbs/13_stylegan2_sampling.ipynb #1c42f1bc
+def to_dtype(
+    images,  # floating point in [0, 1]
+    window=None,  # [low, high]: the values that 0 and 1 stand for; None: the whole range of the type (float32: 0 and 1)
+    dtype='uint8',  # 'uint8', 'uint16' or 'float32'
+) -> np.ndarray:  # same shape
     "Images in the training images' own values; whole numbers are rounded and kept within the type."
     low, high, dtype = _window(window, dtype)
-    x = low + np.float64(images)*(high - low)
-    return np.clip(np.rint(x), 0, np.iinfo(dtype).max).astype(dtype) if dtype.kind == 'u' else x.astype(dtype)
+    x = low + np.float64(images) * (high - low)
+    return (
+        np.clip(np.rint(x), 0, np.iinfo(dtype).max).astype(dtype)
+        if dtype.kind == 'u'
+        else x.astype(dtype)
+    )
 
-def from_dtype(images,          # uint8, uint16 or float32
-               window=None,     # as for to_dtype; None: the whole range of the type
-              ) -> np.ndarray:  # float32 in [0, 1]; values outside the window become 0 or 1
+# %% ../../nbs/13_stylegan2_sampling.ipynb #641c215d
+def from_dtype(
+    images,  # uint8, uint16 or float32
+    window=None,  # as for to_dtype; None: the whole range of the type
+) -> np.ndarray:  # float32 in [0, 1]; values outside the window become 0 or 1
     "The way back."
     images = np.asarray(images)
     low, high, _ = _window(window, images.dtype)
-    return np.float32(np.clip((np.float64(images) - low)/(high - low), 0, 1))
+    return np.float32(np.clip((np.float64(images) - low) / (high - low), 0, 1))
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #84a0b138
-def truncation_row(G, seeds,                     # a row for each seed
-                   psis=(1, .7, .5, .3, 0, -.5),  # a column for each
-                   label=None, cutoff=None, noise='const', batch=8, centre=None, classes=(), progress=True,  # as for sample
-                  ) -> np.ndarray:               # float32 (seeds, psis, h, w, channels) in [0, 1]
+def truncation_row(
+    G,
+    seeds,  # a row for each seed
+    psis=(1, 0.7, 0.5, 0.3, 0, -0.5),  # a column for each
+    label=None,
+    cutoff=None,
+    noise='const',
+    batch=8,
+    centre=None,
+    classes=(),
+    progress=True,  # as for sample
+) -> np.ndarray:  # float32 (seeds, psis, h, w, channels) in [0, 1]
     "What truncation does to images: the same seeds at several psi (1812.04948, appendix B)."
     seeds, psis = _seeds(seeds), list(psis)
-    if not psis: raise InputError('psis: empty; give at least one number')
-    for psi in psis: _check(G, psi, cutoff, noise, batch, centre)
+    if not psis:
+        raise InputError('psis: empty; give at least one number')
+    for psi in psis:
+        _check(G, psi, cutoff, noise, batch, centre)
     n, c = len(seeds), label_vectors(G, label, len(seeds), classes)
     centre, w = _centres(G, centre, c), _styles(G, seeds, c, batch)
-    return np.stack([_render(G, n, lambda s: _layers(G, w[s], psi, cutoff, _rows(centre, s, n)), seeds if noise == 'random' else noise, batch, progress) for psi in psis], 1)
+    return np.stack(
+        [
+            _render(
+                G,
+                n,
+                lambda s: _layers(G, w[s], psi, cutoff, _rows(centre, s, n)),
+                seeds if noise == 'random' else noise,
+                batch,
+                progress,
+            )
+            for psi in psis
+        ],
+        1,
+    )
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #c37976a0
 def mean_image(G, label=None, noise='const', classes=()):  # float32 (h, w, channels) in [0, 1]
     "The image at the network's moving average of w; with a label, at the average of that label."
-    if noise == 'random': raise InputError("noise='random': the average image has no seed; choose 'const' or 'none'")
+    if noise == 'random':
+        raise InputError("noise='random': the average image has no seed; choose 'const' or 'none'")
     _check(G, noise=noise)
-    return from_w(G, (G.mapping.w_avg if label is None else mean_w(G, label, classes=classes)[0])[None], noise, 1)[0]
+    return from_w(
+        G,
+        (G.mapping.w_avg if label is None else mean_w(G, label, classes=classes)[0])[None],
+        noise,
+        1,
+    )[0]
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #b8971e22
 def layer_groups(G) -> dict:  # {'coarse': indices, 'middle': …, 'fine': …}
     "Layers of w by the size that they act on. A layer counts with the level of its 3×3 convolution; the first of a level is also that of the image layer of the level before."
     levels = len(G.synthesis.sizes)
-    few = min(2, levels//3)
-    if not few: return {}
+    few = min(2, levels // 3)
+    if not few:
+        return {}
     of = [0] + [j for j in range(1, levels) for _ in range(2)] + [levels - 1]
-    group = lambda j: 'coarse' if j < few else 'middle' if j < 2*few else 'fine'
+
+    def group(j):
+        return 'coarse' if j < few else 'middle' if j < 2 * few else 'fine'
+
     return {g: [i for i, j in enumerate(of) if group(j) == g] for g in ('coarse', 'middle', 'fine')}
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #5aebbb54
 def _which(G, layers):
     "Names or indices -> sorted indices."
     groups, out = layer_groups(G), set()
     for a in [layers] if isinstance(layers, (str, numbers.Integral)) else list(layers):
-        if isinstance(a, str) and a in groups: out.update(groups[a])
-        elif isinstance(a, numbers.Integral) and not isinstance(a, bool) and 0 <= a < G.num_ws: out.add(int(a))
-        else: raise InputError(f"layers: {a!r}; choose from {', '.join(groups) or '(no names: too few levels)'}, or numbers from 0 to {G.num_ws - 1}")
-    if not out: raise InputError('layers: empty; name at least one layer')
+        if isinstance(a, str) and a in groups:
+            out.update(groups[a])
+        elif isinstance(a, numbers.Integral) and not isinstance(a, bool) and 0 <= a < G.num_ws:
+            out.add(int(a))
+        else:
+            raise InputError(
+                f'layers: {a!r}; choose from {", ".join(groups) or "(no names: too few levels)"}, or numbers from 0 to {G.num_ws - 1}'
+            )
+    if not out:
+        raise InputError('layers: empty; name at least one layer')
     return sorted(out)
 
-def mix(G,
-        rows,               # seeds of the images that are changed
-        columns,            # seeds of the images whose styles are put in
-        layers='middle',    # where: 'coarse', 'middle', 'fine', layer numbers, or a list of these
-        row_label=None, column_label=None,  # as for label_vectors, for rows and for columns; column_label None: one label given for all rows holds for the columns too
-        psi=1., cutoff=None, noise='const', batch=8, centre=None, classes=(), progress=True,  # as for sample; random noise is that of the row's seed
-       ) -> tuple:          # float32 in [0, 1]: table (rows, columns, h, w, channels), row images (rows, h, w, channels), column images
+# %% ../../nbs/13_stylegan2_sampling.ipynb #33ffe281
+def mix(
+    G,
+    rows,  # seeds of the images that are changed
+    columns,  # seeds of the images whose styles are put in
+    layers='middle',  # where: 'coarse', 'middle', 'fine', layer numbers, or a list of these
+    row_label=None,
+    column_label=None,  # as for label_vectors, for rows and for columns; column_label None: one label given for all rows holds for the columns too
+    psi=1.0,
+    cutoff=None,
+    noise='const',
+    batch=8,
+    centre=None,
+    classes=(),
+    progress=True,  # as for sample; random noise is that of the row's seed
+) -> tuple:  # float32 in [0, 1]: table (rows, columns, h, w, channels), row images (rows, h, w, channels), column images
     "Table of style mixing (1812.04948, section 3.1 and figure 3)."
     rows, columns, layers = _seeds(rows, 'rows'), _seeds(columns, 'columns'), _which(G, layers)
     _check(G, psi, cutoff, noise, batch, centre)
-    if column_label is None: column_label = row_label
+    if column_label is None:
+        column_label = row_label
     w = []
     for seeds, label in ((rows, row_label), (columns, column_label)):
         c = label_vectors(G, label, len(seeds), classes)
-        w.append(_layers(G, _styles(G, seeds, c, batch), psi, cutoff, _rows(_centres(G, centre, c), slice(None), len(seeds))))
+        w.append(
+            _layers(
+                G,
+                _styles(G, seeds, c, batch),
+                psi,
+                cutoff,
+                _rows(_centres(G, centre, c), slice(None), len(seeds)),
+            )
+        )
     a, b = w
     both = a[:, None].repeat(1, len(b), 1, 1)
     both[:, :, layers] = b[None, :, layers].expand(len(a), -1, -1, -1)
-    pictures = lambda w, seeds, text: _render(G, len(w), lambda s: w[s], seeds if noise == 'random' else noise, batch, progress, text)
+
+    def pictures(w, seeds, text):
+        return _render(
+            G, len(w), lambda s: w[s], seeds if noise == 'random' else noise, batch, progress, text
+        )
+
     table = pictures(both.flatten(0, 1), [r for r in rows for _ in columns], 'mixing')
-    return table.reshape(len(rows), len(columns), *table.shape[1:]), pictures(a, rows, 'rows'), pictures(b, columns, 'columns')
+    return (
+        table.reshape(len(rows), len(columns), *table.shape[1:]),
+        pictures(a, rows, 'rows'),
+        pictures(b, columns, 'columns'),
+    )
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #8c32a279
 def slerp(a, b, t):  # rows [n, d] and t [n, 1]
     "Points on the arcs from a (t = 0) to b (t = 1), with the length between theirs."
     na, nb = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
-    u, v = a/na, b/nb
-    angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True))*2
+    u, v = a / na, b / nb
+    angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True)) * 2
     s = angle.sin()
-    arc = torch.where(s.abs() > 1e-6, (((1 - t)*angle).sin()*u + (t*angle).sin()*v)/s.where(s.abs() > 1e-6, torch.ones_like(s)), u.lerp(v, t))
-    return arc*na.lerp(nb, t)
+    arc = torch.where(
+        s.abs() > 1e-6,
+        (((1 - t) * angle).sin() * u + (t * angle).sin() * v)
+        / s.where(s.abs() > 1e-6, torch.ones_like(s)),
+        u.lerp(v, t),
+    )
+    return arc * na.lerp(nb, t)
 
-def interpolate(G,
-                seeds,                # key images: two or more
-                steps: int = 16,      # frames from one to the next
-                space: str = 'w',     # 'z': along the arc between latent vectors; 'w': along the straight line between styles
-                closed: bool = False, # go on from the last to the first
-                label=None,           # as for label_vectors: one for each key if they differ; the way between is a mixture
-                psi=1., cutoff=None,
-                noise='const',        # 'const' or 'none'; 'random': the first seed's in all frames
-                batch=8, centre=None, classes=(), progress=True,  # as for sample
-                features=None,        # space of the distances, e.g. fidelity.RandomFeatures(); None: root mean square of the pixels' differences
-               ) -> tuple:            # frames float32 (m, h, w, channels) in [0, 1], m = pairs × steps (+ 1 if open); distances from each to the next (closed: m, open: m - 1)
+# %% ../../nbs/13_stylegan2_sampling.ipynb #7ccec1c7
+def interpolate(
+    G,
+    seeds,  # key images: two or more
+    steps: int = 16,  # frames from one to the next
+    space: str = 'w',  # 'z': along the arc between latent vectors; 'w': along the straight line between styles
+    closed: bool = False,  # go on from the last to the first
+    label=None,  # as for label_vectors: one for each key if they differ; the way between is a mixture
+    psi=1.0,
+    cutoff=None,
+    noise='const',  # 'const' or 'none'; 'random': the first seed's in all frames
+    batch=8,
+    centre=None,
+    classes=(),
+    progress=True,  # as for sample
+    features=None,  # space of the distances, e.g. fidelity.RandomFeatures(); None: root mean square of the pixels' differences
+) -> tuple:  # frames float32 (m, h, w, channels) in [0, 1], m = pairs × steps (+ 1 if open); distances from each to the next (closed: m, open: m - 1)
     "Frames between key images. A distance far above its neighbours is a jump (1912.04958, section 3.2, is about making them even)."
     seeds = _seeds(seeds)
     _check(G, psi, cutoff, noise, batch, centre)
-    if len(seeds) < 2: raise InputError('seeds: give two or more to go between')
-    if not isinstance(steps, numbers.Integral) or steps < 1: raise InputError(f'steps={steps!r}: give a whole number from 1')
-    if space not in ('z', 'w'): raise InputError(f"space={space!r}: choose 'z' or 'w'")
-    c, pairs = label_vectors(G, label, len(seeds), classes), len(seeds) if closed else len(seeds) - 1
-    at = torch.arange(pairs*steps + (not closed))
+    if len(seeds) < 2:
+        raise InputError('seeds: give two or more to go between')
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise InputError(f'steps={steps!r}: give a whole number from 1')
+    if space not in ('z', 'w'):
+        raise InputError(f"space={space!r}: choose 'z' or 'w'")
+    c, pairs = (
+        label_vectors(G, label, len(seeds), classes),
+        len(seeds) if closed else len(seeds) - 1,
+    )
+    at = torch.arange(pairs * steps + (not closed))
     i = torch.div(at, steps, rounding_mode='floor').clamp(max=pairs - 1)
-    t, j, m = ((at - i*steps)/steps)[:, None], (i + 1) % len(seeds), len(at)
+    t, j, m = ((at - i * steps) / steps)[:, None], (i + 1) % len(seeds), len(at)
     between = None if c is None else c[i].lerp(c[j], t)
     if space == 'z':
         z, taps = latents(seeds, G.z_dim), G.synthesis.taps
         z = slerp(z[i], z[j], t)
         with torch.no_grad():
-            w = torch.cat([G.mapping(_filled(z[s], batch).to(taps), None if c is None else _filled(between[s], batch), track=False)[:len(z[s]), 0]
-                           for s in (slice(a, a + batch) for a in range(0, m, batch))])
+            w = torch.cat(
+                [
+                    G.mapping(
+                        _filled(z[s], batch).to(taps),
+                        None if c is None else _filled(between[s], batch),
+                        track=False,
+                    )[: len(z[s]), 0]
+                    for s in (slice(a, a + batch) for a in range(0, m, batch))
+                ]
+            )
     else:
         w = _styles(G, seeds, c, batch)
         w = w[i].lerp(w[j], t.to(w))
@@ -337,261 +577,535 @@ def interpolate(G,
     if centre is not None:
         centre = centre.expand(len(seeds), -1)
         centre = centre[i].lerp(centre[j], t.to(centre))
-    frames = _render(G, m, lambda s: _layers(G, w[s], psi, cutoff, _rows(centre, s, m)), seeds[:1]*m if noise == 'random' else noise, batch, progress, 'frames')
-    f = np.float64(frames).reshape(m, -1)/math.sqrt(frames[0].size) if features is None else extract(frames, features, 'frames')
-    return frames, np.linalg.norm(np.diff(f, axis=0, append=f[:1] if closed else np.empty((0, f.shape[1]))), axis=1)
+    frames = _render(
+        G,
+        m,
+        lambda s: _layers(G, w[s], psi, cutoff, _rows(centre, s, m)),
+        seeds[:1] * m if noise == 'random' else noise,
+        batch,
+        progress,
+        'frames',
+    )
+    f = (
+        np.float64(frames).reshape(m, -1) / math.sqrt(frames[0].size)
+        if features is None
+        else extract(frames, features, 'frames')
+    )
+    return frames, np.linalg.norm(
+        np.diff(f, axis=0, append=f[:1] if closed else np.empty((0, f.shape[1]))), axis=1
+    )
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #d0170091
 def schedule(step: int, steps: int) -> tuple:  # factor on the learning rate, factor on .05·σ
     "Learning rate and noise on w over a projection (1912.04958, appendix D: 50, 250 and 750 of 1000 steps)."
-    t = step/steps
-    return min(1, t/.05)*(.5 - .5*math.cos(math.pi*min(1, (1 - t)/.25))), max(0, 1 - t/.75)**2
+    t = step / steps
+    return min(1, t / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25))), max(
+        0, 1 - t / 0.75
+    ) ** 2
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #88446b45
 def noise_correlation(maps):
     "Sum over all maps and their pyramids down to 8 pixels of the squared mean product with the right and the lower neighbour (1912.04958, appendix D); edges are joined."
     total = 0
     for m in maps:
         while True:
-            total = total + (m*m.roll(1, 3)).mean().square() + (m*m.roll(1, 2)).mean().square()
-            if min(m.shape[2:]) <= 8: break
-            m = F.avg_pool2d(m, 2)*2
+            total = total + (m * m.roll(1, 3)).mean().square() + (m * m.roll(1, 2)).mean().square()
+            if min(m.shape[2:]) <= 8:
+                break
+            m = F.avg_pool2d(m, 2) * 2
     return total
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #4e294ede
 def pyramid_distance(x, y):
     "Mean squared difference of images [n, c, h, w], averaged over their pyramid of 2×2 means down to a shorter side of 4 pixels or more."
     parts = [(x - y).square().mean()]
     while min(x.shape[2:]) >= 8:
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         parts.append((x - y).square().mean())
-    return sum(parts)/len(parts)
+    return sum(parts) / len(parts)
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #babddbdc
-def project(G,
-            image,                 # (h, w) or (h, w, channels), floating point in [0, 1], of the network's size
-            steps: int = 1000,
-            seed: int = 0,         # of all random numbers
-            label=None,            # as for label_vectors; None with classes: start from the average of all
-            space: str = 'w',      # 'w': one w for all layers; 'w+': one for each, which fits more and means less
-            features=None,         # callable: tensor [1, channels, h, w] around -1..1 -> tensor or list of tensors, differentiable; None: pyramid_distance
-            fit_noise: bool = True,  # fit the noise maps too, as in the paper; False: the network's own
-            lr: float = .1,        # highest learning rate
-            noise_weight: float = 1e5,  # of noise_correlation beside the distance
-            classes=(), progress: bool = True,
-           ) -> dict:              # w, noise, image, losses, start, distance
+def project(
+    G,
+    image,  # (h, w) or (h, w, channels), floating point in [0, 1], of the network's size
+    steps: int = 1000,
+    seed: int = 0,  # of all random numbers
+    label=None,  # as for label_vectors; None with classes: start from the average of all
+    space: str = 'w',  # 'w': one w for all layers; 'w+': one for each, which fits more and means less
+    features=None,  # callable: tensor [1, channels, h, w] around -1..1 -> tensor or list of tensors, differentiable; None: pyramid_distance
+    fit_noise: bool = True,  # fit the noise maps too, as in the paper; False: the network's own
+    lr: float = 0.1,  # highest learning rate
+    noise_weight: float = 1e5,  # of noise_correlation beside the distance
+    classes=(),
+    progress: bool = True,
+) -> dict:  # w, noise, image, losses, start, distance
     """Find the w whose image is nearest to a given one (1912.04958, appendix D; distance: see above; the noise on w is read as a standard deviation of .05·σ·t²).
     w: float32 (1 or num_ws, w_dim). noise: list of maps (1, 1, h, w), or None. image: float32 (h, w, channels) in [0, 1]. losses (steps,): the distance at each step; start, distance: at the average and at the end.
     The same on every run of one machine's CPU. `InputError` for another size, values outside [0, 1], and settings out of range."""
     image = np.asarray(image)
-    if image.ndim == 2: image = image[..., None]
-    if image.shape != (*G.size, G.channels): raise InputError(f'image: shape {image.shape}, but this network draws {(*G.size, G.channels)} (height, width, channels); resize it')
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape != (*G.size, G.channels):
+        raise InputError(
+            f'image: shape {image.shape}, but this network draws {(*G.size, G.channels)} (height, width, channels); resize it'
+        )
     check_images(image[None], 'image')
-    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or steps < 1: raise InputError(f'steps={steps!r}: give a whole number from 1')
-    if space not in ('w', 'w+'): raise InputError(f"space={space!r}: choose 'w' or 'w+'")
-    if not 0 < lr < math.inf: raise InputError(f'lr={lr!r}: give a learning rate above 0')
-    if not 0 <= noise_weight < math.inf: raise InputError(f'noise_weight={noise_weight!r}: give a weight from 0')
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or steps < 1:
+        raise InputError(f'steps={steps!r}: give a whole number from 1')
+    if space not in ('w', 'w+'):
+        raise InputError(f"space={space!r}: choose 'w' or 'w+'")
+    if not 0 < lr < math.inf:
+        raise InputError(f'lr={lr!r}: give a learning rate above 0')
+    if not 0 <= noise_weight < math.inf:
+        raise InputError(f'noise_weight={noise_weight!r}: give a weight from 0')
     taps = G.synthesis.taps
     mean, spread = mean_w(G, label, seed=seed, classes=classes)
     rng = torch.Generator().manual_seed(_seeds(seed, 'seed')[0])
-    draw = lambda *shape: torch.randn(shape, generator=rng).to(taps)
-    target = 2*torch.from_numpy(image.astype('float64' if taps.dtype == torch.float64 else 'float32')).permute(2, 0, 1)[None].to(taps) - 1
-    measure = lambda x: pyramid_distance(x, target)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=rng).to(taps)
+
+    target = (
+        2
+        * torch.from_numpy(image.astype('float64' if taps.dtype == torch.float64 else 'float32'))
+        .permute(2, 0, 1)[None]
+        .to(taps)
+        - 1
+    )
+
+    def measure(x):
+        return pyramid_distance(x, target)
+
     if features is not None:
-        several = lambda x: list(x) if isinstance(x, (list, tuple)) else [x]
-        with torch.no_grad(): wanted = several(features(target))
-        measure = lambda x: sum((a - b).square().mean() for a, b in zip(several(features(x)), wanted))/len(wanted)
+
+        def several(x):
+            return list(x) if isinstance(x, (list, tuple)) else [x]
+
+        with torch.no_grad():
+            wanted = several(features(target))
+
+        def measure(x):
+            return sum((a - b).square().mean() for a, b in zip(several(features(x)), wanted)) / len(
+                wanted
+            )
+
     # what is whiter than white is shown as white: no difference there
-    distance = lambda x: measure(torch.where((target >= 1) & (x > 1) | (target <= -1) & (x < -1), target, x))
+    def distance(x):
+        return measure(torch.where((target >= 1) & (x > 1) | (target <= -1) & (x < -1), target, x))
+
     w = mean.expand(1, G.num_ws if space == 'w+' else 1, -1).clone().requires_grad_()
-    maps = [draw(1, 1, *m.shape[2:]).requires_grad_() for m in noise_maps(G, 0)] if fit_noise else []
-    picture = lambda v: G.synthesis(v.expand(1, G.num_ws, -1), maps or 'const', fp32=True)
+    maps = (
+        [draw(1, 1, *m.shape[2:]).requires_grad_() for m in noise_maps(G, 0)] if fit_noise else []
+    )
+
+    def picture(v):
+        return G.synthesis(v.expand(1, G.num_ws, -1), maps or 'const', fp32=True)
+
     try:
         a = distance(picture(w))
-        if not a.requires_grad: raise TypeError('no derivative')
+        if not a.requires_grad:
+            raise TypeError('no derivative')
     except (TypeError, AttributeError, RuntimeError) as e:
-        if features is None: raise
-        raise InputError(f'features: they must be differentiable torch functions of [1, {G.channels}, {G.size[0]}, {G.size[1]}] ({e})') from e
+        if features is None:
+            raise
+        raise InputError(
+            f'features: they must be differentiable torch functions of [1, {G.channels}, {G.size[0]}, {G.size[1]}] ({e})'
+        ) from e
     start, losses, optimiser = a.item(), np.empty(steps), torch.optim.Adam([w, *maps], lr=lr)
     del a
-    for step in (bar := tqdm(range(steps), 'projection', delay=3, leave=False, disable=not progress)):
+    for step in (
+        bar := tqdm(range(steps), 'projection', delay=3, leave=False, disable=not progress)
+    ):
         rate, shake = schedule(step, steps)
-        for group in optimiser.param_groups: group['lr'] = lr*rate
-        loss = distance(picture(w + draw(*w.shape)*(.05*spread*shake)))
+        for group in optimiser.param_groups:
+            group['lr'] = lr * rate
+        loss = distance(picture(w + draw(*w.shape) * (0.05 * spread * shake)))
         losses[step] = loss.item()
-        if not math.isfinite(losses[step]): raise InputError(f'lr={lr}: the distance is {losses[step]} at step {step}; choose a smaller learning rate')
-        with no_weight_gradients(): grads = torch.autograd.grad(loss + noise_weight*noise_correlation(maps), [w, *maps])
-        for p, g in zip([w, *maps], grads): p.grad = g
+        if not math.isfinite(losses[step]):
+            raise InputError(
+                f'lr={lr}: the distance is {losses[step]} at step {step}; choose a smaller learning rate'
+            )
+        with no_weight_gradients():
+            grads = torch.autograd.grad(loss + noise_weight * noise_correlation(maps), [w, *maps])
+        for p, g in zip([w, *maps], grads):
+            p.grad = g
         optimiser.step()
         with torch.no_grad():
-            for m in maps: m.sub_(m.mean()).mul_((m.square().mean() + 1e-12).rsqrt())
-        if step % 10 == 0: bar.set_postfix(distance=f'{losses[step]:.4g}', refresh=False)
+            for m in maps:
+                m.sub_(m.mean()).mul_((m.square().mean() + 1e-12).rsqrt())
+        if step % 10 == 0:
+            bar.set_postfix(distance=f'{losses[step]:.4g}', refresh=False)
     with torch.no_grad():
         x = picture(w)
         end = distance(x).item()
-        x = ((x + 1)/2).clamp(0, 1)[0].permute(1, 2, 0).float().cpu().numpy()
-    plain = lambda a: a.detach().float().cpu().numpy()
-    return dict(w=plain(w[0]), noise=[plain(m) for m in maps] or None, image=x, losses=losses, start=start, distance=end)
+        x = ((x + 1) / 2).clamp(0, 1)[0].permute(1, 2, 0).float().cpu().numpy()
+
+    def plain(a):
+        return a.detach().float().cpu().numpy()
+
+    return dict(
+        w=plain(w[0]),
+        noise=[plain(m) for m in maps] or None,
+        image=x,
+        losses=losses,
+        start=start,
+        distance=end,
+    )
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #7c253616
-def nearest_training(samples,        # float (n, h, w, channels) in [0, 1]
-                     training,       # float (m, h, w, channels) in [0, 1]
-                     features=None,  # where near is near, as in fidelity; None: pixels at 32 × 32
-                     k: int = 1,     # how many neighbours
-                     heldout=None,   # real images that the network has not seen
-                    ) -> dict:       # index (n, k), distance (n, k), features (name), beside (n, 1 + k, h, w, channels): each sample and then its neighbours
+def nearest_training(
+    samples,  # float (n, h, w, channels) in [0, 1]
+    training,  # float (m, h, w, channels) in [0, 1]
+    features=None,  # where near is near, as in fidelity; None: pixels at 32 × 32
+    k: int = 1,  # how many neighbours
+    heldout=None,  # real images that the network has not seen
+) -> dict:  # index (n, k), distance (n, k), features (name), beside (n, 1 + k, h, w, channels): each sample and then its neighbours
     "The nearest training images of each sample. With a held-out set also `copies` and `pairs`, the answer of `fidelity.copies`: whether that is nearer than it should be."
     samples, training = check_images(samples, 'samples'), check_images(training, 'training')
-    if samples.shape[1:] != training.shape[1:]: raise InputError(f'training: images of {training.shape[1:]}, but the samples have {samples.shape[1:]} (height, width, channels)')
+    if samples.shape[1:] != training.shape[1:]:
+        raise InputError(
+            f'training: images of {training.shape[1:]}, but the samples have {samples.shape[1:]} (height, width, channels)'
+        )
     features = features or PixelFeatures(32)
     s, t = extract(samples, features, 'samples'), extract(training, features, 'training')
     index, distance = nearest(s, t, k)
-    out = dict(index=index, distance=distance, features=features.name, beside=np.concatenate([samples[:, None], training[index].astype(samples.dtype)], 1))
-    if heldout is not None: out['copies'], out['pairs'] = copies(s, t, extract(heldout, features, 'heldout'), features)
+    out = dict(
+        index=index,
+        distance=distance,
+        features=features.name,
+        beside=np.concatenate([samples[:, None], training[index].astype(samples.dtype)], 1),
+    )
+    if heldout is not None:
+        out['copies'], out['pairs'] = copies(s, t, extract(heldout, features, 'heldout'), features)
     return out
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #4861559f
 def _pair_distance(x, pairs, rng):
     n = len(x)
-    if n*(n - 1)//2 <= pairs: i, j = np.triu_indices(n, 1)
+    if n * (n - 1) // 2 <= pairs:
+        i, j = np.triu_indices(n, 1)
     else:
         i = rng.integers(n, size=pairs)
         j = (i + rng.integers(1, n, size=pairs)) % n
-    return float(np.concatenate([np.linalg.norm(x[a] - x[b], axis=1) for a, b in zip(np.array_split(i, -(-len(i)//256)), np.array_split(j, -(-len(j)//256)))]).mean())
+    return float(
+        np.concatenate(
+            [
+                np.linalg.norm(x[a] - x[b], axis=1)
+                for a, b in zip(
+                    np.array_split(i, -(-len(i) // 256)), np.array_split(j, -(-len(j) // 256))
+                )
+            ]
+        ).mean()
+    )
 
-def diversity(samples,            # float (n, h, w, channels) in [0, 1], or features (n, d)
-              real,               # real images, or features, of the same kind
-              pairs: int = 2000,  # random pairs of each set; all if there are fewer
-              features=None,      # as in fidelity; None: pixels at 32 × 32
-              seed: int = 0,
-             ) -> dict:           # generated, real: mean distance in pairs; ratio: generated/real, 0 collapsed, 1 as diverse as the real ones
+# %% ../../nbs/13_stylegan2_sampling.ipynb #ee8a2d6d
+def diversity(
+    samples,  # float (n, h, w, channels) in [0, 1], or features (n, d)
+    real,  # real images, or features, of the same kind
+    pairs: int = 2000,  # random pairs of each set; all if there are fewer
+    features=None,  # as in fidelity; None: pixels at 32 × 32
+    seed: int = 0,
+) -> dict:  # generated, real: mean distance in pairs; ratio: generated/real, 0 collapsed, 1 as diverse as the real ones
     "Whether the network draws one image over and over: mean distance of random pairs, against that among real images."
-    if not isinstance(pairs, numbers.Integral) or pairs < 1: raise InputError(f'pairs={pairs!r}: give a whole number from 1')
+    if not isinstance(pairs, numbers.Integral) or pairs < 1:
+        raise InputError(f'pairs={pairs!r}: give a whole number from 1')
     features, rng = features or PixelFeatures(32), np.random.default_rng(seed)
     a, b = extract(samples, features, 'samples'), extract(real, features, 'real')
-    if a.shape[1] != b.shape[1]: raise InputError(f'real: {b.shape[1]} features, but the samples have {a.shape[1]}')
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f'real: {b.shape[1]} features, but the samples have {a.shape[1]}')
     for name, x in (('samples', a), ('real', b)):
-        if len(x) < 2: raise InputError(f'{name}: {len(x)} image; pairs need 2 or more')
+        if len(x) < 2:
+            raise InputError(f'{name}: {len(x)} image; pairs need 2 or more')
     g, r = _pair_distance(a, pairs, rng), _pair_distance(b, pairs, rng)
-    if r == 0: raise InputError('real: all images are equal')
-    return dict(generated=g, real=r, ratio=g/r, features=features.name)
+    if r == 0:
+        raise InputError('real: all images are equal')
+    return dict(generated=g, real=r, ratio=g / r, features=features.name)
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #3dbb2127
 def _png16(a):
     "Bytes of a PNG file of 16-bit colours (h, w, 3)."
     h, w, _ = a.shape
-    piece = lambda name, data: struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
-    rows = np.concatenate([np.zeros((h, 1), 'uint8'), a.astype('>u2').reshape(h, -1).view('uint8')], 1)  # each row begins with the number of its filter: none
-    return b'\x89PNG\r\n\x1a\n' + piece(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, 2, 0, 0, 0)) + piece(b'IDAT', zlib.compress(rows.tobytes())) + piece(b'IEND', b'')
 
-def _ending(channels, dtype): return '.png' if channels in (1, 3) and np.dtype(dtype).kind == 'u' else '.npy'
+    def piece(name, data):
+        return (
+            struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+        )
 
+    rows = np.concatenate(
+        [np.zeros((h, 1), 'uint8'), a.astype('>u2').reshape(h, -1).view('uint8')], 1
+    )  # each row begins with the number of its filter: none
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + piece(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, 2, 0, 0, 0))
+        + piece(b'IDAT', zlib.compress(rows.tobytes()))
+        + piece(b'IEND', b'')
+    )
+
+# %% ../../nbs/13_stylegan2_sampling.ipynb #3e8354a6
+def _ending(channels, dtype):
+    return '.png' if channels in (1, 3) and np.dtype(dtype).kind == 'u' else '.npy'
+
+# %% ../../nbs/13_stylegan2_sampling.ipynb #3e25481a
 def _write_image(path, a):
     "One image (h, w, channels) in its own type, in one piece."
-    if Path(path).suffix == '.npy': return atomic_save(path, lambda part: np.save(part, a))
-    if a.dtype == np.uint16 and a.shape[2] == 3: return atomic_write(path, _png16(a))
-    return atomic_save(path, lambda part: Image.fromarray(a[..., 0] if a.shape[2] == 1 else a).save(part))
+    if Path(path).suffix == '.npy':
+        return atomic_save(path, lambda part: np.save(part, a))
+    if a.dtype == np.uint16 and a.shape[2] == 3:
+        return atomic_write(path, _png16(a))
+    return atomic_save(
+        path, lambda part: Image.fromarray(a[..., 0] if a.shape[2] == 1 else a).save(part)
+    )
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #22de2937
 def _add_rows(folder, rows):
     "Put rows into images.csv, in place of those of the same file."
-    path = Path(folder)/'images.csv'
+    path = Path(folder) / 'images.csv'
     if path.exists():
-        try: old = pd.read_csv(path, dtype={'label': str}, keep_default_na=False)
-        except (ValueError, UnicodeDecodeError) as e: raise InputError(f'{path}: not readable as a table ({e}). Delete it and give the same command again') from e
-        if 'file' in old: rows = pd.concat([old[~old['file'].isin(rows['file'])], rows], ignore_index=True)
+        try:
+            old = pd.read_csv(path, dtype={'label': str}, keep_default_na=False)
+        except (ValueError, UnicodeDecodeError) as e:
+            raise InputError(
+                f'{path}: not readable as a table ({e}). Delete it and give the same command again'
+            ) from e
+        if 'file' in old:
+            rows = pd.concat([old[~old['file'].isin(rows['file'])], rows], ignore_index=True)
     atomic_write(path, rows.to_csv(index=False))
 
-def write_images(folder,          # made if need be
-                 images,          # (n, h, w, channels): floating point in [0, 1], or values already of `dtype`
-                 names,           # n file names without ending
-                 window=None,     # as for to_dtype
-                 dtype='uint8',   # 'uint8', 'uint16' (PNG, if there are 1 or 3 channels) or 'float32' (.npy)
-                 seed=None, label=None, psi=None,  # columns of the table: n values each, or one for all
-                ) -> pd.DataFrame:  # file, seed, label, psi: the rows that were written to images.csv
+# %% ../../nbs/13_stylegan2_sampling.ipynb #a0846a81
+def write_images(
+    folder,  # made if need be
+    images,  # (n, h, w, channels): floating point in [0, 1], or values already of `dtype`
+    names,  # n file names without ending
+    window=None,  # as for to_dtype
+    dtype='uint8',  # 'uint8', 'uint16' (PNG, if there are 1 or 3 channels) or 'float32' (.npy)
+    seed=None,
+    label=None,
+    psi=None,  # columns of the table: n values each, or one for all
+) -> pd.DataFrame:  # file, seed, label, psi: the rows that were written to images.csv
     "Write images to files, each in one piece, and what they are into the folder's images.csv (rows of other files stay)."
     folder, images, names = Path(folder), np.asarray(images), list(map(str, names))
     _window(window, dtype)
-    if images.ndim != 4 or not images.size: raise InputError(f'images: shape {images.shape}; give images as (n, height, width, channels)')
-    if images.dtype.kind == 'f': images = to_dtype(check_images(images, 'images'), window, dtype)
-    elif images.dtype != np.dtype(dtype): raise InputError(f'images: values of type {images.dtype}, but dtype={dtype}; give floating point in [0, 1], or values of this type')
-    if len(names) != len(images) or len({n.casefold() for n in names}) < len(names): raise InputError(f'names: {len(names)} names for {len(images)} images; each needs one of its own')
+    if images.ndim != 4 or not images.size:
+        raise InputError(
+            f'images: shape {images.shape}; give images as (n, height, width, channels)'
+        )
+    if images.dtype.kind == 'f':
+        images = to_dtype(check_images(images, 'images'), window, dtype)
+    elif images.dtype != np.dtype(dtype):
+        raise InputError(
+            f'images: values of type {images.dtype}, but dtype={dtype}; give floating point in [0, 1], or values of this type'
+        )
+    if len(names) != len(images) or len({n.casefold() for n in names}) < len(names):
+        raise InputError(
+            f'names: {len(names)} names for {len(images)} images; each needs one of its own'
+        )
     bad = [n for n in names if not n or re.search(r'[/\\:\0]', n) or n.startswith('.')]
-    if bad: raise InputError(f'names: {bad[0]!r} cannot be the name of a file')
-    rows = pd.DataFrame({'file': [n + _ending(images.shape[3], dtype) for n in names], **{k: '' if v is None else v for k, v in dict(seed=seed, label=label, psi=psi).items()}})
-    for name, a in zip(rows['file'], images): _write_image(folder/name, a)
+    if bad:
+        raise InputError(f'names: {bad[0]!r} cannot be the name of a file')
+    rows = pd.DataFrame(
+        {
+            'file': [n + _ending(images.shape[3], dtype) for n in names],
+            **{k: '' if v is None else v for k, v in dict(seed=seed, label=label, psi=psi).items()},
+        }
+    )
+    for name, a in zip(rows['file'], images):
+        _write_image(folder / name, a)
     _add_rows(folder, rows)
     return rows
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #931b4eb0
-def _weights(G): return fingerprint([[n, sha256_array(t.detach().cpu().float().numpy() if t.dtype == torch.bfloat16 else t.detach().cpu().numpy())] for n, t in sorted(G.state_dict().items())])
+def _weights(G):
+    return fingerprint(
+        [
+            [
+                n,
+                sha256_array(
+                    t.detach().cpu().float().numpy()
+                    if t.dtype == torch.bfloat16
+                    else t.detach().cpu().numpy()
+                ),
+            ]
+            for n, t in sorted(G.state_dict().items())
+        ]
+    )
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #70a13fdf
 def _same_settings(path, settings):
     "Write settings beside results; others that are there already are an InputError."
     if path.exists():
         before = read_json(path)
         other = [k for k in settings if k != 'about' and before.get(k) != settings[k]]
-        if other: raise InputError(f'{path.parent}: holds images made with other settings ({", ".join(other)}); choose another folder, or empty this one')
-    else: write_json(path, settings)
+        if other:
+            raise InputError(
+                f'{path.parent}: holds images made with other settings ({", ".join(other)}); choose another folder, or empty this one'
+            )
+    else:
+        write_json(path, settings)
 
+# %% ../../nbs/13_stylegan2_sampling.ipynb #1ca11892
 def _class_folder(text, about) -> str:  # a label as text, '' for none
     "Name of the sub-folder for images of a class."
     trained_on = about.get('data') or {}
     return safe_name(text or trained_on.get('label') or 'generated')
 
-def generate_images(network,              # Generator
-                    about: dict,          # what travels with its file: classes, window, dtype; the rest is written down only
-                    folder,               # for images (a sub-folder for each class), images.csv and generate.json
-                    seeds, label=None, psi=1., cutoff=None, noise='const', batch=8, progress=True, centre=None,  # as for sample; class names are those of `about`; centre: None or 'class'
-                   ) -> pd.DataFrame:     # file, seed, label, psi; one row for each seed
+# %% ../../nbs/13_stylegan2_sampling.ipynb #c78d7817
+def generate_images(
+    network,  # Generator
+    about: dict,  # what travels with its file: classes, window, dtype; the rest is written down only
+    folder,  # for images (a sub-folder for each class), images.csv and generate.json
+    seeds,
+    label=None,
+    psi=1.0,
+    cutoff=None,
+    noise='const',
+    batch=8,
+    progress=True,
+    centre=None,  # as for sample; class names are those of `about`; centre: None or 'class'
+) -> pd.DataFrame:  # file, seed, label, psi; one row for each seed
     "Write images by seed, in the training images' own type and values; those already there are left alone. `InputError` for a folder with images of other settings."
     folder, seeds, G = Path(folder), _seeds(seeds), network
-    classes, window, dtype = about.get('classes') or (), about.get('window'), about.get('dtype') or 'uint8'
+    classes, window, dtype = (
+        about.get('classes') or (),
+        about.get('window'),
+        about.get('dtype') or 'uint8',
+    )
     _check(G, psi, cutoff, noise, batch, centre)
-    if centre not in (None, 'class'): raise InputError("centre: choose None or 'class'")
+    if centre not in (None, 'class'):
+        raise InputError("centre: choose None or 'class'")
     low, high, _ = _window(window, dtype)
     c = label_vectors(G, label, len(seeds), classes)
     texts = [''] * len(seeds) if c is None else [label_text(v, classes) for v in c.tolist()]
-    stems = [f'{re.sub("[^0-9A-Za-z_.+-]+", "_", t)}{"-" if t else ""}{s:06d}'.lstrip('.') for s, t in zip(seeds, texts)]
+    stems = [
+        f'{re.sub("[^0-9A-Za-z_.+-]+", "_", t)}{"-" if t else ""}{s:06d}'.lstrip('.')
+        for s, t in zip(seeds, texts)
+    ]
     if len({n.casefold() for n in stems}) < len(stems):
-        raise InputError('seeds: two images would get the same file; give each seed once for each class, and class names that differ in more than signs')
+        raise InputError(
+            'seeds: two images would get the same file; give each seed once for each class, and class names that differ in more than signs'
+        )
     own_folder(folder)
-    settings = dict(weights=_weights(G), psi=float(psi), cutoff=None if cutoff is None else int(cutoff), noise=noise, centre=centre or 'average',
-                    dtype=dtype, window=[low, high], classes=list(map(str, classes)))
-    _same_settings(folder/'generate.json', {**settings, 'about': {k: v for k, v in about.items() if k not in settings}})
-    files = [f'{_class_folder(t, about)}/{n}{_ending(G.channels, dtype)}' for t, n in zip(texts, stems)]
+    settings = dict(
+        weights=_weights(G),
+        psi=float(psi),
+        cutoff=None if cutoff is None else int(cutoff),
+        noise=noise,
+        centre=centre or 'average',
+        dtype=dtype,
+        window=[low, high],
+        classes=list(map(str, classes)),
+    )
+    _same_settings(
+        folder / 'generate.json',
+        {**settings, 'about': {k: v for k, v in about.items() if k not in settings}},
+    )
+    files = [
+        f'{_class_folder(t, about)}/{n}{_ending(G.channels, dtype)}' for t, n in zip(texts, stems)
+    ]
     rows = pd.DataFrame({'file': files, 'seed': seeds, 'label': texts, 'psi': float(psi)})
     centres = _centres(G, centre, c) if psi != 1 else None
-    todo = [i for i, f in enumerate(rows['file']) if not (folder/f).exists()]
+    todo = [i for i, f in enumerate(rows['file']) if not (folder / f).exists()]
     try:
-        for a in tqdm(range(0, len(todo), batch), 'images', delay=3, leave=False, unit_scale=batch, disable=not progress):
-            part = todo[a:a + batch]
-            x = sample(G, [seeds[i] for i in part], None if c is None else list(c[part].double().numpy()), psi, cutoff, noise, batch, None if centres is None else centres[part], progress=False)
-            for i, y in zip(part, to_dtype(x, window, dtype)): _write_image(folder/rows['file'][i], y)
+        for a in tqdm(
+            range(0, len(todo), batch),
+            'images',
+            delay=3,
+            leave=False,
+            unit_scale=batch,
+            disable=not progress,
+        ):
+            part = todo[a : a + batch]
+            x = sample(
+                G,
+                [seeds[i] for i in part],
+                None if c is None else list(c[part].double().numpy()),
+                psi,
+                cutoff,
+                noise,
+                batch,
+                None if centres is None else centres[part],
+                progress=False,
+            )
+            for i, y in zip(part, to_dtype(x, window, dtype)):
+                _write_image(folder / rows['file'][i], y)
     finally:
-        there = rows[[(folder/f).exists() for f in rows['file']]]
-        if len(there): _add_rows(folder, there)
+        there = rows[[(folder / f).exists() for f in rows['file']]]
+        if len(there):
+            _add_rows(folder, there)
     return rows
 
 # %% ../../nbs/13_stylegan2_sampling.ipynb #2efe7aea
-def project_image(network,        # Generator
-                  about: dict,    # what travels with its file: classes, window, dtype
-                  image,          # (h, w) or (h, w, channels) of the type `about` names, or floating point in [0, 1] if that type is whole numbers
-                  folder,         # for projected and target (.png or .npy), w.npz (w, noise0, noise1, …), losses.csv and project.json
-                  label=None, steps=1000, seed=0, space='w', features=None, fit_noise=True, progress=True,  # as for project
-                 ) -> dict:       # as from project
+def project_image(
+    network,  # Generator
+    about: dict,  # what travels with its file: classes, window, dtype
+    image,  # (h, w) or (h, w, channels) of the type `about` names, or floating point in [0, 1] if that type is whole numbers
+    folder,  # for projected and target (.png or .npy), w.npz (w, noise0, noise1, …), losses.csv and project.json
+    label=None,
+    steps=1000,
+    seed=0,
+    space='w',
+    features=None,
+    fit_noise=True,
+    progress=True,  # as for project
+) -> dict:  # as from project
     "Find an image in w and write down what was found; `from_w` draws it again from w.npz."
     folder, image, G = Path(folder), np.asarray(image), network
-    classes, window, dtype = about.get('classes') or (), about.get('window'), about.get('dtype') or 'uint8'
+    classes, window, dtype = (
+        about.get('classes') or (),
+        about.get('window'),
+        about.get('dtype') or 'uint8',
+    )
     _window(window, dtype)
-    if image.ndim == 2: image = image[..., None]
-    if image.dtype == np.dtype(dtype): x = from_dtype(image, window)
-    elif image.dtype.kind == 'f' and dtype != 'float32': x = image
-    else: raise InputError(f'image: values of type {image.dtype}, but the network was trained on {dtype}; convert it')
-    found = project(G, x, steps, seed, label, space, features, fit_noise, classes=classes, progress=progress)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype == np.dtype(dtype):
+        x = from_dtype(image, window)
+    elif image.dtype.kind == 'f' and dtype != 'float32':
+        x = image
+    else:
+        raise InputError(
+            f'image: values of type {image.dtype}, but the network was trained on {dtype}; convert it'
+        )
+    found = project(
+        G, x, steps, seed, label, space, features, fit_noise, classes=classes, progress=progress
+    )
     ending = _ending(G.channels, dtype)
     own_folder(folder)
-    for name, y in (('target', x), ('projected', found['image'])): _write_image(folder/f'{name}{ending}', to_dtype(y, window, dtype))
-    atomic_save(folder/'w.npz', lambda part: np.savez(part, w=found['w'], **{f'noise{i}': m for i, m in enumerate(found['noise'] or [])}))
-    atomic_write(folder/'losses.csv', pd.DataFrame({'step': range(steps), 'distance': found['losses']}).to_csv(index=False))
-    text = None if label is None else label_text(label_vectors(G, label, 1, classes)[0].tolist(), classes)
-    name = 'pyramid of pixels' if features is None else getattr(features, 'name', getattr(features, '__name__', type(features).__name__))
-    write_json(folder/'project.json', dict(weights=_weights(G), label=text, steps=steps, seed=seed, space=space, features=name, fit_noise=fit_noise, start=found['start'], distance=found['distance'],
-                                           rmse=float(np.sqrt(((found['image'] - x)**2).mean())), about=about))
+    for name, y in (('target', x), ('projected', found['image'])):
+        _write_image(folder / f'{name}{ending}', to_dtype(y, window, dtype))
+    atomic_save(
+        folder / 'w.npz',
+        lambda part: np.savez(
+            part, w=found['w'], **{f'noise{i}': m for i, m in enumerate(found['noise'] or [])}
+        ),
+    )
+    atomic_write(
+        folder / 'losses.csv',
+        pd.DataFrame({'step': range(steps), 'distance': found['losses']}).to_csv(index=False),
+    )
+    text = (
+        None
+        if label is None
+        else label_text(label_vectors(G, label, 1, classes)[0].tolist(), classes)
+    )
+    name = (
+        'pyramid of pixels'
+        if features is None
+        else getattr(features, 'name', getattr(features, '__name__', type(features).__name__))
+    )
+    write_json(
+        folder / 'project.json',
+        dict(
+            weights=_weights(G),
+            label=text,
+            steps=steps,
+            seed=seed,
+            space=space,
+            features=name,
+            fit_noise=fit_noise,
+            start=found['start'],
+            distance=found['distance'],
+            rmse=float(np.sqrt(((found['image'] - x) ** 2).mean())),
+            about=about,
+        ),
+    )
     return found

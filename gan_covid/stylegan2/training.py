@@ -9,15 +9,30 @@ __all__ = ['WINDOWS', 'PHASES', 'LOSSES', 'lazy_adam', 'ema_beta', 'auto_setting
            'train', 'weights_sha256']
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d1899c9d
-import dataclasses, functools, json, math, numbers, os, time
+import dataclasses
+import json
+import math
+import numbers
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np, torch, torch.distributed as dist, torch.nn.functional as F
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 
 from ..engines import choose_bf16, first_line, torch_device_name
 from ..fidelity import RandomFeatures, frechet
-from ..records import InputError, alone, atomic_save, atomic_write, convert_fields, sha256_array
+from gan_covid.records import (
+    InputError,
+    alone,
+    atomic_save,
+    atomic_write,
+    convert_fields,
+    sha256_array,
+)
 from .ada import Controller, Pipeline, augment, pipeline
 from .files import load_any, save_networks, transfer
 from .networks import Discriminator, Generator
@@ -25,163 +40,307 @@ from .ops import no_weight_gradients
 
 # %% ../../nbs/12_stylegan2_training.ipynb #3d2fdcc8
 def _need(ok, name, value, what):
-    if not ok: raise InputError(f'{name}={value!r}: give {what}')
+    if not ok:
+        raise InputError(f'{name}={value!r}: give {what}')
 
-def _count(v): return isinstance(v, numbers.Integral) and v > 0
+# %% ../../nbs/12_stylegan2_training.ipynb #15b9d075
+def _count(v):
+    return isinstance(v, numbers.Integral) and v > 0
 
 # %% ../../nbs/12_stylegan2_training.ipynb #7c33b68d
-def lazy_adam(interval,           # iterations between two regularisation steps (R1: 16, path length: 4); None: no separate steps
-              lr: float = .0025,  # learning rate without them
-              betas=(0., .99),    # Adam's betas without them
-             ) -> dict:           # lr, betas, eps: arguments of Adam
+def lazy_adam(
+    interval,  # iterations between two regularisation steps (R1: 16, path length: 4); None: no separate steps
+    lr: float = 0.0025,  # learning rate without them
+    betas=(0.0, 0.99),  # Adam's betas without them
+) -> dict:  # lr, betas, eps: arguments of Adam
     "Adam's settings, corrected for the extra steps of lazy regularisation (StyleGAN2, appendix B). Bad numbers raise `InputError`."
-    _need(interval is None or _count(interval), 'interval', interval, 'None or a whole number of iterations from 1')
+    _need(
+        interval is None or _count(interval),
+        'interval',
+        interval,
+        'None or a whole number of iterations from 1',
+    )
     _need(lr > 0, 'lr', lr, 'a learning rate above 0')
-    c = 1. if interval is None else interval/(interval + 1)
-    return {'lr': lr*c, 'betas': tuple(b**c for b in betas), 'eps': 1e-8}
+    c = 1.0 if interval is None else interval / (interval + 1)
+    return {'lr': lr * c, 'betas': tuple(b**c for b in betas), 'eps': 1e-8}
 
 # %% ../../nbs/12_stylegan2_training.ipynb #92f3885d
-def ema_beta(batch: int,      # images an iteration, on all devices together
-             ema_kimg: float, # half-life, thousands of images
-             images: float,   # images seen before this iteration
-             rampup=.05,      # the half-life is at most this share of `images`; None: no ramp-up
-            ) -> float:       # β: average = β·average + (1 - β)·weights
+def ema_beta(
+    batch: int,  # images an iteration, on all devices together
+    ema_kimg: float,  # half-life, thousands of images
+    images: float,  # images seen before this iteration
+    rampup=0.05,  # the half-life is at most this share of `images`; None: no ramp-up
+) -> float:  # β: average = β·average + (1 - β)·weights
     "How much of the moving average stays in one iteration (ADA, implementation details). Bad numbers raise `InputError`."
     _need(batch > 0, 'batch', batch, 'a number of images above 0')
     _need(ema_kimg >= 0, 'ema_kimg', ema_kimg, 'thousands of images from 0')
     _need(images >= 0, 'images', images, 'a number of images from 0')
     _need(rampup is None or rampup >= 0, 'rampup', rampup, 'None or a share from 0')
-    half_life = ema_kimg*1000 if rampup is None else min(ema_kimg*1000, images*rampup)
-    return .5**(batch/half_life) if half_life > 0 else 0.
+    half_life = ema_kimg * 1000 if rampup is None else min(ema_kimg * 1000, images * rampup)
+    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
 
 # %% ../../nbs/12_stylegan2_training.ipynb #7094509e
-def auto_settings(resolution,         # pixels: the side, or (height, width)
-                  devices: int = 1,   # processes that share a batch
-                  batch: int = None,  # images an iteration, on all devices together; None: by the resolution
-                 ) -> dict:           # batch, mbstd_group, channel_base, channel_max, mapping_layers, lr, gamma, ema_kimg, ema_rampup
-    "Settings for an image size and a batch (the published \"auto\" configuration; gamma: ADA, implementation details). Bad numbers raise `InputError`."
+def auto_settings(
+    resolution,  # pixels: the side, or (height, width)
+    devices: int = 1,  # processes that share a batch
+    batch: int = None,  # images an iteration, on all devices together; None: by the resolution
+) -> (
+    dict
+):  # batch, mbstd_group, channel_base, channel_max, mapping_layers, lr, gamma, ema_kimg, ema_rampup
+    'Settings for an image size and a batch (the published "auto" configuration; gamma: ADA, implementation details). Bad numbers raise `InputError`.'
     h, w = (resolution, resolution) if isinstance(resolution, numbers.Number) else resolution
-    _need(_count(h) and _count(w), 'resolution', resolution, 'a whole number of pixels, or (height, width)')
+    _need(
+        _count(h) and _count(w),
+        'resolution',
+        resolution,
+        'a whole number of pixels, or (height, width)',
+    )
     _need(_count(devices), 'devices', devices, 'a whole number from 1')
     side = max(h, w)
-    if batch is None: batch = max(min(devices*max(min(4096//side, 32), 1), 64), devices)
-    _need(_count(batch) and batch % devices == 0, 'batch', batch, f'a multiple of the number of devices ({devices})')
-    return {'batch': batch, 'mbstd_group': min(batch//devices, 4), 'channel_base': 32768 if side >= 512 else 16384, 'channel_max': 512, 'mapping_layers': 2,
-            'lr': .002 if side >= 1024 else .0025, 'gamma': .0002*h*w/batch, 'ema_kimg': batch*10/32, 'ema_rampup': .05}
+    if batch is None:
+        batch = max(min(devices * max(min(4096 // side, 32), 1), 64), devices)
+    _need(
+        _count(batch) and batch % devices == 0,
+        'batch',
+        batch,
+        f'a multiple of the number of devices ({devices})',
+    )
+    return {
+        'batch': batch,
+        'mbstd_group': min(batch // devices, 4),
+        'channel_base': 32768 if side >= 512 else 16384,
+        'channel_max': 512,
+        'mapping_layers': 2,
+        'lr': 0.002 if side >= 1024 else 0.0025,
+        'gamma': 0.0002 * h * w / batch,
+        'ema_kimg': batch * 10 / 32,
+        'ema_rampup': 0.05,
+    }
 
 # %% ../../nbs/12_stylegan2_training.ipynb #9a14f050
 @dataclass(frozen=True)
 class Config:
     "All settings of one training; the papers' names and, where not None, the papers' values. `resolved` fills in what is None. Bad values raise `InputError`."
-    kimg: float = 1000.           # length: thousands of real images shown to D
-    batch: int = None             # images an iteration, on all devices together
-    chunk: int = None             # images in one pass of a device; the gradients of a batch are gathered over its chunks. None: all of the device's share
-    width: str | tuple[int] = 'auto'           # 'tiny', 'small', 'auto', or (base, most channels): see networks
-    z_dim: int = None             # length of latent vectors; None: that of the width
+
+    kimg: float = 1000.0  # length: thousands of real images shown to D
+    batch: int = None  # images an iteration, on all devices together
+    chunk: int = None  # images in one pass of a device; the gradients of a batch are gathered over its chunks. None: all of the device's share
+    width: str | tuple[int] = (
+        'auto'  # 'tiny', 'small', 'auto', or (base, most channels): see networks
+    )
+    z_dim: int = None  # length of latent vectors; None: that of the width
     mapping_layers: int = 2
-    first: tuple[int] = None           # first block (h0, w0)
-    kind: str = 'resnet'          # of the discriminator: 'resnet', 'skip', 'orig'
-    mbstd_group: int = None       # images of a group for the minibatch standard deviation
-    lr: float = None              # of Adam, both networks, before the correction for lazy regularisation
-    gamma: float = None           # weight of R1
-    r1_every: int = 16            # iterations between R1 steps; 0: no R1
-    pl_weight: float = 2.         # of path length regularisation; 0: none
-    pl_every: int = 4             # iterations between its steps
-    pl_decay: float = .01         # of the running mean of path lengths
-    pl_shrink: int = 2            # path lengths on the batch divided by this
-    style_mixing: float = .9      # probability that two latent vectors make an image, in G's steps
-    ema_kimg: float = None        # half-life of the averaged generator
-    ema_rampup: float | None = .05       # at most this share of the images seen; None: no ramp-up
-    augment: str | Pipeline = 'bgc'          # pipeline or preset of ada; for radiographs 'chest_xray', 'chest_ct', 'head_ct' leave out what no radiograph shows
-    ada: str = 'ada'              # 'ada', 'fixed' (p stays) or 'none'
-    p: float = 0.                 # augmentation probability, at the start or fixed
-    target: float = .6            # of r_t
-    ada_kimg: float = None        # in which p could go from 0 to 1; None: 500, and 100 for a training that begins with another one's weights, as in the published code
-    ceiling: float | None = .8           # of p; None: no limit, as in the published code (not in the papers)
-    mirror: bool = False          # mirror images double the data set (not for chests: the heart is on the left)
-    bf16: bool | str = 'auto'     # bfloat16 convolutions, except in R1, path length and the smallest blocks: True, False, or 'auto': where they are quicker
-    seed: int = 0                 # of weights, draws and order
+    first: tuple[int] = None  # first block (h0, w0)
+    kind: str = 'resnet'  # of the discriminator: 'resnet', 'skip', 'orig'
+    mbstd_group: int = None  # images of a group for the minibatch standard deviation
+    lr: float = None  # of Adam, both networks, before the correction for lazy regularisation
+    gamma: float = None  # weight of R1
+    r1_every: int = 16  # iterations between R1 steps; 0: no R1
+    pl_weight: float = 2.0  # of path length regularisation; 0: none
+    pl_every: int = 4  # iterations between its steps
+    pl_decay: float = 0.01  # of the running mean of path lengths
+    pl_shrink: int = 2  # path lengths on the batch divided by this
+    style_mixing: float = 0.9  # probability that two latent vectors make an image, in G's steps
+    ema_kimg: float = None  # half-life of the averaged generator
+    ema_rampup: float | None = 0.05  # at most this share of the images seen; None: no ramp-up
+    augment: str | Pipeline = (
+        'bgc'  # pipeline or preset of ada; for radiographs 'chest_xray', 'chest_ct', 'head_ct' leave out what no radiograph shows
+    )
+    ada: str = 'ada'  # 'ada', 'fixed' (p stays) or 'none'
+    p: float = 0.0  # augmentation probability, at the start or fixed
+    target: float = 0.6  # of r_t
+    ada_kimg: float = None  # in which p could go from 0 to 1; None: 500, and 100 for a training that begins with another one's weights, as in the published code
+    ceiling: float | None = (
+        0.8  # of p; None: no limit, as in the published code (not in the papers)
+    )
+    mirror: bool = (
+        False  # mirror images double the data set (not for chests: the heart is on the left)
+    )
+    bf16: bool | str = (
+        'auto'  # bfloat16 convolutions, except in R1, path length and the smallest blocks: True, False, or 'auto': where they are quicker
+    )
+    seed: int = 0  # of weights, draws and order
 
     def __post_init__(self):
         convert_fields(self)
-        whole = lambda v: isinstance(v, numbers.Integral) and not isinstance(v, bool)
-        for name, ok, what in (('kimg', self.kimg > 0, 'thousands of images above 0'), ('batch', self.batch is None or whole(self.batch) and self.batch > 0, 'None or a whole number of images from 1'),
-                               ('chunk', self.chunk is None or whole(self.chunk) and self.chunk > 0, 'None or a whole number of images from 1'),
-                               ('r1_every', whole(self.r1_every) and self.r1_every >= 0, '0 or a whole number of iterations'), ('pl_every', whole(self.pl_every) and self.pl_every > 0, 'a whole number of iterations from 1'),
-                               ('pl_weight', self.pl_weight >= 0, 'a weight from 0'), ('gamma', self.gamma is None or self.gamma >= 0, 'None or a weight from 0'), ('lr', self.lr is None or 0 < self.lr < 1, 'None or a learning rate in (0, 1)'),
-                               ('style_mixing', 0 <= self.style_mixing <= 1, 'a probability'), ('pl_decay', 0 < self.pl_decay <= 1, 'a share in (0, 1]'), ('pl_shrink', whole(self.pl_shrink) and self.pl_shrink > 0, 'a whole number from 1'),
-                               ('ema_kimg', self.ema_kimg is None or self.ema_kimg >= 0, 'None or thousands of images'), ('seed', whole(self.seed) and self.seed >= 0, 'a whole number from 0'),
-                               ('bf16', self.bf16 == 'auto' or isinstance(self.bf16, bool), 'auto, true or false')):
+
+        def whole(v):
+            return isinstance(v, numbers.Integral) and not isinstance(v, bool)
+
+        for name, ok, what in (
+            ('kimg', self.kimg > 0, 'thousands of images above 0'),
+            (
+                'batch',
+                self.batch is None or whole(self.batch) and self.batch > 0,
+                'None or a whole number of images from 1',
+            ),
+            (
+                'chunk',
+                self.chunk is None or whole(self.chunk) and self.chunk > 0,
+                'None or a whole number of images from 1',
+            ),
+            (
+                'r1_every',
+                whole(self.r1_every) and self.r1_every >= 0,
+                '0 or a whole number of iterations',
+            ),
+            (
+                'pl_every',
+                whole(self.pl_every) and self.pl_every > 0,
+                'a whole number of iterations from 1',
+            ),
+            ('pl_weight', self.pl_weight >= 0, 'a weight from 0'),
+            ('gamma', self.gamma is None or self.gamma >= 0, 'None or a weight from 0'),
+            ('lr', self.lr is None or 0 < self.lr < 1, 'None or a learning rate in (0, 1)'),
+            ('style_mixing', 0 <= self.style_mixing <= 1, 'a probability'),
+            ('pl_decay', 0 < self.pl_decay <= 1, 'a share in (0, 1]'),
+            ('pl_shrink', whole(self.pl_shrink) and self.pl_shrink > 0, 'a whole number from 1'),
+            (
+                'ema_kimg',
+                self.ema_kimg is None or self.ema_kimg >= 0,
+                'None or thousands of images',
+            ),
+            ('seed', whole(self.seed) and self.seed >= 0, 'a whole number from 0'),
+            ('bf16', self.bf16 == 'auto' or isinstance(self.bf16, bool), 'auto, true or false'),
+        ):
             _need(ok, name, getattr(self, name), what)
         pipeline(self.augment)
-        Controller(self.ada, self.p, self.target, self.ada_kimg or 500., ceiling=self.ceiling)
+        Controller(self.ada, self.p, self.target, self.ada_kimg or 500.0, ceiling=self.ceiling)
 
     def resolved(self, size, devices=1, transferred=False, device='cpu'):
         "The same without None and 'auto', for images of `size` (height, width) on a kind of device."
         auto = auto_settings(size, devices, self.batch)
-        share = auto['batch']//devices
+        share = auto['batch'] // devices
         chunk = min(self.chunk or share, share)
-        _need(share % chunk == 0, 'chunk', chunk, f'a number that divides the {share} images of a device')
+        _need(
+            share % chunk == 0,
+            'chunk',
+            chunk,
+            f'a number that divides the {share} images of a device',
+        )
         group = self.mbstd_group or min(chunk, 4)
-        _need(chunk % group == 0, 'mbstd_group', group, f'a number that divides the {chunk} images of a pass')
-        pick = lambda name: auto[name] if getattr(self, name) is None else getattr(self, name)
-        return dataclasses.replace(self, batch=auto['batch'], chunk=chunk, mbstd_group=group, lr=pick('lr'), gamma=pick('gamma'), ema_kimg=pick('ema_kimg'), bf16=choose_bf16(self.bf16, device)[0],
-                                   ada_kimg=self.ada_kimg or (100. if transferred else 500.), first=None if self.first is None else tuple(self.first))
+        _need(
+            chunk % group == 0,
+            'mbstd_group',
+            group,
+            f'a number that divides the {chunk} images of a pass',
+        )
+
+        def pick(name):
+            return auto[name] if getattr(self, name) is None else getattr(self, name)
+
+        return dataclasses.replace(
+            self,
+            batch=auto['batch'],
+            chunk=chunk,
+            mbstd_group=group,
+            lr=pick('lr'),
+            gamma=pick('gamma'),
+            ema_kimg=pick('ema_kimg'),
+            bf16=choose_bf16(self.bf16, device)[0],
+            ada_kimg=self.ada_kimg or (100.0 if transferred else 500.0),
+            first=None if self.first is None else tuple(self.first),
+        )
 
 # %% ../../nbs/12_stylegan2_training.ipynb #c3ecc3c5
 WINDOWS = {'uint8': (0, 255), 'uint16': (0, 65535)}
+
 
 def send(x, device):
     "A tensor of the host on a device; on the way to a GPU nobody waits."
     device = torch.device(device)
     return x.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else x.to(device)
 
+# %% ../../nbs/12_stylegan2_training.ipynb #de777e76
 def numbered(device) -> torch.device:
     "A device with its number, as tensors on it name it: 'cuda' is the current GPU."
     device = torch.device(device)
-    return torch.device('cuda', torch.cuda.current_device()) if device.type == 'cuda' and device.index is None else device
+    return (
+        torch.device('cuda', torch.cuda.current_device())
+        if device.type == 'cuda' and device.index is None
+        else device
+    )
 
+# %% ../../nbs/12_stylegan2_training.ipynb #5073a8db
 class Images:
     "Training images and their labels, as batches for the networks. Bad images raise `InputError`."
-    def __init__(self,
-                 images,         # (n, h, w, channels): uint8, uint16, or float with a window
-                 labels=None,    # class numbers (n,); None: unconditional
-                 classes=(),     # names of the classes, in the order of their numbers
-                 window=None,    # values that become -1 and 1; None: the whole range of the integer type
-                 mirror=False,   # mirror images are images too
-                 every=True):    # each class must have images
-        if getattr(images, 'ndim', 0) != 4 or str(images.dtype) not in ('uint8', 'uint16', 'float32', 'float64'):
-            raise InputError(f'images: {getattr(images, "dtype", type(images).__name__)} {getattr(images, "shape", "")}; give uint8, uint16 or float (n, height, width, channels)')
-        if not len(images): raise InputError('images: there are none')
-        if window is None and str(images.dtype) not in WINDOWS: raise InputError(f'window: floating-point images need one, e.g. window=({float(np.min(images)):g}, {float(np.max(images)):g})')
-        self.images, self.dtype, self.mirror = images, str(images.dtype).replace('64', '32'), bool(mirror)
+
+    def __init__(
+        self,
+        images,  # (n, h, w, channels): uint8, uint16, or float with a window
+        labels=None,  # class numbers (n,); None: unconditional
+        classes=(),  # names of the classes, in the order of their numbers
+        window=None,  # values that become -1 and 1; None: the whole range of the integer type
+        mirror=False,  # mirror images are images too
+        every=True,
+    ):  # each class must have images
+        if getattr(images, 'ndim', 0) != 4 or str(images.dtype) not in (
+            'uint8',
+            'uint16',
+            'float32',
+            'float64',
+        ):
+            raise InputError(
+                f'images: {getattr(images, "dtype", type(images).__name__)} {getattr(images, "shape", "")}; give uint8, uint16 or float (n, height, width, channels)'
+            )
+        if not len(images):
+            raise InputError('images: there are none')
+        if window is None and str(images.dtype) not in WINDOWS:
+            raise InputError(
+                f'window: floating-point images need one, e.g. window=({float(np.min(images)):g}, {float(np.max(images)):g})'
+            )
+        self.images, self.dtype, self.mirror = (
+            images,
+            str(images.dtype).replace('64', '32'),
+            bool(mirror),
+        )
         self.window = tuple(map(float, window or WINDOWS[self.dtype]))
-        if len(self.window) != 2 or not self.window[0] < self.window[1]: raise InputError(f'window={window}: give two values, the lower first')
-        if self.dtype.startswith('float') and not np.isfinite(images).all(): raise InputError('images: some values are no finite numbers')
+        if len(self.window) != 2 or not self.window[0] < self.window[1]:
+            raise InputError(f'window={window}: give two values, the lower first')
+        if self.dtype.startswith('float') and not np.isfinite(images).all():
+            raise InputError('images: some values are no finite numbers')
         self.classes, self.labels = list(classes), None
         if labels is not None:
             self.labels = np.asarray(labels)
-            if self.labels.shape != (len(images),) or self.labels.dtype.kind not in 'iu': raise InputError(f'labels: {self.labels.dtype} {self.labels.shape}; give a class number for each of the {len(images)} images')
+            if self.labels.shape != (len(images),) or self.labels.dtype.kind not in 'iu':
+                raise InputError(
+                    f'labels: {self.labels.dtype} {self.labels.shape}; give a class number for each of the {len(images)} images'
+                )
             k = len(self.classes) or int(self.labels.max()) + 1
             self.classes = self.classes or [str(i) for i in range(k)]
             n = np.bincount(self.labels[self.labels >= 0], minlength=k)
-            if self.labels.min() < 0 or len(n) > k: raise InputError(f'labels: class numbers from 0 to {k - 1} are known, not {self.labels.min()} … {self.labels.max()}')
-            if every and (empty := [self.classes[i] for i in np.flatnonzero(n == 0)]): raise InputError(f'labels: no image of class {", ".join(map(repr, empty))}. Leave it out, or give images of it')
-        elif self.classes: raise InputError(f'labels: missing, and classes={self.classes} need them')
-        self.kept = None        # the images on a GPU, see `keep_on`
+            if self.labels.min() < 0 or len(n) > k:
+                raise InputError(
+                    f'labels: class numbers from 0 to {k - 1} are known, not {self.labels.min()} … {self.labels.max()}'
+                )
+            if every and (empty := [self.classes[i] for i in np.flatnonzero(n == 0)]):
+                raise InputError(
+                    f'labels: no image of class {", ".join(map(repr, empty))}. Leave it out, or give images of it'
+                )
+        elif self.classes:
+            raise InputError(f'labels: missing, and classes={self.classes} need them')
+        self.kept = None  # the images on a GPU, see `keep_on`
 
     def keep_on(self, device):
         "Keep the images in the memory of a GPU, unless they would take more than a quarter of what is free there."
-        wide = {'uint16': 'int32', 'float64': 'float32'}.get(str(self.images.dtype), str(self.images.dtype))   # torch does little with uint16
-        size = np.dtype(wide).itemsize*math.prod(self.images.shape)
-        if device.type == 'cuda' and size > torch.cuda.mem_get_info(device)[0]/4: return
+        wide = {'uint16': 'int32', 'float64': 'float32'}.get(
+            str(self.images.dtype), str(self.images.dtype)
+        )  # torch does little with uint16
+        size = np.dtype(wide).itemsize * math.prod(self.images.shape)
+        if device.type == 'cuda' and size > torch.cuda.mem_get_info(device)[0] / 4:
+            return
         self.kept = torch.tensor(np.asarray(self.images).astype(wide, copy=False), device=device)
 
-    def __len__(self): return len(self.images)*(2 if self.mirror else 1)
+    def __len__(self):
+        return len(self.images) * (2 if self.mirror else 1)
+
     @property
-    def size(self): return tuple(self.images.shape[1:3])
+    def size(self):
+        return tuple(self.images.shape[1:3])
+
     @property
-    def channels(self): return self.images.shape[3]
+    def channels(self):
+        return self.images.shape[3]
 
     def take(self, index, device='cpu'):
         "Images number `index` (mirror images follow the others) as float32 (k, channels, h, w) in -1..1, and their class numbers (None: no classes)."
@@ -189,18 +348,28 @@ class Images:
         if self.kept is not None and self.kept.device == device:
             x = self.kept.index_select(0, send(torch.from_numpy(i % n), device)).float()
         else:
-            x = np.asarray(self.images[i % n]) if isinstance(self.images, np.memmap) else self.images[i % n]
+            x = (
+                np.asarray(self.images[i % n])
+                if isinstance(self.images, np.memmap)
+                else self.images[i % n]
+            )
             x = torch.from_numpy(x.astype('float32', copy=False)).to(device)
         lo, hi = self.window
-        x = x.sub(lo).mul_(2/(hi - lo)).sub_(1).permute(0, 3, 1, 2)
-        if (i >= n).any(): x = torch.where(torch.from_numpy(i >= n).to(device)[:, None, None, None], x.flip(3), x)
-        return x.contiguous(), None if self.labels is None else torch.from_numpy(self.labels[i % n].astype('int64')).to(device)
+        x = x.sub(lo).mul_(2 / (hi - lo)).sub_(1).permute(0, 3, 1, 2)
+        if (i >= n).any():
+            x = torch.where(torch.from_numpy(i >= n).to(device)[:, None, None, None], x.flip(3), x)
+        return x.contiguous(), None if self.labels is None else torch.from_numpy(
+            self.labels[i % n].astype('int64')
+        ).to(device)
 
     def order(self, first: int, n: int, seed: int):
         "Indices of the images number `first` … `first + n - 1` of an endless stream that shows all once in each passage."
         at = np.arange(first, first + n)
-        of = {p: np.random.default_rng([seed, 1, int(p)]).permutation(len(self)) for p in np.unique(at//len(self))}
-        return np.array([of[p][k] for p, k in zip(at//len(self), at % len(self))])
+        of = {
+            p: np.random.default_rng([seed, 1, int(p)]).permutation(len(self))
+            for p in np.unique(at // len(self))
+        }
+        return np.array([of[p][k] for p, k in zip(at // len(self), at % len(self))])
 
 # %% ../../nbs/12_stylegan2_training.ipynb #6d0cdb3e
 def path_penalty(lengths, mean, decay):
@@ -209,93 +378,170 @@ def path_penalty(lengths, mean, decay):
     return (lengths - moved).square(), moved.detach()
 
 # %% ../../nbs/12_stylegan2_training.ipynb #f0976335
-PHASES = {'g': 'G', 'path': 'G', 'd': 'D', 'r1': 'D'}     # what a step trains
-LOSSES = ('g', 'path', 'd_fake', 'd_real', 'r1')          # what the log says
+PHASES = {'g': 'G', 'path': 'G', 'd': 'D', 'r1': 'D'}  # what a step trains
+LOSSES = ('g', 'path', 'd_fake', 'd_real', 'r1')  # what the log says
+
 
 def seed_of(*key) -> int:
     "A seed for a key of whole numbers."
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
+# %% ../../nbs/12_stylegan2_training.ipynb #91a510e3
 def draws(device, *key) -> torch.Generator:
     "A generator of random numbers for a key of whole numbers."
     return torch.Generator(device).manual_seed(seed_of(*key))
 
-def _world(): return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+# %% ../../nbs/12_stylegan2_training.ipynb #7d778aff
+def _world():
+    return (
+        (dist.get_rank(), dist.get_world_size())
+        if dist.is_available() and dist.is_initialized()
+        else (0, 1)
+    )
 
+# %% ../../nbs/12_stylegan2_training.ipynb #e9c4a7df
 def _gather(tensors):
     "Mean over all processes, in place."
     n = _world()[1]
-    if n == 1 or not tensors: return
+    if n == 1 or not tensors:
+        return
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
     flat /= n
-    for t, part in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
+    for t, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+        t.copy_(part.view_as(t))
 
 # %% ../../nbs/12_stylegan2_training.ipynb #e8df4e96
 class CudaGraph:
     "The launches of a function of fixed tensors, recorded without being run; a call runs them all, with fresh numbers of `rng`."
-    def __init__(self, function, rng: torch.Generator,
-                 other=None):    # a record that never runs at the same time, and shares its memory
+
+    def __init__(
+        self, function, rng: torch.Generator, other=None
+    ):  # a record that never runs at the same time, and shares its memory
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(rng)
-        with torch.cuda.graph(self.graph, pool=other and other.graph.pool()): function()
-    def __call__(self): self.graph.replay()
+        with torch.cuda.graph(self.graph, pool=other and other.graph.pool()):
+            function()
+
+    def __call__(self):
+        self.graph.replay()
 
 # %% ../../nbs/12_stylegan2_training.ipynb #1a003889
 class Trainer:
     "The networks, their optimisers and one iteration at a time. `device`: 'cpu', 'cuda', 'cuda:1', 'mps'."
-    def __init__(self, data: Images, config: Config, device='cpu', dtype=torch.float32, transferred=False,
-                 record=None):    # what records a pass: `CudaGraph`; False: nothing does. None: as the device wants
+
+    def __init__(
+        self,
+        data: Images,
+        config: Config,
+        device='cpu',
+        dtype=torch.float32,
+        transferred=False,
+        record=None,
+    ):  # what records a pass: `CudaGraph`; False: nothing does. None: as the device wants
         self.data, self.device, (self.rank, self.devices) = data, numbered(device), _world()
         self.config = c = config.resolved(data.size, self.devices, transferred, self.device)
-        if len(data) < c.batch: raise InputError(f'batch={c.batch}: there are only {len(data)} images; choose batch={1 << (len(data).bit_length() - 1)} or less')
+        if len(data) < c.batch:
+            raise InputError(
+                f'batch={c.batch}: there are only {len(data)} images; choose batch={1 << (len(data).bit_length() - 1)} or less'
+            )
         on_gpu = self.device.type == 'cuda'
-        if on_gpu: data.keep_on(self.device)
+        if on_gpu:
+            data.keep_on(self.device)
         k = len(data.classes)
-        net = dict(c_dim=k, size=data.size, channels=data.channels, width=c.width, first=c.first, bf16=c.bf16)
-        self.G = Generator(z_dim=c.z_dim, mapping_layers=c.mapping_layers, generator=draws('cpu', c.seed, 100), **net)
-        self.D = Discriminator(kind=c.kind, mbstd_group=c.mbstd_group, generator=draws('cpu', c.seed, 101), **net)
+        net = dict(
+            c_dim=k,
+            size=data.size,
+            channels=data.channels,
+            width=c.width,
+            first=c.first,
+            bf16=c.bf16,
+        )
+        self.G = Generator(
+            z_dim=c.z_dim,
+            mapping_layers=c.mapping_layers,
+            generator=draws('cpu', c.seed, 100),
+            **net,
+        )
+        self.D = Discriminator(
+            kind=c.kind, mbstd_group=c.mbstd_group, generator=draws('cpu', c.seed, 101), **net
+        )
         self.G_ema = Generator(**self.G.config)
         self.G_ema.load_state_dict(self.G.state_dict())
         for n in (self.G, self.D, self.G_ema):
             n.to(self.device, dtype)
-            if on_gpu: n.to(memory_format=torch.channels_last)     # as the gradients of its convolutions come
+            if on_gpu:
+                n.to(memory_format=torch.channels_last)  # as the gradients of its convolutions come
         self.G.train(), self.D.train(), self.G_ema.eval().requires_grad_(False)
-        adam = lambda net, every: torch.optim.Adam(net.parameters(), **lazy_adam(every or None, c.lr), fused=self.device.type in ('cpu', 'cuda'))
-        self.opt_g, self.opt_d = adam(self.G, c.pl_every if c.pl_weight else 0), adam(self.D, c.r1_every)
+
+        def adam(net, every):
+            return torch.optim.Adam(
+                net.parameters(),
+                **lazy_adam(every or None, c.lr),
+                fused=self.device.type in ('cpu', 'cuda'),
+            )
+
+        self.opt_g, self.opt_d = (
+            adam(self.G, c.pl_every if c.pl_weight else 0),
+            adam(self.D, c.r1_every),
+        )
         self.controller = Controller(c.ada, c.p, c.target, c.ada_kimg, ceiling=c.ceiling)
-        self.pipe, self.pl_mean = pipeline(c.augment), torch.zeros((), device=self.device, dtype=dtype)
-        self.iteration, self.passes = 0, c.batch//self.devices//c.chunk
+        self.pipe, self.pl_mean = (
+            pipeline(c.augment),
+            torch.zeros((), device=self.device, dtype=dtype),
+        )
+        self.iteration, self.passes = 0, c.batch // self.devices // c.chunk
         # recorded passes: tensors that stay where they are
         self.record = CudaGraph if record is None and on_gpu else record or None
         self.static, self.inputs, self.recorded = bool(self.record), {}, {}
-        self.rng = torch.Generator(self.device if self.device.type != 'mps' else 'cpu')     # of noise and augmentation
-        self.p, self.pl_next, self.w_mean = self.pl_mean.clone(), self.pl_mean.clone(), torch.zeros_like(self.G.mapping.w_avg)
-        self.sums = {k: torch.zeros(2, device=self.device) for k in LOSSES}                 # sum and number
-        self.gradients = {n: [torch.zeros_like(p) for p in net.parameters()] for n, net in (('G', self.G), ('D', self.D))}
-        self.used = {}                                                                      # phase: which of them it has
+        self.rng = torch.Generator(
+            self.device if self.device.type != 'mps' else 'cpu'
+        )  # of noise and augmentation
+        self.p, self.pl_next, self.w_mean = (
+            self.pl_mean.clone(),
+            self.pl_mean.clone(),
+            torch.zeros_like(self.G.mapping.w_avg),
+        )
+        self.sums = {k: torch.zeros(2, device=self.device) for k in LOSSES}  # sum and number
+        self.gradients = {
+            n: [torch.zeros_like(p) for p in net.parameters()]
+            for n, net in (('G', self.G), ('D', self.D))
+        }
+        self.used = {}  # phase: which of them it has
 
     @property
     def images(self) -> int:
         "Real images shown so far."
-        return self.iteration*self.config.batch
+        return self.iteration * self.config.batch
 
-    def networks(self) -> dict: return {'G': self.G, 'D': self.D, 'G_ema': self.G_ema}
+    def networks(self) -> dict:
+        return {'G': self.G, 'D': self.D, 'G_ema': self.G_ema}
 
     def losses(self) -> dict:
         "Means since the last call, of the losses that were computed."
         sums = {k: v.tolist() for k, v in self.sums.items()}
-        for v in self.sums.values(): v.zero_()
-        return {k: s/n for k, (s, n) in sums.items() if n}
+        for v in self.sums.values():
+            v.zero_()
+        return {k: s / n for k, (s, n) in sums.items() if n}
 
     def labels(self, numbers):
         "Class numbers (n,) of the host, or None, as labels [n, k] on the device."
-        if numbers is None: return None
-        return send(F.one_hot(torch.as_tensor(numbers, dtype=torch.int64), len(self.data.classes)).to(self.pl_mean.dtype), self.device)
+        if numbers is None:
+            return None
+        return send(
+            F.one_hot(torch.as_tensor(numbers, dtype=torch.int64), len(self.data.classes)).to(
+                self.pl_mean.dtype
+            ),
+            self.device,
+        )
 
     def latents(self, n, rng):
         "z [n, z_dim], and class numbers of random training images (None: no classes), both on the host."
-        c = None if self.data.labels is None else self.data.labels[torch.randint(len(self.data.labels), (n,), generator=rng).numpy()]
+        c = (
+            None
+            if self.data.labels is None
+            else self.data.labels[torch.randint(len(self.data.labels), (n,), generator=rng).numpy()]
+        )
         return torch.randn((n, self.G.z_dim), generator=rng), c
 
     def drawn(self, n, rng) -> dict:
@@ -314,29 +560,36 @@ class Trainer:
         "The real images of a chunk, from number `first` of the batch on."
         index = self.data.order(self.images + first, self.config.chunk, self.config.seed)
         x, _ = self.data.take(index, self.device)
-        numbers = None if self.data.labels is None else self.data.labels[index % len(self.data.images)]
+        numbers = (
+            None if self.data.labels is None else self.data.labels[index % len(self.data.images)]
+        )
         return {'real': x.to(self.pl_mean.dtype), 'real_label': self.labels(numbers)}
 
     def chunks(self, phase: str):
         "Inputs of this process's passes in this iteration's phase, and the seed of what is drawn within them."
         c = self.config
-        for k in range(self.rank*self.passes, (self.rank + 1)*self.passes):
+        for k in range(self.rank * self.passes, (self.rank + 1) * self.passes):
             key = (c.seed, 2, self.iteration, list(PHASES).index(phase), k)
-            x, n = {}, c.chunk if phase != 'path' else max(1, c.chunk//c.pl_shrink)
-            if phase != 'r1': x |= self.drawn(n, draws('cpu', *key, 0))
-            if PHASES[phase] == 'D': x |= self.real(k*c.chunk)
+            x, n = {}, c.chunk if phase != 'path' else max(1, c.chunk // c.pl_shrink)
+            if phase != 'r1':
+                x |= self.drawn(n, draws('cpu', *key, 0))
+            if PHASES[phase] == 'D':
+                x |= self.real(k * c.chunk)
             yield x, seed_of(*key, 1)
 
     def styles(self, x):
         "w of a pass's images [n, num_ws, w_dim]. Keeps count for the average of w."
         w = self.G.mapping(x['z'], x['label'], track=False)
-        self.w_mean.add_(w[:, 0].detach().mean(0)/self.passes)
-        if 'other' not in x: return w
+        self.w_mean.add_(w[:, 0].detach().mean(0) / self.passes)
+        if 'other' not in x:
+            return w
         return torch.where(x['first'], w, self.G.mapping(x['other'], x['label'], track=False))
 
     def augmented(self, images):
-        if self.config.ada == 'none': return images
-        if self.static: return augment(images, self.pipe, self.p, self.rng, static=True)
+        if self.config.ada == 'none':
+            return images
+        if self.static:
+            return augment(images, self.pipe, self.p, self.rng, static=True)
         p = self.controller.probability
         return augment(images, self.pipe, p, self.rng) if p > 0 else images
 
@@ -355,17 +608,21 @@ class Trainer:
     def loss_path(self, x):
         w = self.styles(x)
         image = self.G.synthesis(w, 'random', self.rng, fp32=True)
-        y = torch.randn(image.shape, generator=self.rng, device=self.rng.device, dtype=image.dtype).to(image.device)
-        y = y/math.sqrt(image.shape[2]*image.shape[3])
-        with no_weight_gradients(): g, = torch.autograd.grad((image*y).sum(), w, create_graph=True)
+        y = torch.randn(
+            image.shape, generator=self.rng, device=self.rng.device, dtype=image.dtype
+        ).to(image.device)
+        y = y / math.sqrt(image.shape[2] * image.shape[3])
+        with no_weight_gradients():
+            (g,) = torch.autograd.grad((image * y).sum(), w, create_graph=True)
         lengths = g.square().sum(2).mean(1).sqrt()
         penalty, moved = path_penalty(lengths, self.pl_mean, self.config.pl_decay)
-        self.pl_next.add_(moved/self.passes)
+        self.pl_next.add_(moved / self.passes)
         self.note(path=lengths)
-        return penalty.mean()*self.config.pl_weight*self.config.pl_every
+        return penalty.mean() * self.config.pl_weight * self.config.pl_every
 
     def loss_d(self, x):
-        with torch.no_grad(): fake = self.G.synthesis(self.styles(x), 'random', self.rng)
+        with torch.no_grad():
+            fake = self.G.synthesis(self.styles(x), 'random', self.rng)
         d_fake = F.softplus(self.D(self.augmented(fake), x['label'])).mean()
         logits = self.D(self.augmented(x['real']), x['real_label'])
         self.controller.report(logits)
@@ -377,36 +634,46 @@ class Trainer:
         real = x['real'].detach().requires_grad_()
         logits = self.D(self.augmented(real), x['real_label'], fp32=True)
         self.controller.report(logits)
-        with no_weight_gradients(): g, = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        with no_weight_gradients():
+            (g,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         penalty = g.square().sum((1, 2, 3))
         self.note(r1=penalty)
-        return penalty.mean()*(self.config.gamma/2*self.config.r1_every)
+        return penalty.mean() * (self.config.gamma / 2 * self.config.r1_every)
 
     def add_gradients(self, phase: str, x: dict):
         "Add the gradients of one pass, divided by the number of passes, to those of the network that the phase trains."
         network = PHASES[phase]
-        loss = getattr(self, f'loss_{phase}')(x)/self.passes
-        found = torch.autograd.grad(loss, list(getattr(self, network).parameters()), allow_unused=True)
+        loss = getattr(self, f'loss_{phase}')(x) / self.passes
+        found = torch.autograd.grad(
+            loss, list(getattr(self, network).parameters()), allow_unused=True
+        )
         self.used[phase] = [g is not None for g in found]
         pairs = [(s, g) for s, g in zip(self.gradients[network], found) if g is not None]
         # all at once, but for those that lie in another order in memory: one of them would slow down all
         alike = [(s, g) for s, g in pairs if s.stride() == g.stride()]
         torch._foreach_add_([s for s, _ in alike], [g for _, g in alike])
         for s, g in pairs:
-            if s.stride() != g.stride(): s.add_(g)
+            if s.stride() != g.stride():
+                s.add_(g)
 
     def run(self, phase: str, x: dict):
         "One pass: the first as it is, the second recorded, from then on the record with other inputs."
-        if not self.record: return self.add_gradients(phase, x)
-        if phase not in self.inputs:        # what must not happen within a record (tables, workspaces) happens now
+        if not self.record:
+            return self.add_gradients(phase, x)
+        if (
+            phase not in self.inputs
+        ):  # what must not happen within a record (tables, workspaces) happens now
             self.inputs[phase] = x
             return self.add_gradients(phase, x)
         fixed = self.inputs[phase]
         for k, v in x.items():
-            if v is not None: fixed[k].copy_(v)
+            if v is not None:
+                fixed[k].copy_(v)
         if phase not in self.recorded:
             other = next(iter(self.recorded.values()), None)
-            self.recorded[phase] = self.record(lambda: self.add_gradients(phase, fixed), self.rng, other)
+            self.recorded[phase] = self.record(
+                lambda: self.add_gradients(phase, fixed), self.rng, other
+            )
         self.recorded[phase]()
 
     @torch.no_grad()
@@ -418,7 +685,8 @@ class Trainer:
         "Gather what the passes have added up over the processes, and put it where it is used."
         w, path = self.w_mean, self.pl_next
         parameters = list(getattr(self, PHASES[phase]).parameters())
-        for p, g, used in zip(parameters, self.gradients[PHASES[phase]], self.used[phase]): p.grad = g if used else None
+        for p, g, used in zip(parameters, self.gradients[PHASES[phase]], self.used[phase]):
+            p.grad = g if used else None
         _gather([p.grad for p in parameters if p.grad is not None])
         if phase != 'r1':
             _gather([w])
@@ -442,12 +710,15 @@ class Trainer:
     def iterate(self):
         "One iteration: every network is trained on one batch."
         c = self.config
-        if self.static: self.p.fill_(self.controller.probability)
+        if self.static:
+            self.p.fill_(self.controller.probability)
         self.D.requires_grad_(False), self.G.requires_grad_(False)
         self.step('g', self.opt_g)
-        if c.pl_weight and self.iteration % c.pl_every == 0: self.step('path', self.opt_g)
+        if c.pl_weight and self.iteration % c.pl_every == 0:
+            self.step('path', self.opt_g)
         self.step('d', self.opt_d)
-        if c.r1_every and c.gamma and self.iteration % c.r1_every == 0: self.step('r1', self.opt_d)
+        if c.r1_every and c.gamma and self.iteration % c.r1_every == 0:
+            self.step('r1', self.opt_d)
         self.average()
         self.controller.step(c.batch)
         self.iteration += 1
@@ -455,51 +726,105 @@ class Trainer:
     @torch.no_grad()
     def average(self):
         "Move the averaged generator towards G; buffers (noise maps, average of w) are taken over."
-        beta = ema_beta(self.config.batch, self.config.ema_kimg, self.images, self.config.ema_rampup)
+        beta = ema_beta(
+            self.config.batch, self.config.ema_kimg, self.images, self.config.ema_rampup
+        )
         torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
         torch._foreach_copy_(list(self.G_ema.buffers()), list(self.G.buffers()))
 
 # %% ../../nbs/12_stylegan2_training.ipynb #a04b62fe
 @torch.no_grad()
-def draw(G, n: int, seed: int, labels=None, batch: int = 32) -> np.ndarray:  # labels: class numbers (n,) -> float32 (n, h, w, channels) in [0, 1]
+def draw(
+    G, n: int, seed: int, labels=None, batch: int = 32
+) -> np.ndarray:  # labels: class numbers (n,) -> float32 (n, h, w, channels) in [0, 1]
     "Images of a generator without truncation, with its constant noise."
     device = next(G.parameters()).device
     z = torch.randn((n, G.z_dim), generator=draws('cpu', seed, 3))
     c = None if labels is None else torch.as_tensor(np.asarray(labels, 'int64'))
-    part = lambda i: G(z[i:i + batch].to(device), None if c is None else c[i:i + batch].to(device), noise='const', track=False)
-    x = torch.cat([part(i).float().cpu() for i in range(0, n, batch)])
-    return ((x + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
+    def part(i):
+        return G(
+            z[i : i + batch].to(device),
+            None if c is None else c[i : i + batch].to(device),
+            noise='const',
+            track=False,
+        )
+
+    x = torch.cat([part(i).float().cpu() for i in range(0, n, batch)])
+    return ((x + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+# %% ../../nbs/12_stylegan2_training.ipynb #0a313a41
 def sheet(images, path, columns: int = 8) -> Path:  # float (n, h, w, 1 or 3) in [0, 1]; a .png
     "Images side by side, without gaps, as one picture."
     from PIL import Image
-    a = (np.asarray(images)*255 + .5).astype('uint8')
+
+    a = (np.asarray(images) * 255 + 0.5).astype('uint8')
     a = np.concatenate([a, np.zeros((-len(a) % columns, *a.shape[1:]), 'uint8')])
     n, h, w, c = a.shape
-    a = a.reshape(n//columns, columns, h, w, c).swapaxes(1, 2).reshape(n//columns*h, columns*w, c)
-    return atomic_save(path, lambda part: Image.fromarray(a[..., 0] if c == 1 else a[..., :3]).save(part))
+    a = (
+        a.reshape(n // columns, columns, h, w, c)
+        .swapaxes(1, 2)
+        .reshape(n // columns * h, columns * w, c)
+    )
+    return atomic_save(
+        path, lambda part: Image.fromarray(a[..., 0] if c == 1 else a[..., :3]).save(part)
+    )
 
+# %% ../../nbs/12_stylegan2_training.ipynb #2c421496
 @torch.no_grad()
-def judge(D, images, c=None, batch: int = 64):  # images (n, channels, h, w) in -1..1, class numbers (n,) -> float32 (n,)
+def judge(
+    D, images, c=None, batch: int = 64
+):  # images (n, channels, h, w) in -1..1, class numbers (n,) -> float32 (n,)
     "What a discriminator says of images: its logits, above 0 for real. The minibatch statistics need whole groups, so the last one is filled up with the first images."
     group = D.mbstd[0] or 1
-    index = torch.arange(-(-len(images)//group)*group, device=images.device) % len(images)
-    return torch.cat([D(images[i], None if c is None else c[i]).float()[:, 0] for i in index.split(max(1, batch//group)*group)])[:len(images)]
+    index = torch.arange(-(-len(images) // group) * group, device=images.device) % len(images)
+    return torch.cat(
+        [
+            D(images[i], None if c is None else c[i]).float()[:, 0]
+            for i in index.split(max(1, batch // group) * group)
+        ]
+    )[: len(images)]
 
+# %% ../../nbs/12_stylegan2_training.ipynb #8215913b
 class Monitor:
     "What a snapshot measures: the distance, and D's outputs on up to 256 images that it has and as many that it has not seen, drawn from all classes."
+
     def __init__(self, data: Images, validation=None, features=None, n: int = 1000, seed: int = 0):
-        if len(data.images) < 2: raise InputError(f'images: {len(data.images)}; a training needs at least 2, for the distance that its snapshots measure')
-        self.data, self.validation, self.features, self.seed = data, validation, features or RandomFeatures(), seed
+        if len(data.images) < 2:
+            raise InputError(
+                f'images: {len(data.images)}; a training needs at least 2, for the distance that its snapshots measure'
+            )
+        self.data, self.validation, self.features, self.seed = (
+            data,
+            validation,
+            features or RandomFeatures(),
+            seed,
+        )
         index = np.sort(np.random.default_rng([seed, 4]).permutation(len(data.images))[:n])
         # always n generated images, in the classes' shares: with 239 of them one network's distance to 239 radiographs came out between .07 and .24
-        again = np.concatenate([np.arange(len(index)), *(np.random.default_rng([seed, 6, k]).permutation(len(index)) for k in range(n//len(index)))])[:n]
-        self.index, self.n, self.labels = index, n, None if data.labels is None else data.labels[index[again]]
+        again = np.concatenate(
+            [
+                np.arange(len(index)),
+                *(
+                    np.random.default_rng([seed, 6, k]).permutation(len(index))
+                    for k in range(n // len(index))
+                ),
+            ]
+        )[:n]
+        self.index, self.n, self.labels = (
+            index,
+            n,
+            None if data.labels is None else data.labels[index[again]],
+        )
         self.real = self.features(self.unit(data, index))
-        self.few, self.few_held_out = (np.random.default_rng([seed, 5]).permutation(k)[:256] for k in (len(index), 0 if validation is None else len(validation.images)))   # mixed, as in training: minibatch statistics look at neighbours
+        self.few, self.few_held_out = (
+            np.random.default_rng([seed, 5]).permutation(k)[:256]
+            for k in (len(index), 0 if validation is None else len(validation.images))
+        )  # mixed, as in training: minibatch statistics look at neighbours
 
     @staticmethod
-    def unit(data, index): return ((data.take(index)[0].clamp(-1, 1) + 1)/2).permute(0, 2, 3, 1).numpy()
+    def unit(data, index):
+        return ((data.take(index)[0].clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
 
     @staticmethod
     def logit(D, data, index):
@@ -513,196 +838,396 @@ class Monitor:
         fake = draw(trainer.G_ema, self.n, self.seed, self.labels)
         out = {'distance': float(frechet(self.real, self.features(fake)))}
         if self.validation is not None:
-            generated = Images(fake[self.few], None if self.labels is None else self.labels[self.few], self.data.classes, window=(0, 1), every=False)
-            out |= {'d_train': self.logit(trainer.D, self.data, self.index[self.few]), 'd_val': self.logit(trainer.D, self.validation, self.few_held_out), 'd_gen': self.logit(trainer.D, generated, np.arange(len(self.few)))}
+            generated = Images(
+                fake[self.few],
+                None if self.labels is None else self.labels[self.few],
+                self.data.classes,
+                window=(0, 1),
+                every=False,
+            )
+            out |= {
+                'd_train': self.logit(trainer.D, self.data, self.index[self.few]),
+                'd_val': self.logit(trainer.D, self.validation, self.few_held_out),
+                'd_gen': self.logit(trainer.D, generated, np.arange(len(self.few))),
+            }
         return out
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d7861fc9
-def _settings(trainer) -> dict: return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(trainer.config).items()}
+def _settings(trainer) -> dict:
+    return {
+        k: list(v) if isinstance(v, tuple) else v
+        for k, v in dataclasses.asdict(trainer.config).items()
+    }
 
-def save_checkpoint(trainer: Trainer, path, log: list, times: list, fingerprint: str, seconds: float = 0.):
+# %% ../../nbs/12_stylegan2_training.ipynb #ced137c4
+def save_checkpoint(
+    trainer: Trainer, path, log: list, times: list, fingerprint: str, seconds: float = 0.0
+):
     "All state of a training, in one file; `seconds`: how long it has taken so far."
-    about = {'settings': _settings(trainer), 'data': fingerprint, 'log': log, 'times': times, 'controller': trainer.controller.state_dict(), 'iteration': trainer.iteration,
-             'seconds': seconds, 'sums': {k: v.tolist() for k, v in trainer.sums.items()}}
-    state = {'about': json.dumps(about), 'networks': {k: n.state_dict() for k, n in trainer.networks().items()},
-             'optimisers': [o.state_dict() for o in (trainer.opt_g, trainer.opt_d)], 'pl_mean': trainer.pl_mean}
+    about = {
+        'settings': _settings(trainer),
+        'data': fingerprint,
+        'log': log,
+        'times': times,
+        'controller': trainer.controller.state_dict(),
+        'iteration': trainer.iteration,
+        'seconds': seconds,
+        'sums': {k: v.tolist() for k, v in trainer.sums.items()},
+    }
+    state = {
+        'about': json.dumps(about),
+        'networks': {k: n.state_dict() for k, n in trainer.networks().items()},
+        'optimisers': [o.state_dict() for o in (trainer.opt_g, trainer.opt_d)],
+        'pl_mean': trainer.pl_mean,
+    }
     atomic_save(path, lambda part: torch.save(state, part))
 
+# %% ../../nbs/12_stylegan2_training.ipynb #37e26845
 def about_checkpoint(path) -> dict:
     "What a checkpoint says of itself, without its arrays; {} where there is none, or none that can be read (of which `load_checkpoint` speaks)."
-    try: return json.loads(torch.load(path, map_location='cpu', mmap=True, weights_only=True)['about'])
-    except Exception: return {}
+    try:
+        return json.loads(
+            torch.load(path, map_location='cpu', mmap=True, weights_only=True)['about']
+        )
+    except Exception:
+        return {}
 
-def settle_bf16(config: Config, checkpoint, device) -> tuple:  # Config with bf16 True or False, and why
+# %% ../../nbs/12_stylegan2_training.ipynb #c83d217f
+def settle_bf16(
+    config: Config, checkpoint, device
+) -> tuple:  # Config with bf16 True or False, and why
     "The precision of a training: that of its checkpoint if it goes on, else what `choose_bf16` says; the same in all processes."
     found = choose_bf16(config.bf16, device)
-    kept = about_checkpoint(checkpoint).get('settings', {}).get('bf16') if config.bf16 == 'auto' else None
-    if kept is not None: found = kept, 'as in the checkpoint' + ('' if kept == found[0] else f'; a new training would take {"bfloat16" if found[0] else "float32"} here: {found[1]}')
+    kept = (
+        about_checkpoint(checkpoint).get('settings', {}).get('bf16')
+        if config.bf16 == 'auto'
+        else None
+    )
+    if kept is not None:
+        found = (
+            kept,
+            'as in the checkpoint'
+            + (
+                ''
+                if kept == found[0]
+                else f'; a new training would take {"bfloat16" if found[0] else "float32"} here: {found[1]}'
+            ),
+        )
     if _world()[1] > 1:
         held = [found]
         dist.broadcast_object_list(held, 0)
         found = held[0]
     return dataclasses.replace(config, bf16=found[0]), found[1]
 
+# %% ../../nbs/12_stylegan2_training.ipynb #a54987db
 def load_checkpoint(trainer: Trainer, path, fingerprint: str) -> tuple:  # log, times, seconds
     "Put a saved state back. One of another configuration (other than its length) or of other images is an `InputError`."
     try:
         state = torch.load(path, map_location=trainer.device, weights_only=True)
         about = json.loads(state['about'])
-    except Exception as e: raise InputError(f'{path}: not a readable checkpoint ({type(e).__name__}: {e}). Delete it to begin anew') from None
+    except Exception as e:
+        raise InputError(
+            f'{path}: not a readable checkpoint ({type(e).__name__}: {e}). Delete it to begin anew'
+        ) from None
     mine, there = _settings(trainer), about['settings']
-    if other := ', '.join(f'{k}: {there.get(k)!r} there, {mine[k]!r} here' for k in mine if k != 'kimg' and mine[k] != there.get(k)):
-        raise InputError(f'{path}: belongs to another configuration ({other}). Use another folder, or delete it to begin anew')
-    if about['data'] != fingerprint: raise InputError(f'{path}: was made with other images, labels or window. Use another folder, or delete it to begin anew')
-    for k, n in trainer.networks().items(): n.load_state_dict(state['networks'][k])
-    for o, s in zip((trainer.opt_g, trainer.opt_d), state['optimisers']): o.load_state_dict(s)
+    if other := ', '.join(
+        f'{k}: {there.get(k)!r} there, {mine[k]!r} here'
+        for k in mine
+        if k != 'kimg' and mine[k] != there.get(k)
+    ):
+        raise InputError(
+            f'{path}: belongs to another configuration ({other}). Use another folder, or delete it to begin anew'
+        )
+    if about['data'] != fingerprint:
+        raise InputError(
+            f'{path}: was made with other images, labels or window. Use another folder, or delete it to begin anew'
+        )
+    for k, n in trainer.networks().items():
+        n.load_state_dict(state['networks'][k])
+    for o, s in zip((trainer.opt_g, trainer.opt_d), state['optimisers']):
+        o.load_state_dict(s)
     trainer.pl_mean.copy_(state['pl_mean'])
     trainer.controller.load_state_dict(about['controller'])
     trainer.iteration = about['iteration']
-    for k, v in about.get('sums', {}).items(): trainer.sums[k].copy_(torch.tensor(v))
-    return about['log'], about['times'], about.get('seconds', sum(t['seconds'] for t in about['times']))
+    for k, v in about.get('sums', {}).items():
+        trainer.sums[k].copy_(torch.tensor(v))
+    return (
+        about['log'],
+        about['times'],
+        about.get('seconds', sum(t['seconds'] for t in about['times'])),
+    )
 
 # %% ../../nbs/12_stylegan2_training.ipynb #591b5ff8
 def default_device() -> str:
     "'cuda' (this process's own under torchrun), 'mps', or 'cpu'."
-    if torch.cuda.is_available(): return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    if torch.cuda.is_available():
+        return f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+# %% ../../nbs/12_stylegan2_training.ipynb #dbefdfb9
 def start_processes(device: str):
     "Prepare the device, and join the other processes if torchrun started several."
-    if device.startswith('cuda'):   # the same seed, the same bits; a GPU has faster ways that add up in any order
+    if device.startswith(
+        'cuda'
+    ):  # the same seed, the same bits; a GPU has faster ways that add up in any order
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.cuda.set_device(numbered(device))   # where passes are recorded
-        torch.utils.deterministic.fill_uninitialized_memory = False   # nothing here is read before it is written
+        torch.cuda.set_device(numbered(device))  # where passes are recorded
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # nothing here is read before it is written
+        )
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():
-        if device.startswith('cuda'): torch.cuda.set_device(device)
+        if device.startswith('cuda'):
+            torch.cuda.set_device(device)
         dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
 
+# %% ../../nbs/12_stylegan2_training.ipynb #c8702e19
 def _memory(device) -> float:
     "Most memory in use so far, GB."
-    if device.type == 'cuda': return torch.cuda.max_memory_reserved(device)/2**30   # also what recorded passes hold
-    import resource, sys
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == 'darwin' else 2**20)
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_reserved(device) / 2**30  # also what recorded passes hold
+    import resource
+    import sys
 
-def _jsonl(path, rows): atomic_write(path, ''.join(json.dumps(r) + '\n' for r in rows))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**30 if sys.platform == 'darwin' else 2**20
+    )
 
+# %% ../../nbs/12_stylegan2_training.ipynb #e0b1aa37
+def _jsonl(path, rows):
+    atomic_write(path, ''.join(json.dumps(r) + '\n' for r in rows))
+
+# %% ../../nbs/12_stylegan2_training.ipynb #46a6ddb6
 @alone
-def train(images: np.ndarray,       # (n, h, w, channels): uint8, uint16, or float with a window; training images only
-          config: Config,
-          folder,                   # checkpoint.pt, log.jsonl, times.jsonl, sheets and network_<kimg>.safetensors go here
-          labels=None,              # class numbers (n,); None: unconditional
-          classes=(),               # their names
-          window=None,              # values that become -1 and 1
-          device: str = None,       # None: an accelerator if there is one
-          init=None,                # network file (ours or a published .pkl) to begin with; other labels, channels and sizes keep what fits
-          validation=None,          # held-out images like `images`, only looked at
-          validation_labels=None,
-          tick_kimg: float = 1.,    # thousand images a line in the log
-          snapshot_ticks: int = 10, # ticks between snapshots; 0: only at the end
-          keep: str = 'best',       # of the snapshots' networks: 'best' by distance and the last, or 'all'
-          sheet_images: int = 64,
-          features=None,            # of the distance: see fidelity; None: RandomFeatures, which need no file
-          distance_images: int = 1000,   # generated, and real ones at most
-          about: dict = None,       # what the data are, for the network files
-          checkpoint_seconds: float = 120.,  # at least this long between checkpoints
-          progress=print,           # called with one line a tick, and every half minute
-         ) -> dict:                 # results for the record
+def train(
+    images: np.ndarray,  # (n, h, w, channels): uint8, uint16, or float with a window; training images only
+    config: Config,
+    folder,  # checkpoint.pt, log.jsonl, times.jsonl, sheets and network_<kimg>.safetensors go here
+    labels=None,  # class numbers (n,); None: unconditional
+    classes=(),  # their names
+    window=None,  # values that become -1 and 1
+    device: str = None,  # None: an accelerator if there is one
+    init=None,  # network file (ours or a published .pkl) to begin with; other labels, channels and sizes keep what fits
+    validation=None,  # held-out images like `images`, only looked at
+    validation_labels=None,
+    tick_kimg: float = 1.0,  # thousand images a line in the log
+    snapshot_ticks: int = 10,  # ticks between snapshots; 0: only at the end
+    keep: str = 'best',  # of the snapshots' networks: 'best' by distance and the last, or 'all'
+    sheet_images: int = 64,
+    features=None,  # of the distance: see fidelity; None: RandomFeatures, which need no file
+    distance_images: int = 1000,  # generated, and real ones at most
+    about: dict = None,  # what the data are, for the network files
+    checkpoint_seconds: float = 120.0,  # at least this long between checkpoints
+    progress=print,  # called with one line a tick, and every half minute
+) -> dict:  # results for the record
     "Train, or go on with a training that was killed. Under torchrun each process takes its share of the batch. A loss that is no number, a full disk, or input that does not fit is an `InputError`; the last checkpoint stays."
     _need(keep in ('best', 'all'), 'keep', keep, "'best' or 'all'")
     _need(tick_kimg > 0, 'tick_kimg', tick_kimg, 'thousands of images above 0')
     _need(_count(sheet_images), 'sheet_images', sheet_images, 'a whole number of images from 1')
-    _need(_count(distance_images) and distance_images > 1, 'distance_images', distance_images, 'a whole number of images from 2')
+    _need(
+        _count(distance_images) and distance_images > 1,
+        'distance_images',
+        distance_images,
+        'a whole number of images from 2',
+    )
     folder, device = Path(folder), device or default_device()
     start_processes(device)
-    config, why = settle_bf16(config, folder/'checkpoint.pt', device)
+    config, why = settle_bf16(config, folder / 'checkpoint.pt', device)
     rank, devices = _world()
     data = Images(images, labels, classes, window, config.mirror)
-    held_out = None if validation is None else Images(validation, validation_labels, data.classes, data.window, every=False)
-    trainer, fingerprint = Trainer(data, config, device, transferred=init is not None), sha256_array(np.concatenate([np.frombuffer(bytes.fromhex(sha256_array(np.asarray(a))), 'uint8') for a in (images, data.labels if data.labels is not None else [], data.window)]))
-    c, checkpoint, log, times, first = trainer.config, folder/'checkpoint.pt', [], [], 0.
+    held_out = (
+        None
+        if validation is None
+        else Images(validation, validation_labels, data.classes, data.window, every=False)
+    )
+    trainer, fingerprint = (
+        Trainer(data, config, device, transferred=init is not None),
+        sha256_array(
+            np.concatenate(
+                [
+                    np.frombuffer(bytes.fromhex(sha256_array(np.asarray(a))), 'uint8')
+                    for a in (images, data.labels if data.labels is not None else [], data.window)
+                ]
+            )
+        ),
+    )
+    c, checkpoint, log, times, first = trainer.config, folder / 'checkpoint.pt', [], [], 0.0
     monitor = Monitor(data, held_out, features, distance_images, c.seed) if rank == 0 else None
     say = progress if rank == 0 and progress else lambda line: None
     precision = 'bfloat16' if c.bf16 else 'float32'
-    say(first_line('StyleGAN2-ADA', precision, why, torch_device_name(device), f'torch {torch.__version__}'))
+    say(
+        first_line(
+            'StyleGAN2-ADA', precision, why, torch_device_name(device), f'torch {torch.__version__}'
+        )
+    )
     if rank == 0:
-        for part in folder.glob('.*.part.*'): part.unlink(missing_ok=True)   # what a kill left half written
+        for part in folder.glob('.*.part.*'):
+            part.unlink(missing_ok=True)  # what a kill left half written
     if checkpoint.exists():
         log, times, first = load_checkpoint(trainer, checkpoint, fingerprint)
-        say(f'going on after {trainer.images/1000:g} of {c.kimg:g} thousand images')
+        say(f'going on after {trainer.images / 1000:g} of {c.kimg:g} thousand images')
     elif init is not None:
         networks, _ = load_any(init)
         for k, n in trainer.networks().items():
-            for line in transfer(networks.get(k) or networks['G_ema'], n): say(f'{init}: {k}: {line}')
+            for line in transfer(networks.get(k) or networks['G_ema'], n):
+                say(f'{init}: {k}: {line}')
+
     def save():
         save_checkpoint(trainer, checkpoint, log, times, fingerprint, first + time.time() - start)
-        return time.time(), trainer.images/1000
-    total, per = math.ceil(c.kimg*1000/c.batch), max(1, round(tick_kimg*1000/c.batch))
+        return time.time(), trainer.images / 1000
+
+    total, per = math.ceil(c.kimg * 1000 / c.batch), max(1, round(tick_kimg * 1000 / c.batch))
     start = saved = told = time.time()
-    begun, good = trainer.iteration, trainer.images/1000
-    if rank == 0 and not checkpoint.exists(): saved, good = save()   # a disk that is full is found now
+    begun, good = trainer.iteration, trainer.images / 1000
+    if rank == 0 and not checkpoint.exists():
+        saved, good = save()  # a disk that is full is found now
     while trainer.iteration < total:
-        try: trainer.iterate()
-        except InputError as e: raise InputError(f'{e}. {_good(checkpoint, good)}') from None
+        try:
+            trainer.iterate()
+        except InputError as e:
+            raise InputError(f'{e}. {_good(checkpoint, good)}') from None
         now, done = time.time(), trainer.iteration == total
-        pace = (now - start)/(trainer.iteration - begun)
+        pace = (now - start) / (trainer.iteration - begun)
         if not (done or trainer.iteration % per == 0):
-            if now - told > 30: say(f'kimg {trainer.images/1000:.2f}/{c.kimg:g}  {1000*pace/c.batch:.1f} s/kimg'); told = now
-            if rank == 0 and now - saved >= checkpoint_seconds and _can_save(trainer): saved, good = save()
+            if now - told > 30:
+                say(
+                    f'kimg {trainer.images / 1000:.2f}/{c.kimg:g}  {1000 * pace / c.batch:.1f} s/kimg'
+                )
+                told = now
+            if rank == 0 and now - saved >= checkpoint_seconds and _can_save(trainer):
+                saved, good = save()
             continue
-        row = {'kimg': round(trainer.images/1000, 3), **trainer.controller.log(), **trainer.losses(), 'path_mean': float(trainer.pl_mean)}
+        row = {
+            'kimg': round(trainer.images / 1000, 3),
+            **trainer.controller.log(),
+            **trainer.losses(),
+            'path_mean': float(trainer.pl_mean),
+        }
         if bad := [k for k, v in row.items() if v is not None and not math.isfinite(v)]:
-            raise InputError(f'kimg {row["kimg"]:g}: {", ".join(bad)}: not a number. {_good(checkpoint, good)}')
-        ticks = -(-trainer.iteration//per)
+            raise InputError(
+                f'kimg {row["kimg"]:g}: {", ".join(bad)}: not a number. {_good(checkpoint, good)}'
+            )
+        ticks = -(-trainer.iteration // per)
         snapshot = done or snapshot_ticks and ticks % snapshot_ticks == 0
         if rank == 0:
-            if snapshot: row |= _snapshot(trainer, monitor, folder, sheet_images, about or {}, [*log, row], keep)
+            if snapshot:
+                row |= _snapshot(
+                    trainer, monitor, folder, sheet_images, about or {}, [*log, row], keep
+                )
             log.append(row)
             now = time.time()
-            times.append({'kimg': row['kimg'], 'seconds': round(first + now - start - sum(t['seconds'] for t in times), 3), 'memory_gb': round(_memory(trainer.device), 3)})
+            times.append(
+                {
+                    'kimg': row['kimg'],
+                    'seconds': round(first + now - start - sum(t['seconds'] for t in times), 3),
+                    'memory_gb': round(_memory(trainer.device), 3),
+                }
+            )
             if done or snapshot or now - saved >= checkpoint_seconds:
                 saved, good = save()
-                _jsonl(folder/'log.jsonl', log), _jsonl(folder/'times.jsonl', times)
-            short = '  '.join(f'{k} {row[k]:.3f}' for k in ('p', 'r_t', 'g', 'd_real', 'd_fake', 'r1', 'path', 'distance') if row.get(k) is not None)
-            say(f'kimg {row["kimg"]:g}/{c.kimg:g}  {1000*pace/c.batch:.1f} s/kimg  {short}  {times[-1]["memory_gb"]:.1f} GB  {(total - trainer.iteration)*pace/60:.0f} min left')
+                _jsonl(folder / 'log.jsonl', log), _jsonl(folder / 'times.jsonl', times)
+            short = '  '.join(
+                f'{k} {row[k]:.3f}'
+                for k in ('p', 'r_t', 'g', 'd_real', 'd_fake', 'r1', 'path', 'distance')
+                if row.get(k) is not None
+            )
+            say(
+                f'kimg {row["kimg"]:g}/{c.kimg:g}  {1000 * pace / c.batch:.1f} s/kimg  {short}  {times[-1]["memory_gb"]:.1f} GB  {(total - trainer.iteration) * pace / 60:.0f} min left'
+            )
             told = now
-    if rank == 0 and 'distance' not in log[-1]:   # `kimg` is less than it was, and lies before the next snapshot
+    if (
+        rank == 0 and 'distance' not in log[-1]
+    ):  # `kimg` is less than it was, and lies before the next snapshot
         log[-1] |= _snapshot(trainer, monitor, folder, sheet_images, about or {}, log, keep)
         save_checkpoint(trainer, checkpoint, log, times, fingerprint)
-        _jsonl(folder/'log.jsonl', log)
-    return {**_results(trainer, log, times, folder), 'precision': precision, 'precision_why': why} if rank == 0 else {}
+        _jsonl(folder / 'log.jsonl', log)
+    return (
+        {**_results(trainer, log, times, folder), 'precision': precision, 'precision_why': why}
+        if rank == 0
+        else {}
+    )
 
-def _good(checkpoint, kimg): return f'The last good state, of kimg {round(kimg, 3):g}, is in {checkpoint}'
+# %% ../../nbs/12_stylegan2_training.ipynb #853351e5
+def _good(checkpoint, kimg):
+    return f'The last good state, of kimg {round(kimg, 3):g}, is in {checkpoint}'
 
+# %% ../../nbs/12_stylegan2_training.ipynb #34ff5fa7
 def _can_save(trainer) -> bool:
     "Between ticks: no process holds signs of its own, and all losses are numbers."
-    if trainer.iteration % trainer.controller.interval: return False
+    if trainer.iteration % trainer.controller.interval:
+        return False
     return all(math.isfinite(float(s)) for s, _ in trainer.sums.values())
 
-def _name(kimg): return f'network_{kimg:010.3f}.safetensors'
+# %% ../../nbs/12_stylegan2_training.ipynb #910ab558
+def _name(kimg):
+    return f'network_{kimg:010.3f}.safetensors'
 
+# %% ../../nbs/12_stylegan2_training.ipynb #37f8e3be
 def _snapshot(trainer, monitor, folder, sheet_images, about, log, keep) -> dict:
     kimg, data = log[-1]['kimg'], trainer.data
     found = monitor.measure(trainer)
     k = len(data.classes)
-    shown = None if not k else np.repeat(np.arange(k), -(-sheet_images//k))
-    sheet(draw(trainer.G_ema, sheet_images if shown is None else len(shown), trainer.config.seed, shown), folder/f'sheet_{kimg:010.3f}.png')
-    save_networks(folder/_name(kimg), trainer.networks(), {'classes': data.classes, 'window': list(data.window), 'dtype': data.dtype, 'kimg': kimg, 'data': about, 'seed': trainer.config.seed, 'settings': _settings(trainer)})
+    shown = None if not k else np.repeat(np.arange(k), -(-sheet_images // k))
+    sheet(
+        draw(
+            trainer.G_ema, sheet_images if shown is None else len(shown), trainer.config.seed, shown
+        ),
+        folder / f'sheet_{kimg:010.3f}.png',
+    )
+    save_networks(
+        folder / _name(kimg),
+        trainer.networks(),
+        {
+            'classes': data.classes,
+            'window': list(data.window),
+            'dtype': data.dtype,
+            'kimg': kimg,
+            'data': about,
+            'seed': trainer.config.seed,
+            'settings': _settings(trainer),
+        },
+    )
     if keep == 'best':
         seen = [*(r for r in log[:-1] if 'distance' in r), {**log[-1], **found}]
         best = min(seen, key=lambda r: r['distance'])['kimg']
         for r in seen[:-1]:
-            if r['kimg'] != best: (folder/_name(r['kimg'])).unlink(missing_ok=True)
+            if r['kimg'] != best:
+                (folder / _name(r['kimg'])).unlink(missing_ok=True)
     return found
 
+# %% ../../nbs/12_stylegan2_training.ipynb #62f25085
 def weights_sha256(network) -> str:
     "One hash over all weights and buffers: equal if and only if they are, to the bit."
-    return sha256_array(np.concatenate([v.detach().float().cpu().numpy().ravel() for v in network.state_dict().values()]))
+    return sha256_array(
+        np.concatenate(
+            [v.detach().float().cpu().numpy().ravel() for v in network.state_dict().values()]
+        )
+    )
 
+# %% ../../nbs/12_stylegan2_training.ipynb #06aa21a3
 def _results(trainer, log, times, folder):
     measured = [r for r in log if 'distance' in r]
     best, seconds = min(measured, key=lambda r: r['distance']), sum(t['seconds'] for t in times)
-    return {'kimg': log[-1]['kimg'], 'iterations': trainer.iteration, 'training_images': len(trainer.data.images), 'settings': _settings(trainer), 'log': log, 'best': {'kimg': best['kimg'], 'distance': best['distance'], 'file': _name(best['kimg'])},
-            'last': {'kimg': log[-1]['kimg'], 'distance': measured[-1]['distance'], 'file': _name(log[-1]['kimg'])}, 'seconds': round(seconds, 1), 'seconds_per_kimg': round(seconds/log[-1]['kimg'], 2), 'memory_gb': times[-1]['memory_gb'],
-            'parameters': {k: sum(p.numel() for p in n.parameters()) for k, n in (('generator', trainer.G), ('discriminator', trainer.D))},
-            'sha256': {k: weights_sha256(n) for k, n in trainer.networks().items()}, 'device': str(trainer.device), 'processes': trainer.devices}
+    return {
+        'kimg': log[-1]['kimg'],
+        'iterations': trainer.iteration,
+        'training_images': len(trainer.data.images),
+        'settings': _settings(trainer),
+        'log': log,
+        'best': {'kimg': best['kimg'], 'distance': best['distance'], 'file': _name(best['kimg'])},
+        'last': {
+            'kimg': log[-1]['kimg'],
+            'distance': measured[-1]['distance'],
+            'file': _name(log[-1]['kimg']),
+        },
+        'seconds': round(seconds, 1),
+        'seconds_per_kimg': round(seconds / log[-1]['kimg'], 2),
+        'memory_gb': times[-1]['memory_gb'],
+        'parameters': {
+            k: sum(p.numel() for p in n.parameters())
+            for k, n in (('generator', trainer.G), ('discriminator', trainer.D))
+        },
+        'sha256': {k: weights_sha256(n) for k, n in trainer.networks().items()},
+        'device': str(trainer.device),
+        'processes': trainer.devices,
+    }
