@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup reproduce figures test test-lowest bench readme html lock clean
+.PHONY: help setup reproduce figures check test test-lowest notebooks bench readme html lock clean
 
 ## PAPER=head_ct      one source only, or "head_ct ct_report" (default: all of them)
 PAPER =
@@ -17,6 +17,8 @@ JOBS =
 PYTHON ?=
 ## SAVE=1             bench: also write benchmarks/results/<name>.json
 SAVE =
+## NOTEBOOK=nbs/…     notebooks: only this one
+NOTEBOOK =
 ## UPGRADE=1          lock: take the newest versions instead of keeping the locked ones
 UPGRADE =
 
@@ -56,6 +58,16 @@ test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then 
 	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|runs$$|papers$$)'
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(batch)
 	$(bin)/python -m pytest
+
+# Everything that can be said of a change within minutes. The formatter and the export are tried without changing a file.
+check: .venv/.done ## before every commit: export, style, stored outputs, the quick tests
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/python workflow/notebooks.py check
+	$(bin)/python -m pytest -q -n 2 -m "not slow"
+
+notebooks: .venv/.done ## run the library's and the papers' notebooks and store their outputs
+	$(bin)/python workflow/notebooks.py run $(NOTEBOOK)
 
 # What settings.ini promises is the lowest versions: the parts that hang most on the engines' inner life run with them.
 lowest = tests/test_stylegan2_ops.py tests/test_stylegan2_networks.py tests/test_engines.py tests/test_evaluation.py tests/test_plotting.py

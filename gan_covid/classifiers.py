@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .arms import resize
 from .augmentation import PIPELINES, Pipeline, apply, sample_parameters
 from gan_covid.engines import (
     PRECISIONS,
@@ -31,6 +30,7 @@ from gan_covid.engines import (
     precision,
     seed_everything,
 )
+from .images import resize
 from gan_covid.records import (
     InputError,
     atomic_save,
@@ -642,7 +642,9 @@ def predict(
     batch: int = 64,
 ) -> np.ndarray:  # float32 (n,k), rows sum to 1
     "Class probabilities."
-    return _run(model, resize(_check_images(x, 'x'), model.input_shape[1:3]), batch)
+    return _run(
+        model, resize(_check_images(x, 'x'), model.input_shape[1:3], method='bilinear'), batch
+    )
 
 # %% ../nbs/17_classifiers.ipynb #df355230
 def features(
@@ -961,7 +963,7 @@ def train(
     if len(np.unique(y)) < 2:
         raise InputError('training images: one class only; a classifier needs two or more')
     vx, vy, _ = _set(val, 'validation images', classes)
-    x, vx = resize(x, p.size), resize(vx, p.size)
+    x, vx = (resize(a, p.size, method='bilinear') for a in (x, vx))
     held = []  # what there is to say before the first line
     model = build_model(p, len(classes), seed, held.append)
     key = fingerprint(

@@ -14,23 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import stats
 from scipy.linalg import svdvals
 from sklearn.metrics.pairwise import polynomial_kernel
 from tqdm import tqdm
 
+from .images import resize
 from .records import InputError, sha256_array, sha256_file
 from .similarity import check_images, check_pair, gaps, nearest, rough_squares
-
-# %% ../nbs/15_fidelity.ipynb #5a766c09
-def _resize(x, size):
-    if x.shape[1:3] == (size, size):
-        return np.float32(x)
-    out = np.empty((len(x), size, size, x.shape[3]), 'float32')
-    for i, c in np.ndindex(len(x), x.shape[3]):
-        out[i, ..., c] = Image.fromarray(np.float32(x[i, ..., c])).resize((size, size), Image.BOX)
-    return out
 
 # %% ../nbs/15_fidelity.ipynb #106e119f
 class PixelFeatures:
@@ -45,7 +36,7 @@ class PixelFeatures:
         self,
         x: np.ndarray,  # images (n, h, w, c) in [0, 1]
     ) -> np.ndarray:  # (n, size² × c)
-        return _resize(x, self.size).reshape(len(x), -1)
+        return resize(x, self.size, method='box').reshape(len(x), -1)
 
 # %% ../nbs/15_fidelity.ipynb #aec2d752
 class RandomFeatures:
@@ -60,7 +51,7 @@ class RandomFeatures:
         self,
         x: np.ndarray,  # images (n, h, w, c) in [0, 1]
     ) -> np.ndarray:  # (n, 64)
-        rng, a = np.random.default_rng(self.seed), 2 * _resize(x, 32) - 1
+        rng, a = np.random.default_rng(self.seed), 2 * resize(x, 32, method='box') - 1
         for taps, filters in [(5, 32), (3, 64), (3, 64)]:
             fan_in = taps * taps * a.shape[3]
             w = np.float32(rng.normal(0, math.sqrt(2 / fan_in), (fan_in, filters)))

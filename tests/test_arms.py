@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gan_covid import arms, datasets
+from gan_covid import datasets
 from gan_covid.arms import ARMS, Arm, build, held_out, leakage
+from gan_covid.images import resize
 from gan_covid.records import InputError
 
 CLASSES = ['hemorrhage', 'normal']
@@ -306,7 +307,10 @@ def test_real_head_ct_split(real_data):
     "The twins 188.png and 189.png (SOURCES §5) have equal pixels in different files; a split that parts them is refused, ours is not."
     table = datasets.stratified_split(datasets.load('head_ct', real_data), seed=0)
     pixels = np.concatenate(
-        [arms.resize(datasets.read_image(p)[None, ..., None], 16) for p in table.image]
+        [
+            resize(datasets.read_image(p)[None, ..., None], 16, method='bilinear')
+            for p in table.image
+        ]
     )
     images = SimpleNamespace(images=pixels, table=table, info={})
     assert (

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gan_covid import datasets, phantoms
 from gan_covid import preprocessing as pre
+from gan_covid.images import FILTERS, resize, to_float, to_nchw, to_uint8
 from gan_covid.records import InputError, sha256_file
 
 
@@ -101,12 +102,12 @@ def test_crop_is_the_tight_rectangle_plus_margin_inside_the_image():
         (lambda: pre.crop_to_lungs(np.zeros((9, 9)), np.zeros((9, 9), bool)), 'mask'),
         (lambda: pre.crop_to_lungs(np.zeros((9, 9)), np.ones((9, 8), bool)), 'mask'),
         (lambda: pre.lung_box(np.ones((9, 9)), -0.1), 'margin'),
-        (lambda: pre.resize(np.zeros((9, 9, 1)), 4), 'image'),
-        (lambda: pre.resize(np.zeros((9, 9)), 0), 'size'),
-        (lambda: pre.resize(np.zeros((9, 9)), (4, 4, 1)), 'size'),
-        (lambda: pre.resize(np.zeros((9, 9)), 4.5), 'size'),
-        (lambda: pre.resize(np.zeros((9, 9)), 4, fit='crop'), 'fit'),
-        (lambda: pre.resize(np.zeros((9, 9)), 4, method='nearest'), 'method'),
+        (lambda: resize(np.zeros((2, 9, 9, 9, 1)), 4), 'image'),
+        (lambda: resize(np.zeros((9, 9)), 0), 'size'),
+        (lambda: resize(np.zeros((9, 9)), (4, 4, 1)), 'size'),
+        (lambda: resize(np.zeros((9, 9)), 4.5), 'size'),
+        (lambda: resize(np.zeros((9, 9)), 4, fit='crop'), 'fit'),
+        (lambda: resize(np.zeros((9, 9)), 4, method='nearest'), 'method'),
         (lambda: pre.find_marks(np.zeros((200, 200, 3))), 'image'),
         (lambda: pre.find_marks(np.zeros((64, 100))), 'image'),
         (lambda: pre.find_marks(np.zeros((200, 200)), threshold=0), 'threshold'),
@@ -119,28 +120,27 @@ def test_bad_arguments_name_themselves(call, name):
         call()
 
 
-@pytest.mark.parametrize('method', pre.FILTERS)
+@pytest.mark.parametrize('method', FILTERS)
 def test_resize_averages_and_keeps_the_range(method):
     stripes = np.tile(
         np.array([0, 1], np.float32), (64, 64)
     )  # finer than the new pixels: must turn gray, not moiré
-    small = pre.resize(stripes, 16, method=method)
+    small = resize(stripes, 16, method=method)
     assert abs(small - 0.5).max() < 0.1
     edge = np.zeros((50, 50), np.float32)
     edge[:, 25:] = 1
     assert (
-        0 <= pre.resize(edge, 33, method=method).min()
-        and pre.resize(edge, 133, method=method).max() <= 1
+        0 <= resize(edge, 33, method=method).min() and resize(edge, 133, method=method).max() <= 1
     )
-    assert (pre.resize(np.full((61, 47), 77, np.uint8), (20, 90), method=method) == 77).all()
+    assert (resize(np.full((61, 47), 77, np.uint8), (20, 90), method=method) == 77).all()
 
 
 def test_value_conversions():
     x = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1), np.uint8)
-    f = pre.to_float(x)
-    assert f.dtype == np.float32 and f.max() <= 1 and np.array_equal(pre.to_uint8(f), x)
-    assert pre.to_uint8(np.array([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
-    t = pre.to_nchw(f)
+    f = to_float(x)
+    assert f.dtype == np.float32 and f.max() <= 1 and np.array_equal(to_uint8(f), x)
+    assert to_uint8(np.array([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
+    t = to_nchw(f)
     assert t.shape == (3, 1, 4, 5) and t.flags.c_contiguous and np.array_equal(t[:, 0], f[..., 0])
 
 
@@ -274,7 +274,7 @@ def test_jpegs_called_png_are_read_small_but_right(tmp_path, mode):
     full, small = datasets.read_image(tmp_path / 'a.png'), pre._gray(tmp_path / 'a.png', (128, 128))
     assert small.size == (200, 150)
     assert np.abs(np.asarray(pre._gray(tmp_path / 'a.png')).astype(int) - full).max() <= 2
-    assert np.abs(pre.resize(full, 64).astype(int) - pre.resize(np.asarray(small), 64)).max() <= 3
+    assert np.abs(resize(full, 64).astype(int) - resize(np.asarray(small), 64)).max() <= 3
 
 
 # ---------------------------------------------------------------- prepare
@@ -286,7 +286,7 @@ def test_prepare_does_crop_resize_and_keeps_rows_in_order(pictures, tmp_path):
     pd.testing.assert_frame_equal(ready.table, pictures)
     for i, r in pictures.iterrows():
         a = datasets.read_image(r.image)
-        want = pre.resize(
+        want = resize(
             pre.crop_to_lungs(a, datasets.read_mask(r['mask'], a.shape), 0.1),
             (24, 40),
             'pad',
@@ -390,7 +390,7 @@ def test_without_a_usable_mask_an_image_is_rejected_or_whole(pictures, tmp_path)
         assert word in why
     whole = pre.prepare(t, tmp_path / 'b', 32, crop='lungs', no_mask='whole')
     assert len(whole) == 12 and list(whole.info['whole']) == sorted(t.image[:6])
-    assert np.array_equal(whole.images[0, ..., 0], pre.resize(datasets.read_image(t.image[0]), 32))
+    assert np.array_equal(whole.images[0, ..., 0], resize(datasets.read_image(t.image[0]), 32))
     assert np.array_equal(whole.images[6:], rejected.images)
 
 
@@ -574,7 +574,7 @@ def test_select(ready):
     assert (
         len(x) == 4
         and set(t.label) == {'a'}
-        and np.array_equal(x[1], pre.to_float(ready.images[2]))
+        and np.array_equal(x[1], to_float(ready.images[2]))
         and list(t.index) == [0, 1, 2, 3]
     )
     assert (
@@ -743,7 +743,7 @@ def test_real_head_ct(real, tmp_path):
     for i in (0, 77, 199):
         assert (
             np.abs(
-                pre.resize(datasets.read_image(table.image[i]), 32).astype(int)
+                resize(datasets.read_image(table.image[i]), 32).astype(int)
                 - ready.images[i, ..., 0]
             ).max()
             <= 4

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..datasets import _threads, as_table, refuse_contradictions
 from ..folders import Scan, natural, scan_folder
-from ..preprocessing import FILTERS, FITS, _choice, _hw, resize
+from ..images import FILTERS, FITS, height_width, resize
 from gan_covid.reading import (
     _ADVICE,
     SUFFIXES,
@@ -37,7 +37,7 @@ from gan_covid.reading import (
     stored_range,
     window_note,
 )
-from ..records import InputError, _plain, atomic_save, sha256_file
+from ..records import InputError, _plain, atomic_save, check_choice, sha256_file
 from gan_covid.stylegan2.networks import (
     Discriminator,
     Generator,
@@ -1068,9 +1068,9 @@ def load_images(
     root = Path(path).expanduser().absolute()
     if not root.exists():
         raise InputError(f'{root}: no such folder')
-    _choice('fit', fit, FITS)
-    _choice('method', method, FILTERS)
-    size = None if size is None else _hw(size)
+    check_choice('fit', fit, FITS)
+    check_choice('method', method, FILTERS)
+    size = None if size is None else height_width(size)
     if type(channels) is not int or channels < 1:
         raise InputError(f'channels={channels!r}: give 1 for gray, 3 for colour')
     window = check_window(window)

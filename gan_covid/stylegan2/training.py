@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'PHASES', 'LOSSES', 'lazy_adam', 'ema_beta', 'auto_settings', 'Config', 'send', 'numbered', 'Images',
-           'path_penalty', 'seed_of', 'draws', 'CudaGraph', 'Trainer', 'draw', 'sheet', 'judge', 'Monitor',
-           'save_checkpoint', 'about_checkpoint', 'settle_bf16', 'load_checkpoint', 'default_device', 'start_processes',
-           'train', 'weights_sha256']
+           'path_penalty', 'seed_of', 'draws', 'CudaGraph', 'Trainer', 'draw', 'judge', 'Monitor', 'save_checkpoint',
+           'about_checkpoint', 'settle_bf16', 'load_checkpoint', 'default_device', 'start_processes', 'train',
+           'weights_sha256']
 
 # %% ../../nbs/12_stylegan2_training.ipynb #d1899c9d
 import dataclasses
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 from ..engines import choose_bf16, first_line, torch_device_name
 from ..fidelity import RandomFeatures, frechet
+from ..images import save_sheet
 from gan_covid.records import (
     InputError,
     alone,
@@ -753,23 +754,6 @@ def draw(
     x = torch.cat([part(i).float().cpu() for i in range(0, n, batch)])
     return ((x + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
-# %% ../../nbs/12_stylegan2_training.ipynb #0a313a41
-def sheet(images, path, columns: int = 8) -> Path:  # float (n, h, w, 1 or 3) in [0, 1]; a .png
-    "Images side by side, without gaps, as one picture."
-    from PIL import Image
-
-    a = (np.asarray(images) * 255 + 0.5).astype('uint8')
-    a = np.concatenate([a, np.zeros((-len(a) % columns, *a.shape[1:]), 'uint8')])
-    n, h, w, c = a.shape
-    a = (
-        a.reshape(n // columns, columns, h, w, c)
-        .swapaxes(1, 2)
-        .reshape(n // columns * h, columns * w, c)
-    )
-    return atomic_save(
-        path, lambda part: Image.fromarray(a[..., 0] if c == 1 else a[..., :3]).save(part)
-    )
-
 # %% ../../nbs/12_stylegan2_training.ipynb #2c421496
 @torch.no_grad()
 def judge(
@@ -1168,7 +1152,7 @@ def _snapshot(trainer, monitor, folder, sheet_images, about, log, keep) -> dict:
     found = monitor.measure(trainer)
     k = len(data.classes)
     shown = None if not k else np.repeat(np.arange(k), -(-sheet_images // k))
-    sheet(
+    save_sheet(
         draw(
             trainer.G_ema, sheet_images if shown is None else len(shown), trainer.config.seed, shown
         ),
