@@ -13,6 +13,7 @@ import sys
 from . import __version__
 from .engines import cores
 from .records import InputError, own_folder, read_yaml, system_trouble
+from .worker import ask
 
 # %% ../nbs/23_cli.ipynb #8a9fee25
 def _add_doctor(commands):
@@ -118,7 +119,7 @@ def _add_run(commands):
 
 # %% ../nbs/23_cli.ipynb #278fefe9
 def _run(a):
-    from gan_covid.reproduce import run_notebook
+    from gan_covid.notebooks import run_notebook
 
     run_notebook(a.notebook, a.output, {**_object(a.json), **_values(a.values)}, cwd=os.getcwd())
 
@@ -429,7 +430,10 @@ def _parser() -> argparse.ArgumentParser:
 # %% ../nbs/23_cli.ipynb #1b9de55e
 def main(argv=None) -> int:
     "Entry point of `gan-covid`; returns the exit code: 0, 1 if a check or a run failed, 2 for bad input or an error of the system."
-    a = _parser().parse_args(argv)
+    command = sys.argv[1:] if argv is None else list(argv)
+    if command[:1] == ['run'] and (code := ask(command)) is not None:
+        return code
+    a = _parser().parse_args(command)
     try:
         return COMMANDS[a.command][1](a) or 0
     except KeyboardInterrupt:
