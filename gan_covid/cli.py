@@ -13,7 +13,6 @@ import sys
 from . import __version__
 from .engines import cores
 from .records import InputError, own_folder, read_yaml, system_trouble
-from .worker import ask
 
 # %% ../nbs/23_cli.ipynb #8a9fee25
 def _add_doctor(commands):
@@ -379,12 +378,11 @@ def _add_reproduce(commands):
 
 # %% ../nbs/23_cli.ipynb #f04010a2
 def _reproduce(a):
-    from gan_covid.reproduce import ROOT, reproduce
+    from dataclasses import fields
 
-    extra = ['--workflow-profile', str(ROOT / 'workflow' / 'profiles' / 'slurm')] if a.slurm else []
-    if a.dry_run:
-        extra.append('--dry-run')
-    return reproduce(a.profile, a.paper, a.data, a.work, a.records, a.figures, a.jobs, extra)
+    from gan_covid.reproduce import Request, reproduce
+
+    return reproduce(Request(**{f.name: getattr(a, f.name) for f in fields(Request)}))
 
 # %% ../nbs/23_cli.ipynb #62627a7a
 def _add_figures(commands):
@@ -430,10 +428,7 @@ def _parser() -> argparse.ArgumentParser:
 # %% ../nbs/23_cli.ipynb #1b9de55e
 def main(argv=None) -> int:
     "Entry point of `gan-covid`; returns the exit code: 0, 1 if a check or a run failed, 2 for bad input or an error of the system."
-    command = sys.argv[1:] if argv is None else list(argv)
-    if command[:1] == ['run'] and (code := ask(command)) is not None:
-        return code
-    a = _parser().parse_args(command)
+    a = _parser().parse_args(argv)
     try:
         return COMMANDS[a.command][1](a) or 0
     except KeyboardInterrupt:

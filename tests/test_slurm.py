@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gan_covid import reproduce
+from gan_covid import notebooks
 
-SLURM = reproduce.ROOT / 'workflow' / 'profiles' / 'slurm'
+SLURM = notebooks.ROOT / 'workflow' / 'profiles' / 'slurm'
 
 # sbatch keeps what it is asked for, and runs the job at once; srun gives a step its processors, as SLURM's does
 STAND_INS = {
@@ -101,7 +101,7 @@ def cluster(tmp_path, monkeypatch):
             '-m',
             'snakemake',
             '--snakefile',
-            str(reproduce.ROOT / 'workflow' / 'Snakefile'),
+            str(notebooks.ROOT / 'workflow' / 'Snakefile'),
             '--directory',
             str(work),
             '--cores',
@@ -122,7 +122,7 @@ def cluster(tmp_path, monkeypatch):
             'rules',
             *extra,
         ]
-        done = subprocess.run(command, cwd=reproduce.ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=notebooks.ROOT, capture_output=True, text=True)
         asked = (
             (tmp_path / 'sbatch').read_text().splitlines() if (tmp_path / 'sbatch').exists() else []
         )
