@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: notebooks and modules agree, metadata says one thing, nothing private or heavy slips in."""
+"""The repository as a whole: notebooks and modules agree, metadata is said once, nothing private slips in."""
 
 import ast
 import configparser
@@ -157,7 +157,7 @@ def test_exported_cells_hold_one_short_definition(path):
 
 @pytest.mark.parametrize('path', PAPERMILL, ids=short)
 def test_parameters_cell(path):
-    "One, right after the title, each line `name: type = default  # help`: what papermill can list and we can check."
+    "One, right after the title, each line `name: type = default  # help`: what papermill and we can read."
     from papermill import inspect_notebook
 
     cs = cells(path)
@@ -365,7 +365,8 @@ def test_only_engine_modules_load_an_engine():
         'import importlib, sys\n'
         f'for n in {names}:\n'
         '    importlib.import_module(n)\n'
-        '    if bad := {"torch", "tensorflow", "keras", "jax", "triton"} & set(sys.modules): sys.exit(f"{n} loads {sorted(bad)}")'
+        '    bad = {"torch", "tensorflow", "keras", "jax", "triton"} & set(sys.modules)\n'
+        '    if bad: sys.exit(f"{n} loads {sorted(bad)}")'
     )
     r = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr

@@ -268,4 +268,4 @@ def test_two_calls_in_one_work_folder_are_kept_apart(tmp_path):
     with open(tmp_path / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match='another run is at work there'):
-            reproduce.reproduce(work=tmp_path)
+            reproduce.reproduce(reproduce.Request(work=tmp_path))

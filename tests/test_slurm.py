@@ -13,7 +13,7 @@ from gan_covid import notebooks
 
 SLURM = notebooks.ROOT / 'workflow' / 'profiles' / 'slurm'
 
-# sbatch keeps what it is asked for, and runs the job at once; srun gives a step its processors, as SLURM's does
+# sbatch keeps what it is asked for, and runs the job at once; srun gives a step its processors, as SLURM's
 STAND_INS = {
     'sbatch': """#!/bin/sh
 printf '%s\\n' "$*" >> "$STANDIN/sbatch"
@@ -35,7 +35,7 @@ exec sh -s
     'scancel': '#!/bin/sh\n',
 }
 
-# stands for `gan-covid run NOTEBOOK LOG --json VALUES`: keeps arguments and threads, and leaves the record behind
+# stands for `gan-covid run NOTEBOOK LOG --json VALUES`: keeps arguments and threads, leaves the record
 GAN_COVID = f"""#!{sys.executable}
 import json, os, pathlib, sys
 notebook, values = pathlib.Path(sys.argv[2]), json.loads(sys.argv[5])
