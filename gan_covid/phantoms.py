@@ -32,7 +32,7 @@ TEXTS = {
     'head_ct': ('5 of 29', 'IM: 12', 'W80 L40', 'GT 0.0'),
 }
 
-# %% ../nbs/02e_phantoms.ipynb #026ba6d9
+# %% ../nbs/02e_phantoms.ipynb #673712b0
 class _Marker:
     "Burns marks into one picture, in place, and remembers where they can be seen."
 
@@ -88,9 +88,8 @@ class _Marker:
             along = np.array([math.cos(turn), math.sin(turn)]) * reach
             across = np.array([-along[1], along[0]])
             sides = (tuple(tip + 0.45 * along + s * across) for s in (0.25, -0.25))
-            self.burn(
-                _arrow(tip, along, [tuple(tip), *sides], max(1, round(0.012 * min(h, w)))), self.ink
-            )
+            arrow = _arrow(tip, along, [tuple(tip), *sides], max(1, round(0.012 * min(h, w))))
+            self.burn(arrow, self.ink)
 
     def ticks(self):
         h, w = self.image.shape
@@ -114,7 +113,7 @@ def add_marks(
     kind: str,
     rng,
 ) -> np.ndarray:  # bool (h, w): where marks can be seen
-    "Burn one to three marks into the picture: a letter (perhaps in a box), a line of text, arrows, scale ticks."
+    "Burn in one to three marks: a letter (perhaps in a box), a line of text, arrows, scale ticks."
     marker = _Marker(image, kind, rng)
     todo = marker.letter, marker.text, marker.arrows, marker.ticks
     for i in rng.choice(
