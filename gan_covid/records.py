@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['InputError', 'check_choice', 'safe_name', 'safe_names', 'system_trouble', 'read_yaml', 'convert', 'convert_fields',
-           'atomic_save', 'make_folder', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'sha256_array',
-           'fingerprint', 'environment', 'InUse', 'Lock', 'hold', 'alone', 'own_folder', 'Run', 'find_records',
-           'verify_record', 'publish', 'data_note']
+           'atomic_save', 'make_folder', 'atomic_write', 'as_plain', 'write_json', 'read_json', 'sha256_file',
+           'sha256_array', 'fingerprint', 'environment', 'InUse', 'Lock', 'hold', 'alone', 'own_folder', 'Run',
+           'find_records', 'verify_record', 'publish', 'data_note']
 
 # %% ../nbs/00_records.ipynb #fa184c83
 import _thread
@@ -351,15 +351,15 @@ def atomic_write(path, data) -> Path:
     return atomic_save(path, writer)
 
 # %% ../nbs/00_records.ipynb #3d19c43b
-def _plain(x):
+def as_plain(x):
     if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
+        return {str(k): as_plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, set)):
-        return [_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
+        return [as_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
     if isinstance(x, np.ndarray):
-        return _plain(x.tolist())
+        return as_plain(x.tolist())
     if isinstance(x, np.generic):
-        return _plain(x.item())
+        return as_plain(x.item())
     if isinstance(x, float) and not np.isfinite(x):
         return None
     if isinstance(x, Path):
@@ -369,7 +369,7 @@ def _plain(x):
 # %% ../nbs/00_records.ipynb #988c10e7
 def write_json(path, obj) -> Path:
     "Write `obj` as JSON: sorted keys, one item a line but a list of numbers in one, NumPy types made plain, NaN and infinity as null."
-    text = json.dumps(_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(as_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # a line break is never inside a string, where JSON writes \n
     return atomic_write(
         path,
@@ -421,7 +421,7 @@ def sha256_array(a: np.ndarray) -> str:
 # %% ../nbs/00_records.ipynb #a026f3fe
 def fingerprint(obj) -> str:
     "Sixteen hexadecimal digits that change with any value in a JSON-like object."
-    return hashlib.sha256(json.dumps(_plain(obj), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(as_plain(obj), sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/00_records.ipynb #6947806a
 _LIBRARIES = 'numpy pandas scipy sklearn skimage PIL matplotlib keras tensorflow torch torchmetrics torch_fidelity'.split()
@@ -705,7 +705,7 @@ class Run:
                     f'{what}={value!r}: cannot be the name of a folder. Write e.g. {safe_name(value)!r}'
                 )
         self.folder = Path(root) / profile / paper / step / name
-        self.parameters, self.data, self.seed = _plain(parameters), _plain(data or {}), seed
+        self.parameters, self.data, self.seed = as_plain(parameters), as_plain(data or {}), seed
         self.checkpoints = self.folder / 'checkpoints'
         self._key = fingerprint([self.parameters, self.data, seed])
         self._start, self._release = time.time(), lambda: None
@@ -767,7 +767,7 @@ class Run:
             'environment': environment(device, precision),
             'seconds': round(time.time() - self._start if seconds is None else seconds, 1),
             'files': {Path(f).name: sha256_file(self.folder / Path(f).name) for f in files},
-            'results': _plain(results),
+            'results': as_plain(results),
         }
         write_json(self.folder / 'record.json', record)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
