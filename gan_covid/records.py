@@ -298,7 +298,7 @@ def _words(kind) -> str:
 def convert(
     name: str,  # what an error message calls it
     value,  # text, or a value of any type
-    kind,  # int, float, bool, str, list, dict, list[str], dict[str, int], int | None, …; object: as YAML reads it
+    kind,  # int, float, bool, str, list[str], dict[str, int], int | None, …; object: as YAML reads it
 ):  # the value as this type
     "A user's value as the declared type; one that cannot be is an `InputError` that says what is meant."
     try:
@@ -321,7 +321,7 @@ def atomic_save(
     path,  # the file to make or replace; its folder is made
     writer,  # function that writes a whole file at the path it is given
 ) -> Path:
-    """Let `writer` write a temporary file beside `path`, then rename it; on failure the old file is untouched.
+    """Let `writer` write a temporary file beside `path`, then rename it; if it fails, the old file stays.
 
     A full disk or a folder that cannot be written is an `InputError`."""
     path = Path(path)
