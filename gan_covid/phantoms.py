@@ -22,7 +22,14 @@ from .anatomy.chest_ct import chest_ct
 from .anatomy.chest_xray import chest_xray
 from .anatomy.drawing import paint
 from .anatomy.head_ct import head_ct
-from .records import InputError, atomic_save, atomic_write, read_json, write_json
+from gan_covid.records import (
+    InputError,
+    atomic_save,
+    atomic_write,
+    check_choice,
+    read_json,
+    write_json,
+)
 
 # %% ../nbs/02e_phantoms.ipynb #4f8853f5
 LETTERS = {'chest_xray': 'LR', 'chest_ct': 'abcABCD', 'head_ct': 'AHFabcB'}
@@ -160,18 +167,16 @@ def _whole(value) -> bool:
 # %% ../nbs/02e_phantoms.ipynb #73743a7f
 def _checked(kind, label, size, seed, marks) -> tuple:
     "The size as (height, width); an `InputError` if any parameter cannot be."
-    if kind not in CLASSES:
-        raise InputError(f'kind {kind!r}: choose one of {", ".join(CLASSES)}')
-    if label not in CLASSES[kind]:
-        raise InputError(f'label {label!r}: the classes of {kind} are {", ".join(CLASSES[kind])}')
+    check_choice('kind', kind, CLASSES)
+    check_choice('label', label, CLASSES[kind])
     both = (size, size) if _whole(size) else size
     two = isinstance(both, (tuple, list)) and len(both) == 2
     if not (two and all(_whole(v) and 16 <= v <= 4096 for v in both)):
-        raise InputError(f'size {size!r}: give one number or (height, width), 16 to 4096 pixels')
+        raise InputError(f'size={size!r}: give one number or (height, width), 16 to 4096 pixels')
     if not (_whole(seed) and seed >= 0):
-        raise InputError(f'seed {seed!r}: give a whole number from 0 on')
+        raise InputError(f'seed={seed!r}: give a whole number from 0 on')
     if not (isinstance(marks, (int, float)) and 0 <= marks <= 1):
-        raise InputError(f'marks {marks!r}: give a probability between 0 and 1')
+        raise InputError(f'marks={marks!r}: give a probability between 0 and 1')
     return tuple(map(int, both))
 
 # %% ../nbs/02e_phantoms.ipynb #6a1c6c6c
@@ -212,7 +217,7 @@ def draw(
     They are inspired by anatomy and are no patients."""
     size = _checked(kind, label, size, seed, marks)
     if not (isinstance(n, (int, np.integer)) and n >= 0):
-        raise InputError(f'n {n!r}: give a whole number from 0 on')
+        raise InputError(f'n={n!r}: give a whole number from 0 on')
     images, masks = np.empty((n, *size), np.uint8), np.empty((n, *size), bool)
     quick = n * (size[0] * size[1] + 10_000) < 2e7
     for i in tqdm(range(n), desc=f'{kind} {label}', disable=quick, leave=False):
@@ -397,7 +402,7 @@ def _save(root, job, kind, seed, marks):
     else:
         atomic_save(file, lambda p: image.convert(job['mode']).save(p, format='PNG'))
 
-# %% ../nbs/02e_phantoms.ipynb #74b329fa
+# %% ../nbs/02e_phantoms.ipynb #537e4329
 def _counts(name: str, n_per_class) -> dict:
     "Images by class; an `InputError` if that is no number over 0."
     classes = CLASSES[KINDS[name]]
@@ -410,7 +415,7 @@ def _counts(name: str, n_per_class) -> dict:
     whole = all(isinstance(n, (int, np.integer)) and n >= 0 for n in counts.values())
     if not whole or not any(counts.values()):
         raise InputError(
-            f'n_per_class {n_per_class!r}: give a number over 0, or a dict of numbers by class'
+            f'n_per_class={n_per_class!r}: give a number over 0, or a dict of numbers by class'
         )
     return {c: int(n) for c, n in counts.items()}
 
@@ -461,8 +466,7 @@ def write(
 
     A second call with the same parameters does nothing; after an interruption it resumes. A folder that holds
     something else, real images or phantoms drawn with other parameters, is left alone: an `InputError`."""
-    if name not in FOLDERS:
-        raise InputError(f'name {name!r}: choose one of {", ".join(FOLDERS)}')
+    check_choice('name', name, FOLDERS)
     kind, counts = KINDS[name], _counts(name, n_per_class)
     checked = _checked(kind, CLASSES[kind][0], 64 if size is None else size, seed, marks)
     size = None if size is None else checked
