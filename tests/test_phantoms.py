@@ -161,7 +161,7 @@ def test_marks_come_with_their_probability_and_place():
     'kind, size, least', [('chest_xray', 64, 0.5), ('chest_ct', 64, 0.57), ('head_ct', 32, 0.6)]
 )
 def test_the_picture_tells_the_class(kind, size, least):
-    "A logistic regression on pixels and gradients is right more often than chance; the notebook shows that brightness is not."
+    "A logistic regression on pixels and gradients is right more often than chance; brightness is not."
     from skimage.feature import hog
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
