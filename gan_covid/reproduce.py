@@ -27,7 +27,9 @@ import warnings
 from pathlib import Path
 
 from .arms import named
-from .datasets import DATASETS, load_folder, locate
+from .datasets.layouts import DATASETS
+from .datasets.own import load_folder
+from .datasets.public import locate
 from gan_covid.records import (
     InputError,
     atomic_save,

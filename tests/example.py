@@ -1,10 +1,11 @@
 from gan_covid import fidelity, phantoms
+from gan_covid.datasets.arrays import load_images
 from gan_covid.stylegan2 import files, sampling, training
 
 folder = phantoms.write(
     'covid_ct', 'phantoms', 12, size=64
 )  # drawn images; or a folder of yours, a sub-folder for each class
-images, table, classes, window = files.load_images(folder, size=32)
+images, table, classes, window = load_images(folder, size=32)
 labels = table.label.map(classes.index).to_numpy('int64')
 config = training.Config(
     kimg=0.1, batch=8, width='tiny', augment='chest_ct'

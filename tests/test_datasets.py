@@ -1,8 +1,10 @@
 """Data sets: real copies where GAN_COVID_DATA says so, every trap of the layouts, bad input, downloads from a local server."""
 
+import hashlib
 import http.server
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,28 +18,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gan_covid import datasets
-from gan_covid.datasets import (
-    COLUMNS,
-    DATASETS,
-    check_split,
-    data_fetch,
-    data_verify,
-    download,
-    fetch,
-    load,
-    load_folder,
-    load_generated,
-    locate_generated,
-    loey_split,
-    patient_leaks,
-    read_image,
-    read_mask,
-    repeated_splits,
-    stratified_split,
-    unzip,
-    verify,
-)
+from gan_covid.datasets import leaks, loey
+from gan_covid.datasets.download import download, unzip
+from gan_covid.datasets.layouts import DATASETS
+from gan_covid.datasets.leaks import check_split, patient_leaks
+from gan_covid.datasets.loey import load_generated, locate_generated, loey_split
+from gan_covid.datasets.own import load_folder
+from gan_covid.datasets.public import data_fetch, fetch, load
+from gan_covid.datasets.splits import repeated_splits, stratified_split
+from gan_covid.datasets.table import COLUMNS, as_table
+from gan_covid.datasets.verify import data_verify, verify
+from gan_covid.folders import natural
+from gan_covid.reading import read_image, read_mask
 from gan_covid.records import InputError
 
 gray = np.random.default_rng(0).integers(0, 256, (24, 30), 'uint8')
@@ -189,7 +181,7 @@ def test_real_radiography(real):
         and read_mask(row['mask'], (299, 299)).shape == (299, 299)
     )
     assert t.image.tolist() == [
-        p for c in t.label.unique() for p in sorted(t.image[t.label == c], key=datasets.natural)
+        p for c in t.label.unique() for p in sorted(t.image[t.label == c], key=natural)
     ]
 
 
@@ -461,7 +453,7 @@ def test_zip_with_a_link_and_broken_zip(tmp_path):
 
 def test_zip_and_a_full_disk(tmp_path, monkeypatch):
     zip_folder(make_head_ct(tmp_path / 'h'), tmp_path / 'h.zip')
-    monkeypatch.setattr(datasets.shutil, 'disk_usage', lambda p: types.SimpleNamespace(free=10))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: types.SimpleNamespace(free=10))
     with pytest.raises(InputError, match='h.zip.*no space left'):
         load('head_ct', tmp_path / 'h.zip')
     with pytest.raises(InputError, match='needs about'):
@@ -644,7 +636,7 @@ def test_class_with_one_image(tmp_path):
 
 
 def table(n, labels=('a', 'b'), **columns):
-    return datasets.as_table(
+    return as_table(
         [
             dict(
                 image=f'/nowhere/{i}.png',
@@ -796,11 +788,11 @@ def test_real_loey_split(covid_ct, reading, gone):
 
 def test_real_patients_and_pixels_of_the_official_split(covid_ct):
     assert (
-        covid_ct.patient.nunique() == 384 == covid_ct.patient.map(datasets._person).nunique()
+        covid_ct.patient.nunique() == 384 == covid_ct.patient.map(leaks._person).nunique()
         and patient_leaks(covid_ct).empty
         and patient_leaks(loey_split(covid_ct)).empty
     )
-    assert pd.Series([datasets._pixel_hash(p) for p in covid_ct.image]).is_unique
+    assert pd.Series([leaks._pixel_hash(p) for p in covid_ct.image]).is_unique
     t, most = covid_ct.copy(), covid_ct.patient.value_counts().idxmax()
     t.loc[t.index[t.patient == most][0], 'split'] = (
         'val' if t.split[t.patient == most].iloc[0] != 'val' else 'test'
@@ -819,7 +811,7 @@ def test_real_leaks_that_ids_do_not_show(covid_ct):
             'COVID',
             'train',
             'NonCOVID',
-        ) and datasets._alike((t.image[test], t.image[train]))
+        ) and loey._alike((t.image[test], t.image[train]))
     t.loc[['2020.03.12.20034686-p17-91-3.png', '2020.03.12.20034686-p17-91-4.png'], 'patient'] = [
         'Patient 168',
         'Patient 169',
@@ -841,7 +833,7 @@ def test_real_leaks_that_ids_do_not_show(covid_ct):
 )
 def test_loey_split_of_other_copies(change, gone):
     names = [change(n) for n in FUNGUS + LONG] + ['2020.03.01-p1-1.png']
-    t = datasets.as_table(
+    t = as_table(
         [
             dict(image=f'/nowhere/{n}', label='COVID', split='test', width=32, height=32, sha256=n)
             for n in names
@@ -1253,7 +1245,7 @@ def test_download_checksums(tmp_path, server):
     download(
         f'{server.url}/a.bin',
         tmp_path / 'a.bin',
-        sha256=datasets.hashlib.sha256(server.files['a.bin']).hexdigest(),
+        sha256=hashlib.sha256(server.files['a.bin']).hexdigest(),
     )
     (tmp_path / 'a.bin').write_bytes(b'damaged')
     with pytest.raises(InputError, match='changed since it was downloaded'):
@@ -1334,7 +1326,7 @@ def test_exit_codes(tmp_path, capsys):
 
 
 def test_import_loads_no_engine():
-    code = "import sys, gan_covid.datasets; print([m for m in ('torch', 'tensorflow', 'keras', 'kagglehub', 'pooch') if m in sys.modules])"
+    code = "import sys, gan_covid.datasets.verify, gan_covid.datasets.loey; print([m for m in ('torch', 'tensorflow', 'keras', 'kagglehub', 'pooch') if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, check=True

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from gan_covid import phantoms
+from gan_covid.datasets.public import load
+from gan_covid.datasets.table import COLUMNS
 from gan_covid.phantoms import (
     BEGUN,
     CLASSES,
@@ -24,6 +26,7 @@ from gan_covid.phantoms import (
     is_phantom,
     write,
 )
+from gan_covid.reading import read_image, read_mask
 from gan_covid.records import InputError, sha256_file
 
 KIND_LABEL = [(k, l) for k, labels in CLASSES.items() for l in labels]
@@ -346,13 +349,10 @@ def test_layout_of_head_ct(tmp_path):
     'name,inside', [('radiography', None), ('covid_ct', None), ('head_ct', None), ('head_ct', '..')]
 )
 def test_datasets_reads_what_is_written(tmp_path, name, inside):
-    datasets = pytest.importorskip('gan_covid.datasets')
-    if not hasattr(datasets, 'load'):
-        pytest.skip('gan_covid.datasets.load is not there yet')
     root = write(name, tmp_path, 6, size=40)
-    table = datasets.load(name, root if inside is None else root.parent)
+    table = load(name, root if inside is None else root.parent)
     kind = phantoms.KINDS[name]
-    assert list(table) == datasets.COLUMNS and table.label.value_counts().to_dict() == {
+    assert list(table) == COLUMNS and table.label.value_counts().to_dict() == {
         c: 6 for c in CLASSES[kind]
     }
     assert table['mask'].notna().all() == (name == 'radiography') and table[
@@ -363,13 +363,13 @@ def test_datasets_reads_what_is_written(tmp_path, name, inside):
     assert (table.width == 40).all() and table.sha256.is_unique
     for label in CLASSES[kind]:
         rows, drawn = table[table.label == label], draw(kind, label, 6, 40)
-        read = [datasets.read_image(p) for p in rows.image]
+        read = [read_image(p) for p in rows.image]
         closest = [min(np.abs(r.astype(int) - d).mean() for d in drawn) for r in read]
         assert max(closest) < 4  # a JPEG is close, a PNG the same
     if name == 'radiography':
         d = draw_one(kind, 'COVID', 0, 40)
         row = table[table.image.str.endswith('COVID-1.png')].iloc[0]
-        assert (datasets.read_mask(row['mask'], (40, 40)) == d.mask).mean() > 0.97
+        assert (read_mask(row['mask'], (40, 40)) == d.mask).mean() > 0.97
 
 
 def test_second_call_does_nothing_and_other_parameters_are_refused(tmp_path):

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_covid import datasets, records
+from gan_covid import records
+from gan_covid.datasets.leaks import check_split
+from gan_covid.datasets.splits import repeated_splits
 from gan_covid.preprocessing import Prepared
 from gan_covid.records import InputError, read_json
 
@@ -77,7 +79,7 @@ def test_the_users_own_test_folder_stays(tmp_path, sorted_folder, capsys):
     assert len(part['train']) + len(part['val']) == 48 and len(part['val']) >= 4
     assert not set(part['test'].sha256) & {*part['train'].sha256, *part['val'].sha256}
     assert prepared.table.groupby('patient').split.nunique().max() == 1
-    assert datasets.check_split(prepared.table).empty
+    assert check_split(prepared.table).empty
     results = record['results']
     assert results['given'] == ['train', 'test'] and results['patients'] == 18
     assert len(results['left_out']) == 3
@@ -98,10 +100,10 @@ def test_patients_do_not_cross(tmp_path, capsys):
     assert 'ATTENTION' not in capsys.readouterr().out
     sizes = table.split.value_counts().to_dict()
     for keep in (True, False):
-        for t in datasets.repeated_splits(table, sizes, 3, 4, keep_train=keep):
+        for t in repeated_splits(table, sizes, 3, 4, keep_train=keep):
             assert t.groupby('patient').split.nunique().max() == 1
     parted = table.assign(split=['train', 'val', 'test'] * 20)  # image by image, as if nobody knew
-    assert (datasets.check_split(parted).kind == 'patient').sum() == 20
+    assert (check_split(parted).kind == 'patient').sum() == 20
 
 
 @pytest.mark.filterwarnings('ignore:data')
