@@ -349,9 +349,9 @@ def _project(a):
     from gan_covid.stylegan2 import sampling
 
     network, about = _network(a)
-    image = load_images(
-        a.image, tuple(network.size), network.channels, about.get('window'), None, progress=False
-    )[0][0]
+    image = load_images(a.image, tuple(network.size), network.channels, about.get('window'), None)[
+        0
+    ][0]
     found = sampling.project_image(network, about, image, a.out, a.label, a.steps, a.seed, a.space)
     print(f'{a.out}: distance {found["start"]:.3g} at the average, {found["distance"]:.3g} now')
 
