@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gan_covid import datasets, phantoms
+from gan_covid import phantoms
+from gan_covid.datasets.public import load
 from gan_covid.preprocessing import prepare
 
 
@@ -39,9 +40,7 @@ def main():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        table = datasets.load(
-            'covid_ct', args.data or phantoms.write('covid_ct', tmp, n_per_class=150)
-        )
+        table = load('covid_ct', args.data or phantoms.write('covid_ct', tmp, n_per_class=150))
         files, n = table.image.tolist(), len(table)
 
         def prepared(workers):

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import datasets
+from .datasets.leaks import check_split, same_picture
+from .datasets.splits import stratified_split
 from .images import resize
 from .records import InputError, read_json
 
@@ -222,7 +223,7 @@ def without_copies(
     "Every image in one part only: the test part before the validation part before the training part."
     rank, out = table.split.map(_RANK).astype(float), table.copy()
     if keys is None:
-        keys = datasets.pixel_keys(table).fillna(table.sha256)
+        keys = same_picture(table)
     for key in (table.sha256, pd.Series(np.asarray(keys), table.index)):
         twice = rank < rank.groupby(key).transform('max')
         out.loc[twice.to_numpy(bool), 'split'] = None
@@ -246,7 +247,7 @@ def complete_split(
     proportion of `sizes`. Nothing given: `stratified_split`. No image to train on: an `InputError`."""
     has = set(table.split.dropna())
     if not has:
-        return datasets.stratified_split(table, sizes, seed)
+        return stratified_split(table, sizes, seed)
     out = without_copies(table if 'train' in has else train_on_the_rest(table))
     pool = out.split.isin(['train']).to_numpy(bool)
     if not pool.any():
@@ -258,7 +259,7 @@ def complete_split(
     if len(drawn) == 1:
         return out
     shares = {s: k / sum(drawn.values()) for s, k in drawn.items()}
-    out.loc[pool, 'split'] = datasets.stratified_split(out[pool], shares, seed).split
+    out.loc[pool, 'split'] = stratified_split(out[pool], shares, seed).split
     return out
 
 # %% ../nbs/16_arms.ipynb #9e174bf4
@@ -449,7 +450,7 @@ def held_out(
     rows = _rows(real.table, split)
     if not len(rows):
         raise InputError(
-            f'the table has no image with split={split!r}; split it first (datasets.stratified_split)'
+            f'the table has no image with split={split!r}; split it first (datasets.splits.stratified_split)'
         )
     return ImageSet(classes=classes, **_pick(real, rows, classes, 'real', size))
 
@@ -480,14 +481,14 @@ def build(
     train = _rows(table, 'train')
     if not len(train):
         raise InputError(
-            "the table has no image with split='train'; split it first (datasets.stratified_split)"
+            "the table has no image with split='train'; split it first (datasets.splits.stratified_split)"
         )
     leaked, parts, keys = [], [], pixel_keys(real.images)
     if arm.real:
         twins = duplicates(table, keys)
         if len(twins) and copies == 'raise':
             raise InputError(
-                f"in the training part and in the {twins.copy_split[0]} part: {_list(list(twins.image))}. Split so that copies stay together (datasets.stratified_split), or give copies='drop'"
+                f"in the training part and in the {twins.copy_split[0]} part: {_list(list(twins.image))}. Split so that copies stay together (datasets.splits.stratified_split), or give copies='drop'"
             )
         if copies == 'drop':
             train = train[~table.sha256.iloc[train].isin(twins.sha256).to_numpy(bool)]

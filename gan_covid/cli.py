@@ -80,11 +80,11 @@ def _add_data(commands):
 
 # %% ../nbs/23_cli.ipynb #5edd7f58
 def _data(a):
-    from gan_covid import datasets
+    from gan_covid.datasets import public, verify
 
     if a.what == 'list':
-        return datasets.data_list()
-    return {'fetch': datasets.data_fetch, 'verify': datasets.data_verify}[a.what](a.name, a.path)
+        return public.data_list()
+    return {'fetch': public.data_fetch, 'verify': verify.data_verify}[a.what](a.name, a.path)
 
 # %% ../nbs/23_cli.ipynb #ab8f633e
 def _add_phantoms(commands):
@@ -188,7 +188,7 @@ def _training_images(a):
     "(images, table, class names, window) of a prepared folder, or of a folder of images."
     from pathlib import Path
 
-    from gan_covid.stylegan2 import files
+    from gan_covid.datasets.arrays import load_images
 
     if (Path(a.images) / 'prepare.json').exists():
         from gan_covid.preprocessing import Prepared
@@ -198,7 +198,7 @@ def _training_images(a):
         return prepared.images, prepared.table, classes, (0, 255)
     size = None if a.size is None else tuple(a.size * 2)[:2]
     labels = None if a.labels == 'none' else a.labels
-    return files.load_images(a.images, size, a.channels, a.window, labels)
+    return load_images(a.images, size, a.channels, a.window, labels)
 
 # %% ../nbs/23_cli.ipynb #70c97375
 def _by_split(images, table):
@@ -345,12 +345,13 @@ def _add_project(commands):
 
 # %% ../nbs/23_cli.ipynb #17cec8e8
 def _project(a):
-    from gan_covid.stylegan2 import files, sampling
+    from gan_covid.datasets.arrays import load_images
+    from gan_covid.stylegan2 import sampling
 
     network, about = _network(a)
-    image = files.load_images(
-        a.image, tuple(network.size), network.channels, about.get('window'), None, progress=False
-    )[0][0]
+    image = load_images(a.image, tuple(network.size), network.channels, about.get('window'), None)[
+        0
+    ][0]
     found = sampling.project_image(network, about, image, a.out, a.label, a.steps, a.seed, a.space)
     print(f'{a.out}: distance {found["start"]:.3g} at the average, {found["distance"]:.3g} now')
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from tqdm import tqdm
 
-from .datasets import COLUMNS, as_table
+from .datasets.table import COLUMNS, as_table
 from .images import FILTERS, FITS, height_width, resize, resize_picture, to_float
 from .reading import check_window, read_image, read_mask, window_note, window_of
 from gan_covid.records import (
@@ -356,7 +356,7 @@ def _finish(folder, table, rejected, info) -> Prepared:
 def save_images(
     folder,  # made, or replaced if it holds prepared images
     images: np.ndarray,  # uint8 (n, height, width, 1)
-    table: pd.DataFrame,  # n rows with the columns of `datasets.COLUMNS`; width, height and sha256 may be missing
+    table: pd.DataFrame,  # n rows with the columns of `datasets.table.COLUMNS`; width, height and sha256 may be missing
     info: dict = None,  # what to keep in prepare.json, e.g. which GAN and seed made them
 ) -> Prepared:
     "Keep an array of images, generated ones for instance, as a prepared folder."
@@ -533,7 +533,7 @@ def _run(folder, table, p, workers, progress):
 
 # %% ../nbs/03_preprocessing.ipynb #57872ca4
 def prepare(
-    table: pd.DataFrame,  # from `datasets.load`: one row an image
+    table: pd.DataFrame,  # from `datasets.public.load`: one row an image
     folder,  # where the result is kept
     size,  # pixels: one number, or (height, width)
     crop: str = None,  # None, or 'lungs': to the rectangle round the lung mask (slides of 2022)
@@ -564,7 +564,7 @@ def prepare(
         raise InputError(f'workers={workers}: give 1 or more')
     if missing := [c for c in COLUMNS if c not in table]:
         raise InputError(
-            f'table: the column {missing[0]} is missing; datasets.load makes the right ones'
+            f'table: the column {missing[0]} is missing; datasets.public.load makes the right ones'
         )
     if not len(table):
         raise InputError('table: has no rows, so there is nothing to prepare')

@@ -14,7 +14,9 @@ import warnings
 from pathlib import Path
 
 from .arms import named
-from .datasets import DATASETS, load_folder, locate
+from .datasets.layouts import DATASETS
+from .datasets.own import load_folder
+from .datasets.public import locate
 from .notebooks import ROOT, parameters_of
 from .records import InputError, convert, read_yaml, safe_name, safe_names
 

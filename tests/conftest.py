@@ -47,6 +47,14 @@ def real_data():
     return Path(folder).resolve()
 
 
+@pytest.fixture
+def download_cache(tmp_path_factory, monkeypatch):
+    "An empty cache for what is unpacked from zips."
+    folder = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('GAN_COVID_CACHE', str(folder))
+    return folder
+
+
 @pytest.fixture(scope='module')
 def one_thread():
     "torch computes with one thread in a module of tests."

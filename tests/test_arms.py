@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gan_covid import datasets
 from gan_covid.arms import ARMS, Arm, build, held_out, leakage
+from gan_covid.datasets.public import load
+from gan_covid.datasets.splits import stratified_split
 from gan_covid.images import resize
+from gan_covid.reading import read_image
 from gan_covid.records import InputError
 
 CLASSES = ['hemorrhage', 'normal']
@@ -272,8 +274,8 @@ def test_prepared_phantoms_and_generated_folder(tmp_path):
     from gan_covid import phantoms
     from gan_covid.preprocessing import Prepared, prepare, save_images
 
-    table = datasets.stratified_split(
-        datasets.load('head_ct', phantoms.write('head_ct', tmp_path, 10, 64, seed=1, workers=1)),
+    table = stratified_split(
+        load('head_ct', phantoms.write('head_ct', tmp_path, 10, 64, seed=1, workers=1)),
         {'train': 10, 'val': 4, 'test': 4},
         seed=1,
     )
@@ -305,12 +307,9 @@ def test_prepared_phantoms_and_generated_folder(tmp_path):
 
 def test_real_head_ct_split(real_data):
     "The twins 188.png and 189.png (SOURCES §5) have equal pixels in different files; a split that parts them is refused, ours is not."
-    table = datasets.stratified_split(datasets.load('head_ct', real_data), seed=0)
+    table = stratified_split(load('head_ct', real_data), seed=0)
     pixels = np.concatenate(
-        [
-            resize(datasets.read_image(p)[None, ..., None], 16, method='bilinear')
-            for p in table.image
-        ]
+        [resize(read_image(p)[None, ..., None], 16, method='bilinear') for p in table.image]
     )
     images = SimpleNamespace(images=pixels, table=table, info={})
     assert (

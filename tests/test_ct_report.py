@@ -8,9 +8,9 @@ from PIL import Image
 
 from gan_covid import phantoms
 from gan_covid.arms import named
+from gan_covid.notebooks import ROOT, run_notebook
 from gan_covid.preprocessing import Prepared
 from gan_covid.records import InputError, read_json
-from gan_covid.reproduce import ROOT, run_notebook
 
 LABELS = ['COVID', 'NonCOVID']
 

@@ -81,7 +81,7 @@ def test_flags_of_linux(monkeypatch):
 def test_defaults_are_auto_everywhere():
     from gan_covid import classifiers
     from gan_covid.dcgan import training as dcgan
-    from gan_covid.reproduce import parameters_of
+    from gan_covid.notebooks import parameters_of
     from gan_covid.stylegan2 import training as stylegan2
 
     assert (

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gan_covid.datasets import check_split, load_folder, stratified_split
+from gan_covid.datasets.arrays import load_images
+from gan_covid.datasets.leaks import check_split
+from gan_covid.datasets.own import load_folder
+from gan_covid.datasets.splits import stratified_split
 from gan_covid.records import InputError
-from gan_covid.stylegan2.files import load_images
 
 
 def noise(name, size=(24, 24)):

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from gan_covid import arms
+from gan_covid.notebooks import ROOT, run_notebook
 from gan_covid.preprocessing import Prepared
 from gan_covid.published import ids, value
 from gan_covid.records import InputError, read_json
-from gan_covid.reproduce import ROOT, run_notebook
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_wmlq2022 import FOUR, GAN, draw

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from test_splits import execute
 
-from gan_covid import cli, records, reproduce
+from gan_covid import cli, profiles, records, reproduce
 from gan_covid.records import InputError
 
 
@@ -28,16 +29,14 @@ def _profile(folder, labels, more='', dataset='mine'):
 
 def test_names_of_classes_are_what_is_written(tmp_path):
     path = _profile(tmp_path, '[yes, no, 010, 1e3, ~, 2020-01-01]', 'seed: 7')
-    settings = reproduce.load_profile(path)['papers']['head_ct']
-    assert (
-        settings['labels'] == ['yes', 'no', '010', '1e3', '~', '2020-01-01']
-        and settings['seed'] == 7
-    )
-    assert reproduce.classify_runs(settings)['original']['positive'] == 'yes'
+    settings = profiles.load_profile(path)['papers']['head_ct']
+    assert settings['labels'] == ['yes', 'no', '010', '1e3', '~', '2020-01-01']
+    assert settings['seed'] == 7
+    assert profiles.classify_runs(settings)['original']['positive'] == 'yes'
     path = _profile(tmp_path, '[yes, no]', 'positive: no')
-    settings = reproduce.load_profile(path)['papers']['head_ct']
-    assert reproduce.classify_runs(settings)['original']['positive'] == 'no'
-    assert reproduce.settings_of(settings, 'prepare')['labels'] == ['yes', 'no']
+    settings = profiles.load_profile(path)['papers']['head_ct']
+    assert profiles.classify_runs(settings)['original']['positive'] == 'no'
+    assert profiles.settings_of(settings, 'prepare')['labels'] == ['yes', 'no']
 
 
 ANOTHER = (
@@ -59,19 +58,19 @@ ANOTHER = (
 def test_profile_of_own_images_that_cannot_be(tmp_path, labels, more, words):
     path = _profile(tmp_path, labels, more)
     with pytest.raises(InputError, match=f'my.yaml: head_ct.*{words}'):
-        reproduce.load_profile(path)
+        profiles.load_profile(path)
 
 
 def test_own_images_go_with_a_notebook_that_can_draw_them(tmp_path):
     path = _profile(tmp_path, '[yes, no]')
     path.write_text(path.read_text().replace('head_ct:', 'mgv2023:'))
     with pytest.raises(InputError, match='images of your own go with head_ct'):
-        reproduce.load_profile(path)
+        profiles.load_profile(path)
     path.write_text(
         _profile(tmp_path, '[yes, no]').read_text().replace('data: real', 'data: phantom')
     )
     with pytest.raises(InputError, match='cannot be drawn as phantoms'):
-        reproduce.load_profile(path)
+        profiles.load_profile(path)
 
 
 @pytest.mark.parametrize(
@@ -89,34 +88,23 @@ def test_data_that_lack_something_are_refused_before_anything_runs(
     path = _profile(tmp_path, labels, dataset=dataset)
     for dry in ([], ['--dry-run']):
         given = ['--profile', str(path), '--data', str(data), '--work', str(tmp_path / 'work')]
-        assert cli.main(['reproduce', *given, *dry]) == 2 and words in capfd.readouterr().err
+        assert cli.main(['reproduce', *given, *dry]) == 2
+        assert words in capfd.readouterr().err
     assert not (tmp_path / 'work').exists()
 
 
 def test_any_number_of_images_is_split_in_the_source_s_proportion(tmp_path):
     data = _folder(tmp_path / 'data', yes=40, no=20, other=15)
-    values = {
-        'profile': 'mine',
-        'paper': 'head_ct',
-        'work': str(tmp_path / 'work'),
-        'data': str(data),
-        'dataset': 'mine',
-        'labels': ['yes', 'no'],
-    }
-    reproduce.run_notebook(
-        reproduce.ROOT / 'nbs' / 'runs' / 'prepare.ipynb', tmp_path / 'out.ipynb', values
-    )
-    made = records.read_json(
-        tmp_path / 'work' / 'mine' / 'head_ct' / 'prepare' / 'mine' / 'record.json'
-    )
-    parts = {
-        s: sum(c[s] for c in made['results']['counts'].values()) for s in ('train', 'val', 'test')
-    }
-    assert parts == {'train': 43, 'val': 10, 'test': 7} and set(made['results']['counts']) == {
-        'yes',
-        'no',
-    }
-    assert made['results']['about']['own'] is True and made['results']['about']['images'] == 60
+    values = dict(profile='mine', paper='head_ct', dataset='mine', labels=['yes', 'no'], size=16)
+    execute('prepare', work=str(tmp_path / 'work'), data=str(data), **values)
+    folder = tmp_path / 'work' / 'mine' / 'head_ct' / 'prepare' / 'mine'
+    results = records.read_json(folder / 'record.json')['results']
+    counts = results['counts'].values()
+    parts = {s: sum(c[s] for c in counts) for s in ('train', 'val', 'test')}
+    assert parts == {'train': 43, 'val': 10, 'test': 7}
+    assert set(results['counts']) == {'yes', 'no'}
+    assert results['about']['own'] is True
+    assert results['about']['images'] == 60
 
 
 def _records(root, classes):
@@ -131,51 +119,35 @@ def _records(root, classes):
         for r in range(2):
             truth = np.repeat(range(len(classes)), 3)
             score = rng.dirichlet(np.ones(len(classes)), len(truth))
-            history = {k: [0.5, 0.6] for k in ('loss', 'val_loss', 'accuracy', 'val_accuracy')}
-            test = {
-                'id': [f'{r}/{i}' for i in range(len(truth))],
-                'y_true': truth.tolist(),
-                'y_score': score.tolist(),
-            }
-            repeats.append(
-                {
-                    'arm': arm,
-                    'network': 'resnet50',
-                    'repeat': r,
-                    'seed': r,
-                    'classes': sorted(classes),
-                    'positive': classes[0],
-                    'n_train': {'real': 43, 'generated': 0},
-                    'history': history,
-                    'leaked': [],
-                    'test': test,
-                }
-            )
+            ids = [f'{r}/{i}' for i in range(len(truth))]
+            one = dict(arm=arm, network='resnet50', repeat=r, seed=r, leaked=[])
+            one |= dict(classes=sorted(classes), positive=classes[0])
+            one['n_train'] = {'real': 43, 'generated': 0}
+            curves = 'loss', 'val_loss', 'accuracy', 'val_accuracy'
+            one['history'] = {k: [0.5, 0.6] for k in curves}
+            one['test'] = dict(id=ids, y_true=truth.tolist(), y_score=score.tolist())
+            repeats.append(one)
     protocol = {'protocol': {'network': 'resnet50', 'size': 32}}
     run = records.Run(root, 'own', 'head_ct', 'classify', 'original', protocol, about)
     run.finish({'repeats': repeats}, weights='random')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('classes', [['yes', 'no'], ['50%', '$a_{b$', '<i>c|d']])
 def test_page_of_own_images_shows_them_beside_nothing_published(tmp_path, classes):
     _records(tmp_path / 'records', classes)
-    values = {
-        'profile': 'own',
-        'records': str(tmp_path / 'records'),
-        'figures': str(tmp_path / 'figures'),
-        'work': str(tmp_path / 'work'),
-    }
-    reproduce.run_notebook(
-        reproduce.ROOT / 'nbs' / 'papers' / 'head_ct.ipynb', tmp_path / 'out.ipynb', values
-    )
+    folders = {k: str(tmp_path / k) for k in ('records', 'figures', 'work')}
+    execute('head_ct', 'papers', profile='own', **folders)
     page = reproduce.write_report(tmp_path / 'figures').read_text()
-    assert 'published' not in page and 'agrees<' not in page and 'agrees (' not in page
-    assert 'mine, 60 images' in page and '<i>c' not in page
+    assert 'published' not in page
+    assert 'agrees<' not in page
+    assert 'agrees (' not in page
+    assert 'mine, 60 images' in page
+    assert '<i>c' not in page
     items = records.read_json(tmp_path / 'figures' / 'manifest.json')['items']
     shown = {v['name']: v['reproduced'] for v in items['T19']['values']}
-    assert shown['images'] == 20 * len(classes) and {c: shown[c] for c in classes} == dict.fromkeys(
-        classes, 20
-    )
+    assert shown['images'] == 20 * len(classes)
+    assert {c: shown[c] for c in classes} == dict.fromkeys(classes, 20)
     assert all(v['published'] is None for i in items.values() for v in i['values'])
     for v in items['X1']['values']:
         assert v['low'] is None or 0 <= v['low'] <= v['reproduced'] <= v['high'] <= 1

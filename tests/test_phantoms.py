@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label as connected
 
-from gan_covid import datasets, phantoms
+from gan_covid import phantoms
 from gan_covid.anatomy.chest_ct import OTHERS
 from gan_covid.anatomy.chest_xray import LOBES
 from gan_covid.anatomy.head_ct import BLEEDS
+from gan_covid.datasets.public import load
+from gan_covid.datasets.table import COLUMNS
 from gan_covid.phantoms import (
     BEGUN,
     CLASSES,
@@ -317,9 +319,9 @@ def test_layout_of_head_ct(tmp_path):
 )
 def test_datasets_reads_what_is_written(tmp_path, name, inside):
     root = write(name, tmp_path, 6, size=40)
-    table = datasets.load(name, root if inside is None else root.parent)
+    table = load(name, root if inside is None else root.parent)
     kind = phantoms.KINDS[name]
-    assert list(table) == datasets.COLUMNS
+    assert list(table) == COLUMNS
     assert table.label.value_counts().to_dict() == {c: 6 for c in CLASSES[kind]}
     assert table['mask'].notna().all() == (name == 'radiography')
     assert table['split'].notna().all() == (name == 'covid_ct')

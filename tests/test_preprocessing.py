@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from gan_covid import datasets, phantoms
+from gan_covid import phantoms
 from gan_covid import preprocessing as pre
+from gan_covid.datasets.public import load
+from gan_covid.datasets.table import as_table
 from gan_covid.images import FILTERS, resize, to_float, to_nchw, to_uint8
+from gan_covid.reading import read_image, read_mask
 from gan_covid.records import InputError, sha256_file
 
 
@@ -68,7 +71,7 @@ def rows(files, masks=None, label='a', **columns):
                 **columns,
             )
         )
-    return datasets.as_table(out)
+    return as_table(out)
 
 
 @pytest.fixture
@@ -263,7 +266,7 @@ def test_fast_reading_equals_read_image(tmp_path, mode):
     elif mode != 'RGB':
         im = im.convert(mode[:4].rstrip('+tr'))
     im.save(f, **({'transparency': 3} if '+' in mode else {}))
-    assert np.array_equal(np.asarray(pre._gray(f)), datasets.read_image(f))
+    assert np.array_equal(np.asarray(pre._gray(f)), read_image(f))
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB'])
@@ -271,7 +274,7 @@ def test_jpegs_called_png_are_read_small_but_right(tmp_path, mode):
     Image.fromarray(smooth(600, 800)).convert(mode).save(
         tmp_path / 'a.png', format='JPEG', quality=95
     )
-    full, small = datasets.read_image(tmp_path / 'a.png'), pre._gray(tmp_path / 'a.png', (128, 128))
+    full, small = read_image(tmp_path / 'a.png'), pre._gray(tmp_path / 'a.png', (128, 128))
     assert small.size == (200, 150)
     assert np.abs(np.asarray(pre._gray(tmp_path / 'a.png')).astype(int) - full).max() <= 2
     assert np.abs(resize(full, 64).astype(int) - resize(np.asarray(small), 64)).max() <= 3
@@ -285,9 +288,9 @@ def test_prepare_does_crop_resize_and_keeps_rows_in_order(pictures, tmp_path):
     assert ready.images.shape == (12, 24, 40, 1) and ready.images.dtype == np.uint8
     pd.testing.assert_frame_equal(ready.table, pictures)
     for i, r in pictures.iterrows():
-        a = datasets.read_image(r.image)
+        a = read_image(r.image)
         want = resize(
-            pre.crop_to_lungs(a, datasets.read_mask(r['mask'], a.shape), 0.1),
+            pre.crop_to_lungs(a, read_mask(r['mask'], a.shape), 0.1),
             (24, 40),
             'pad',
             'lanczos',
@@ -390,7 +393,7 @@ def test_without_a_usable_mask_an_image_is_rejected_or_whole(pictures, tmp_path)
         assert word in why
     whole = pre.prepare(t, tmp_path / 'b', 32, crop='lungs', no_mask='whole')
     assert len(whole) == 12 and list(whole.info['whole']) == sorted(t.image[:6])
-    assert np.array_equal(whole.images[0, ..., 0], resize(datasets.read_image(t.image[0]), 32))
+    assert np.array_equal(whole.images[0, ..., 0], resize(read_image(t.image[0]), 32))
     assert np.array_equal(whole.images[6:], rejected.images)
 
 
@@ -511,7 +514,7 @@ KILLED = """
 import sys, time
 import pandas as pd
 from gan_covid import preprocessing as pre
-from gan_covid.datasets import as_table
+from gan_covid.datasets.table import as_table
 pre._CHUNK, pre._BATCH = 2, 1
 real = pre._prepare_one
 def slow(*a):
@@ -668,7 +671,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_text_stays_text_and_missing_stays_missing(pictures, tmp_path):
     t = pictures.assign(label='007', patient=['01', None] * 6)
     t.loc[3, ['mask', 'split']] = None
-    back = pre.prepare(datasets.as_table(t), tmp_path / 'out', 16).table
+    back = pre.prepare(as_table(t), tmp_path / 'out', 16).table
     assert (
         back.label[0] == '007'
         and back.patient[0] == '01'
@@ -717,9 +720,7 @@ def test_import_loads_no_engine():
 
 # ---------------------------------------------------------------- phantoms and real images
 def test_phantom_set_end_to_end(tmp_path):
-    table = datasets.load(
-        'head_ct', phantoms.write('head_ct', tmp_path, n_per_class=3, size=96, seed=1)
-    )
+    table = load('head_ct', phantoms.write('head_ct', tmp_path, n_per_class=3, size=96, seed=1))
     ready = pre.prepare(table, tmp_path / 'out', 32)
     assert len(ready) == len(table) and ready.select(label='hemorrhage')[0].shape == (3, 32, 32, 1)
 
@@ -733,7 +734,7 @@ def real():
 
 
 def test_real_head_ct(real, tmp_path):
-    table = datasets.load('head_ct', real)
+    table = load('head_ct', real)
     ready = pre.prepare(table, tmp_path / 'out', 32, progress=False)
     assert (
         ready.images.shape == (200, 32, 32, 1)
@@ -743,8 +744,7 @@ def test_real_head_ct(real, tmp_path):
     for i in (0, 77, 199):
         assert (
             np.abs(
-                resize(datasets.read_image(table.image[i]), 32).astype(int)
-                - ready.images[i, ..., 0]
+                resize(read_image(table.image[i]), 32).astype(int) - ready.images[i, ..., 0]
             ).max()
             <= 4
         )

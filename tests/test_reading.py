@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from gan_covid import preprocessing, reading
-from gan_covid.datasets import load_folder
+from gan_covid.datasets.arrays import load_images
+from gan_covid.datasets.own import load_folder
 from gan_covid.reading import read_image, read_mask, read_pixels
 from gan_covid.records import InputError
-from gan_covid.stylegan2.files import load_images
 
 RNG = np.random.default_rng(0)
 

@@ -17,7 +17,7 @@ import papermill
 import papermill.iorw
 import pytest
 
-from gan_covid import cli, records, reproduce
+from gan_covid import cli, notebooks, profiles, records
 from gan_covid.records import InputError, InUse, Run, hold
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -243,17 +243,17 @@ def test_text_stays_text_and_numbers_become_numbers(tmp_path, monkeypatch):
     ],
 )
 def test_profile_with_a_value_of_another_type(tmp_path, old, new, words):
-    text = (reproduce.PROFILES / 'smoke.yaml').read_text()
+    text = (profiles.PROFILES / 'smoke.yaml').read_text()
     assert old in text
     text = text.replace(old, new, 1) if 'papers' not in old else 'data: phantom\npapers: 5\n'
     (tmp_path / 'mine.yaml').write_text(text)
     with pytest.raises(InputError) as e:
-        reproduce.load_profile(tmp_path / 'mine.yaml')
+        profiles.load_profile(tmp_path / 'mine.yaml')
     assert words in str(e.value) and 'mine.yaml' in str(e.value) and '\n' not in str(e.value)
 
 
 def test_profile_reads_values_as_declared(tmp_path):
-    text = (reproduce.PROFILES / 'smoke.yaml').read_text()
+    text = (profiles.PROFILES / 'smoke.yaml').read_text()
     for old, new in (
         ('labels: [hemorrhage, normal]', 'labels: [no, 010]'),
         ('epochs: 12', 'learning_rate: 1e-4, epochs: 12'),
@@ -262,7 +262,7 @@ def test_profile_reads_values_as_declared(tmp_path):
         assert old in text
         text = text.replace(old, new, 1)
     (tmp_path / 'mine.yaml').write_text(text)
-    papers = reproduce.load_profile(tmp_path / 'mine.yaml')['papers']
+    papers = profiles.load_profile(tmp_path / 'mine.yaml')['papers']
     assert papers['head_ct']['labels'] == ['no', '010']
     assert papers['head_ct']['train_dcgan']['learning_rate'] == 1e-4
     assert papers['ct_report']['train_dcgan']['gradient_penalty'] == 10
@@ -306,7 +306,7 @@ def test_command_train_checks_its_settings(capfd):
 
 @pytest.mark.parametrize('path', sorted(RUNS.glob('*.ipynb')), ids=lambda p: p.stem)
 def test_every_parameter_declares_a_type_that_is_checked(path):
-    known = reproduce.parameters_of(path)
+    known = notebooks.parameters_of(path)
     assert not [name for name, p in known.items() if p['kind'] in (object, list, dict)]
 
 
@@ -315,7 +315,7 @@ def test_every_parameter_declares_a_type_that_is_checked(path):
 
 @pytest.mark.slow
 def test_relative_paths_start_where_the_user_stands(tmp_path, monkeypatch, capfd):
-    (tmp_path / 'mine.yaml').write_text((reproduce.PROFILES / 'smoke.yaml').read_text())
+    (tmp_path / 'mine.yaml').write_text((profiles.PROFILES / 'smoke.yaml').read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('PYTHONPATH', raising=False)
     command = 'reproduce --profile mine.yaml --paper head_ct --work w --dry-run --jobs 1'
@@ -324,7 +324,7 @@ def test_relative_paths_start_where_the_user_stands(tmp_path, monkeypatch, capfd
 
 
 def test_files_named_in_a_profile_start_where_the_user_stands(tmp_path, monkeypatch):
-    text = (reproduce.PROFILES / 'smoke.yaml').read_text()
+    text = (profiles.PROFILES / 'smoke.yaml').read_text()
     old = 'train_stylegan2: {kimg: 0.6,'
     assert old in text
     text = text.replace(old, 'train_stylegan2: {init: first.safetensors, kimg: 0.6,', 1)
@@ -332,10 +332,10 @@ def test_files_named_in_a_profile_start_where_the_user_stands(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     words = 'wmlq2022.train_stylegan2.init: .*first.safetensors not found'
     with pytest.raises(InputError, match=words):
-        reproduce.load_profile('mine.yaml')
+        profiles.load_profile('mine.yaml')
     (tmp_path / 'first.safetensors').touch()
     monkeypatch.chdir(ROOT)
-    profile = reproduce.load_profile(tmp_path / 'mine.yaml', tmp_path)
+    profile = profiles.load_profile(tmp_path / 'mine.yaml', tmp_path)
     init = profile['papers']['wmlq2022']['train_stylegan2']['init']
     assert init == str(tmp_path / 'first.safetensors')
     assert profile['path'] == str(tmp_path / 'mine.yaml')
@@ -361,7 +361,7 @@ def _notebook(path, code, kernelspec=True):
 
 def test_notebook_without_kernelspec_runs(tmp_path):
     nb = _notebook(tmp_path / 'a{b}.ipynb', 'assert x == 2', kernelspec=False)
-    reproduce.run_notebook(nb, tmp_path / 'out{1}.ipynb', {'x': '2'})
+    notebooks.run_notebook(nb, tmp_path / 'out{1}.ipynb', {'x': '2'})
     assert (tmp_path / 'out{1}.ipynb').exists()
 
 

@@ -1,4 +1,4 @@
-"""A split that comes with the images, patients, names of files: what goes where, what stays out of records."""
+"A split that comes with the images, patients, names of files: what goes where, what stays out of records."
 
 import json
 import os
@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_covid import datasets, records
+from gan_covid import records
+from gan_covid.datasets.leaks import check_split
+from gan_covid.datasets.splits import repeated_splits
 from gan_covid.preprocessing import Prepared
 from gan_covid.records import InputError, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def execute(notebook, **values):
-    "Run a notebook of nbs/runs in this process, with other values of its parameters; its variables."
+def execute(notebook, folder='runs', **values):
+    "Run a notebook of nbs/ in this process, with other values of its parameters; its variables."
     names = {'display': lambda *a: None}
-    for cell in json.loads(
-        (ROOT / 'nbs' / 'runs' / f'{notebook}.ipynb').read_text(encoding='utf-8')
-    )['cells']:
-        if cell['cell_type'] != 'code':
-            continue
+    path = ROOT / 'nbs' / folder / f'{notebook}.ipynb'
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    for cell in (c for c in cells if c['cell_type'] == 'code'):
         exec(compile(''.join(cell['source']), notebook, 'exec'), names)
         if 'parameters' in cell['metadata'].get('tags', []):
             assert not set(values) - set(names), 'no such parameter'
@@ -42,9 +42,8 @@ def write(folder, n, names='MUELLER_ANNA_{}.png', seed=0):
 
 def prepare(tmp_path, data, **values):
     "Prepared images and the record of runs/prepare."
-    execute(
-        'prepare', work=str(tmp_path / 'work'), data=str(data), dataset='mine', size=16, **values
-    )
+    given = dict(work=str(tmp_path / 'work'), data=str(data), dataset='mine', size=16)
+    execute('prepare', **given, **values)
     folder = tmp_path / 'work' / 'smoke' / 'head_ct' / 'prepare' / 'mine'
     return Prepared.open(folder / 'images'), read_json(folder / 'record.json')
 
@@ -73,13 +72,16 @@ def sorted_folder(tmp_path):
 def test_the_users_own_test_folder_stays(tmp_path, sorted_folder, capsys):
     prepared, record = prepare(tmp_path, sorted_folder)
     part = {s: t for s, t in prepared.table.groupby('split')}
-    assert set(part['test'].sha256) == hashes(sorted_folder / 'test') and len(part['test']) == 24
-    assert len(part['train']) + len(part['val']) == 48 and len(part['val']) >= 4
+    assert set(part['test'].sha256) == hashes(sorted_folder / 'test')
+    assert len(part['test']) == 24
+    assert len(part['train']) + len(part['val']) == 48
+    assert len(part['val']) >= 4
     assert not set(part['test'].sha256) & {*part['train'].sha256, *part['val'].sha256}
     assert prepared.table.groupby('patient').split.nunique().max() == 1
-    assert datasets.check_split(prepared.table).empty
+    assert check_split(prepared.table).empty
     results = record['results']
-    assert results['given'] == ['train', 'test'] and results['patients'] == 18
+    assert results['given'] == ['train', 'test']
+    assert results['patients'] == 18
     assert len(results['left_out']) == 3
     assert 'the split that came with the images stays: train, test' in capsys.readouterr().out
 
@@ -91,17 +93,18 @@ def test_patients_do_not_cross(tmp_path, capsys):
             write(tmp_path / 'data' / label / f'{label}{p}', 3, seed=100 * k + p)
     prepared, record = prepare(tmp_path, tmp_path / 'data')
     table = prepared.table
-    assert table.groupby('patient').split.nunique().max() == 1 and len(table) == 60
+    assert table.groupby('patient').split.nunique().max() == 1
+    assert len(table) == 60
     assert table.split.nunique() == 3
     assert record['results']['patients'] == 20
     assert record['data']['title'] == 'mine, 60 images of 20 patients'
     assert 'ATTENTION' not in capsys.readouterr().out
     sizes = table.split.value_counts().to_dict()
     for keep in (True, False):
-        for t in datasets.repeated_splits(table, sizes, 3, 4, keep_train=keep):
+        for t in repeated_splits(table, sizes, 3, 4, keep_train=keep):
             assert t.groupby('patient').split.nunique().max() == 1
     parted = table.assign(split=['train', 'val', 'test'] * 20)  # image by image, as if nobody knew
-    assert (datasets.check_split(parted).kind == 'patient').sum() == 20
+    assert (check_split(parted).kind == 'patient').sum() == 20
 
 
 @pytest.mark.filterwarnings('ignore:data')
@@ -118,7 +121,8 @@ def test_unknown_patients_are_said_loudly(tmp_path, capsys):
 
 @pytest.mark.filterwarnings('ignore:data')
 def test_splits_that_cannot_be_used(tmp_path):
-    write(tmp_path / 'a' / 'test' / 'ill', 5), write(tmp_path / 'a' / 'test' / 'well', 5, seed=1)
+    write(tmp_path / 'a' / 'test' / 'ill', 5)
+    write(tmp_path / 'a' / 'test' / 'well', 5, seed=1)
 
     def refused(words, data, **values):
         with pytest.raises(InputError, match=words):
@@ -144,18 +148,11 @@ def answers(monkeypatch):
 
 
 def classify(tmp_path, **values):
-    given = dict(
-        dataset='mine',
-        name='a',
-        arm='original+classical',
-        positive='ill',
-        epochs=1,
-        weights='random',
-    )
-    execute('classify', work=str(tmp_path / 'work'), **given, **values)
-    return read_json(tmp_path / 'work' / 'smoke' / 'head_ct' / 'classify' / 'a' / 'record.json')[
-        'results'
-    ]['repeats']
+    given = dict(dataset='mine', name='a', arm='original+classical', positive='ill')
+    given |= dict(work=str(tmp_path / 'work'), epochs=1, weights='random')
+    execute('classify', **given, **values)
+    folder = tmp_path / 'work' / 'smoke' / 'head_ct' / 'classify' / 'a'
+    return read_json(folder / 'record.json')['results']['repeats']
 
 
 @pytest.mark.filterwarnings('ignore:images that belong together', 'ignore:data')
@@ -164,29 +161,27 @@ def test_no_name_of_a_file_leaves_the_work_folder(tmp_path, monkeypatch):
     for k, label in enumerate(('ill', 'well')):
         for part, patients in (('train', range(8)), ('test', range(7, 12))):  # patient 7 crosses
             for p in patients:
-                write(
-                    tmp_path / 'data' / part / label / f'MUELLER_{label}_{p}',
-                    3,
-                    seed=1000 * k + 20 * p + len(part),
-                )
+                folder = tmp_path / 'data' / part / label / f'MUELLER_{label}_{p}'
+                write(folder, 3, seed=1000 * k + 20 * p + len(part))
     train, test = tmp_path / 'data' / 'train' / 'ill', tmp_path / 'data' / 'test' / 'ill'
     (train / 'MUELLER_ill_0' / 'MUELLER_BROKEN.png').write_bytes(b'no picture')
     shutil.copyfile(
         test / 'MUELLER_ill_9' / 'MUELLER_ANNA_0.png', train / 'MUELLER_ill_1' / 'MUELLER_COPY.png'
     )
     prepared, record = prepare(tmp_path, tmp_path / 'data')
-    assert len(record['results']['rejected']) == 1 and len(record['results']['left_out']) == 1
+    assert len(record['results']['rejected']) == 1
+    assert len(record['results']['left_out']) == 1
     crossing = [c for c in record['results']['crossing'] if c['kind'] == 'patient']
-    assert len(crossing) == 2 and all(len(i) == 16 for c in crossing for i in c['images'])
+    assert len(crossing) == 2
+    assert all(len(i) == 16 for c in crossing for i in c['images'])
     answers(monkeypatch)
     runs = classify(tmp_path, repeats=2)
     tests = [r['test'] for r in runs]
-    assert (
-        tests[0]['id'] == tests[1]['id'] and len(tests[0]['id']) == 30
-    )  # given, so not drawn anew
-    assert len(set(tests[0]['group'])) == 10 and {c['key'] for c in crossing} <= set(
-        tests[0]['group']
-    )
+    # given, so not drawn anew
+    assert tests[0]['id'] == tests[1]['id']
+    assert len(tests[0]['id']) == 30
+    assert len(set(tests[0]['group'])) == 10
+    assert {c['key'] for c in crossing} <= set(tests[0]['group'])
     names = dict(zip(prepared.table.sha256.str[:16], prepared.table.patient))
     for i, g in zip(tests[0]['id'], tests[0]['group']):
         assert names[i] == names[g]  # one patient
@@ -219,7 +214,8 @@ def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path, monkeypat
     prepare(tmp_path, tmp_path / 'data')
     answers(monkeypatch)
     for r in classify(tmp_path, repeats=3):
-        assert len(set(r['test']['id'])) == len(r['test']['id']) and None not in r['test']['group']
+        assert len(set(r['test']['id'])) == len(r['test']['id'])
+        assert None not in r['test']['group']
 
 
 def test_public_sets_keep_their_names(tmp_path):
@@ -227,9 +223,9 @@ def test_public_sets_keep_their_names(tmp_path):
     given = dict(paper='ct_report', dataset='covid_ct', phantoms=20, size=16, split='official')
     execute('prepare', work=str(tmp_path / 'work'), **given)
     results = read_json(tmp_path / 'work/smoke/ct_report/prepare/covid_ct/record.json')['results']
-    assert (
-        results['given'] == [] and results['patients'] > 0 and results['patients_by_part']['COVID']
-    )
+    assert results['given'] == []
+    assert results['patients'] > 0
+    assert results['patients_by_part']['COVID']
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -248,20 +244,21 @@ def test_a_gan_gets_the_training_images_of_a_split_only(
         return len(seen['images']), len(seen.get('validation', ())), capsys.readouterr().out
 
     n, held_out, said = train(sorted_folder)
-    assert (n, held_out) == (48, 0) and '24 test images, and 3 that are copies' in said
+    assert (n, held_out) == (48, 0)
+    assert '24 test images, and 3 that are copies' in said
     assert seen['about']['images'] == 48
-    (
-        write(sorted_folder / 'val' / 'ill', 8, seed=900),
-        write(sorted_folder / 'val' / 'well', 8, seed=901),
-    )
-    assert train(sorted_folder)[:2] == (48, 16) and len(seen['validation_labels']) == 16
+    write(sorted_folder / 'val' / 'ill', 8, seed=900)
+    write(sorted_folder / 'val' / 'well', 8, seed=901)
+    assert train(sorted_folder)[:2] == (48, 16)
+    assert len(seen['validation_labels']) == 16
     shutil.rmtree(sorted_folder / 'val' / 'well')
     (sorted_folder / 'val' / 'ill' / 'MUELLER_ANNA_0.png').unlink()
     assert train(sorted_folder)[:2] == (48, 0)  # too few to look at
     shutil.rmtree(sorted_folder / 'val')
     prepared = prepare(tmp_path, sorted_folder)[0]
     n, held_out, said = train(prepared.folder)
-    assert n == (prepared.table.split == 'train').sum() and '24 test images' in said
+    assert n == (prepared.table.split == 'train').sum()
+    assert '24 test images' in said
     mine = (prepared.table.split == 'train').to_numpy(bool)
     assert np.array_equal(seen['images'], prepared.images[mine])
     shutil.rmtree(sorted_folder / 'train')

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from gan_covid import arms, phantoms
+from gan_covid.notebooks import ROOT, run_notebook
 from gan_covid.plotting import Manifest
 from gan_covid.preprocessing import Prepared
 from gan_covid.published import ids, value
 from gan_covid.records import InputError, find_records, read_json, write_json
-from gan_covid.reproduce import ROOT, run_notebook
 
 FOUR = ['COVID', 'Lung_Opacity', 'Normal', 'Viral Pneumonia']
 EACH = {'COVID': 12, 'Lung_Opacity': 14, 'Normal': 16, 'Viral Pneumonia': 12}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gan_covid import datasets, fidelity, phantoms
+from gan_covid import fidelity, phantoms
+from gan_covid.datasets.public import load
 from gan_covid.preprocessing import prepare
 from gan_covid.records import environment, write_json
 from gan_covid.stylegan2.files import load_networks
@@ -22,11 +23,11 @@ from gan_covid.stylegan2.training import Config, draw, train
 def radiographs(folder, work, size, label='COVID', phantom=1500):
     "Prepared images of a class (n, size, size, 1), uint8, and what they are."
     if folder:
-        title, table = 'COVID-19 Radiography Database', datasets.load('radiography', folder)
+        title, table = 'COVID-19 Radiography Database', load('radiography', folder)
     else:
         title, table = (
             'drawn phantoms, not patients',
-            datasets.load(
+            load(
                 'radiography',
                 phantoms.write(
                     'radiography',

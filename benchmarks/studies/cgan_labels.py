@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gan_covid import datasets, phantoms
+from gan_covid import phantoms
 from gan_covid.classifiers import Protocol, predict, train
+from gan_covid.datasets.public import load
 from gan_covid.dcgan.training import GAN, Config, sample
 from gan_covid.engines import device_info
 from gan_covid.preprocessing import prepare
@@ -28,7 +29,7 @@ from gan_covid.records import environment, write_json
 def drawn(dataset, n, size, seed):
     "n phantoms a class: float32 (k·n, size, size, 1) in [0, 1], class numbers, class names."
     with tempfile.TemporaryDirectory() as folder:
-        table = datasets.load(
+        table = load(
             dataset,
             phantoms.write(dataset, folder, n_per_class=n, size=4 * size, seed=seed, marks=0.0),
         )
