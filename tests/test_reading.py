@@ -67,7 +67,7 @@ def test_twelve_bits_keep_their_grays_on_both_ways(tmp_path):
 def test_a_given_window_is_used_and_kept(tmp_path):
     table = load_folder(twelve(tmp_path / 'in'))
     ready, text = said(
-        lambda: preprocessing.prepare(table, tmp_path / 'out', 64, window=(1000, 2000))
+        lambda: preprocessing.prepare(table, tmp_path / 'out', preprocessing.Steps(64, window=(1000, 2000)))
     )
     assert 'bits' not in text and ready.info['parameters']['window'] == [1000, 2000]
     raw = np.stack([read_pixels(p) for p in table.image]).astype(float)
@@ -77,11 +77,11 @@ def test_a_given_window_is_used_and_kept(tmp_path):
     for f in Path(tmp_path / 'in').rglob('*.png'):
         f.unlink()
     assert (
-        len(preprocessing.prepare(table, tmp_path / 'out', 64, window=(1000, 2000))) == 6
+        len(preprocessing.prepare(table, tmp_path / 'out', preprocessing.Steps(64, window=(1000, 2000)))) == 6
     )  # finished: no file is opened
     for bad in ((2, 1), (0, np.nan), 'ab', 3):
         with pytest.raises(InputError, match='window='):
-            preprocessing.prepare(table, tmp_path / 'new', 64, window=bad)
+            preprocessing.prepare(table, tmp_path / 'new', preprocessing.Steps(64, window=bad))
 
 
 @pytest.mark.filterwarnings('ignore')
