@@ -72,19 +72,29 @@ def rows(files, masks=None, label='a', **columns):
     return datasets.as_table(out)
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    "Twelve good images of different sizes, with a lung mask each, and their table."
+@pytest.fixture(scope='module')
+def drawn():
+    "Twelve drawn chest X-rays of different sizes."
+    sizes = [(90 + 7 * i, 100 + 3 * i) for i in range(12)]
+    draw = phantoms.draw_one
+    return [draw('chest_xray', 'Normal', i, s, seed=1, marks=0) for i, s in enumerate(sizes)]
+
+
+def files_of(drawn, folder):
+    "They as files, with a small lung mask each, and their table."
     files, masks = [], []
-    for i in range(12):
-        d = phantoms.draw_one('chest_xray', 'Normal', i, (90 + 7 * i, 100 + 3 * i), seed=1, marks=0)
-        files.append(tmp_path / f'{i}.png')
+    for i, d in enumerate(drawn):
+        files.append(folder / f'{i}.png')
         Image.fromarray(d.image).save(files[-1])
-        masks.append(str(tmp_path / f'{i}-mask.png'))
-        Image.fromarray(d.mask).convert('RGB').resize(
-            (64, round(64 * d.mask.shape[0] / d.mask.shape[1]))
-        ).save(masks[-1])
+        masks.append(str(folder / f'{i}-mask.png'))
+        h, w = d.mask.shape
+        Image.fromarray(d.mask).convert('RGB').resize((64, round(64 * h / w))).save(masks[-1])
     return rows(files, masks)
+
+
+@pytest.fixture
+def pictures(drawn, tmp_path):
+    return files_of(drawn, tmp_path)
 
 
 # ---------------------------------------------------------------- crop
@@ -193,10 +203,10 @@ def test_error_rate_on_phantoms():
     drawn = [
         phantoms.draw_one('chest_xray', c, i, 256, seed=23, marks=0.5)
         for c in phantoms.CLASSES['chest_xray']
-        for i in range(12)
+        for i in range(6)
     ]
     truth, found = np.array([[d.marks.any(), bool(pre.find_marks(d.image))] for d in drawn]).T
-    assert truth.sum() > 12 and (~truth).sum() > 12
+    assert truth.sum() > 6 and (~truth).sum() > 6
     assert found[truth].mean() > 0.8 and found[~truth].mean() < 0.12
 
 
@@ -520,11 +530,17 @@ def test_a_full_disk_is_one_clear_error_and_the_next_call_resumes(pictures, tmp_
 
 
 # ---------------------------------------------------------------- the prepared folder
+@pytest.fixture(scope='module')
+def prepared(drawn, tmp_path_factory):
+    "A prepared folder to copy."
+    folder, split = tmp_path_factory.mktemp('prepared'), ['train'] * 8 + ['val'] * 2 + ['test'] * 2
+    table = files_of(drawn, folder).assign(label=['a', 'b'] * 6, split=split)
+    return pre.prepare(table, folder / 'ready', 16).folder
+
+
 @pytest.fixture
-def ready(pictures, tmp_path):
-    split = ['train'] * 8 + ['val'] * 2 + ['test'] * 2
-    table = pictures.assign(label=['a', 'b'] * 6, split=split)
-    return pre.prepare(table, tmp_path / 'ready', 16)
+def ready(prepared, tmp_path):
+    return pre.Prepared.open(shutil.copytree(prepared, tmp_path / 'ready'))
 
 
 def test_select(ready):
@@ -555,7 +571,7 @@ def test_with_split_follows_the_images_not_the_order(ready):
         ready.with_split(t[1:])
 
 
-def test_fingerprint_is_about_content(ready, pictures, tmp_path):
+def test_fingerprint_is_about_content(ready, tmp_path):
     "The same files elsewhere have the same fingerprint; a pixel, a label or a split changes it."
     moved = ready.table.copy()
     (tmp_path / 'moved').mkdir()
