@@ -23,9 +23,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from gan_covid import classifier_training as T
 from gan_covid import classifiers as C
 from gan_covid import phantoms
 from gan_covid.engines import device_info, load_keras
+from gan_covid.protocols import protocol
 
 
 class Turns:
@@ -73,7 +75,7 @@ class Turns:
 
 
 def ours(p, data, val):
-    return lambda tick: C.train(p, Set(*data, p.pipeline), val, progress=tick)
+    return lambda tick: T.train(p, Set(*data, p.pipeline), val, progress=tick)
 
 
 class Set:
@@ -118,17 +120,17 @@ def plain(p, data, val, jit='auto'):
 
 def parts(p, data, val):
     "Milliseconds of processor time an image, of the parts of `train`'s epoch, each measured by itself."
-    x, onehot = data[0], np.eye(2, dtype='float32')[data[1]]
     model = C.build_model(p, 2, progress=lambda line: None)
-    net, _, step = C._program(p, model)
-    batches = list(C._batches(x, onehot, p, 0, 0, p.pipeline))
+    net, _, step = T._program(p, model)
+    images = T._Data(*data, *val, [0, 1], p.pipeline)
+    batches = list(T.epoch_batches(images, p.batch, 0, 0))
     ways = {
-        'augmentation': lambda: list(C._batches(x, onehot, p, 0, 0, p.pipeline)),
+        'augmentation': lambda: list(T.epoch_batches(images, p.batch, 0, 0)),
         'step': lambda: [step(*b) for b in batches][-1][0].numpy(),
-        'statistics': lambda: C.recompute_statistics(net, (b for b, _ in batches)),
-        'validation': lambda: C._scores(net, val[0], np.eye(2, dtype='float32')[val[1]], 0.0),
+        'statistics': lambda: T.recompute_statistics(net, (b for b, _ in batches)),
+        'validation': lambda: T._scores(net, val[0], np.eye(2, dtype='float32')[val[1]], 0.0),
     }
-    if not C._normalisations(net):
+    if not C.normalisations(net):
         del ways['statistics']
     out = {}
     for name, way in ways.items():
@@ -138,7 +140,7 @@ def parts(p, data, val):
             t = time.process_time()
             way()
             seconds.append(time.process_time() - t)
-        out[name] = round(1e3 * statistics.median(seconds) / len(x), 3)
+        out[name] = round(1e3 * statistics.median(seconds) / len(data[0]), 3)
     return out
 
 
@@ -172,7 +174,7 @@ def main():
 
     data, val, out = draw(a.images, 0), draw(a.images // 4, 1), {}
     for network in a.networks:
-        p = C.protocol(
+        p = protocol(
             f'ct_report-{network}',
             size=a.size,
             weights='random',

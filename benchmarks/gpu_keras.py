@@ -86,7 +86,9 @@ def gan(a):
 
 def classifier(a):
     "Seconds, accuracy and hash of a classifier training in both precisions, and again."
-    from gan_covid.classifiers import predict, protocol, train
+    from gan_covid.classifier_training import train
+    from gan_covid.classifiers import predict
+    from gan_covid.protocols import protocol
     from gan_covid.records import sha256_array
 
     images, label = drawn(a.images, a.size)

@@ -13,91 +13,78 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .records import InputError
+from .records import InputError, check_choice
 
 # %% ../nbs/04_augmentation.ipynb #d28c6401
 FILL_MODES = 'nearest', 'constant', 'reflect'
 
-
+# %% ../nbs/04_augmentation.ipynb #4cb51924
 @dataclass(frozen=True)
 class Pipeline:
-    "What may happen to an image in training; the names are those of Keras' ImageDataGenerator. Bad values raise `InputError`."
+    """What may happen to an image in training; the names are those of Keras' ImageDataGenerator.
+    Bad values raise `InputError`."""
 
     rotation_range: float = 0.0  # degrees; the angle is uniform in ± this
     width_shift_range: float = 0.0  # fraction of the width, [0, 1); uniform in ± this
     height_shift_range: float = 0.0  # fraction of the height, [0, 1)
     shear_range: float = 0.0  # degrees (!); uniform in ± this
-    zoom_range: tuple = (
-        0.0  # z for [1 - z, 1 + z], or (low, high); drawn for each axis by itself, below 1 enlarges
-    )
+    zoom_range: tuple = 0.0  # z for [1 - z, 1 + z], or (low, high); for each axis by itself
     horizontal_flip: bool = False  # left and right change places for every second image
     vertical_flip: bool = False  # top and bottom change places for every second image
     brightness_range: tuple = None  # (low, high) of the factor on the gray values; None: unchanged
-    fill_mode: str = (
-        'nearest'  # what lies outside: the 'nearest' pixel, a 'constant', or the image 'reflect'ed
-    )
+    fill_mode: str = 'nearest'  # outside: the 'nearest' pixel, a 'constant', or 'reflect'ed
     cval: float = 0.0  # the constant, in [0, 1]
 
     def __post_init__(self):
-        def need(ok, name, what):
-            if not ok:
-                raise InputError(f'{name}={getattr(self, name)!r}: give {what}')
-
-        zoom = self.zoom_range
-        if np.ndim(zoom) == 0:
-            object.__setattr__(self, 'zoom_range', (1 - zoom, 1 + zoom))
+        if np.ndim(self.zoom_range) == 0:
+            object.__setattr__(self, 'zoom_range', (1 - self.zoom_range, 1 + self.zoom_range))
         for name in ('zoom_range', 'brightness_range'):
-            pair = getattr(self, name)
-            if pair is None and name == 'brightness_range':
-                continue
-            need(np.shape(pair) == (2,), name, 'two numbers (low, high)')
-            object.__setattr__(self, name, tuple(float(v) for v in pair))
+            if getattr(self, name) is not None or name == 'zoom_range':
+                object.__setattr__(self, name, self._pair(name))
         for name in ('rotation_range', 'shear_range'):
-            need(0 <= getattr(self, name) <= 180, name, 'degrees from 0 to 180')
+            self._need(0 <= getattr(self, name) <= 180, name, 'degrees from 0 to 180')
         for name in ('width_shift_range', 'height_shift_range'):
-            need(0 <= getattr(self, name) < 1, name, 'a fraction from 0 to below 1')
-        need(
-            0 < self.zoom_range[0] <= self.zoom_range[1],
-            'zoom_range',
-            'factors above 0, the lower first',
-        )
-        if self.brightness_range:
-            need(
-                0 <= self.brightness_range[0] <= self.brightness_range[1],
-                'brightness_range',
-                'factors from 0, the lower first',
-            )
-        need(self.fill_mode in FILL_MODES, 'fill_mode', 'one of ' + ', '.join(FILL_MODES))
-        need(0 <= self.cval <= 1, 'cval', 'a gray value in [0, 1]')
+            self._need(0 <= getattr(self, name) < 1, name, 'a fraction from 0 to below 1')
+        low, high = self.zoom_range
+        self._need(0 < low <= high, 'zoom_range', 'factors above 0, the lower first')
+        low, high = self.brightness_range or (1, 1)
+        self._need(0 <= low <= high, 'brightness_range', 'factors from 0, the lower first')
+        check_choice('fill_mode', self.fill_mode, FILL_MODES)
+        self._need(0 <= self.cval <= 1, 'cval', 'a gray value in [0, 1]')
+
+    def _need(self, ok: bool, name: str, what: str):
+        if not ok:
+            raise InputError(f'{name}={getattr(self, name)!r}: give {what}')
+
+    def _pair(self, name: str) -> tuple:
+        pair = getattr(self, name)
+        self._need(np.shape(pair) == (2,), name, 'two numbers (low, high)')
+        return tuple(float(v) for v in pair)
 
     def __bool__(self):
-        return any(
-            getattr(self, k) != getattr(NONE, k)
-            for k in asdict(self)
-            if k not in ('fill_mode', 'cval')
-        )
+        own, none = asdict(self), asdict(NONE)
+        return any(own[k] != none[k] for k in own if k not in ('fill_mode', 'cval'))
 
 # %% ../nbs/04_augmentation.ipynb #90516347
 NONE = Pipeline()
-WMLQ2022 = Pipeline(
+WMLQ2022 = Pipeline(  # slides of 2022, table T3; no flips
     rotation_range=5,
     width_shift_range=0.05,
     height_shift_range=0.05,
     shear_range=0.05,
     zoom_range=0.1,
     brightness_range=(0.6, 1.4),
-)  # slides of 2022, table T3; no flips
-CT_REPORT = Pipeline(
-    rotation_range=45, horizontal_flip=True, vertical_flip=True
-)  # report, section on classical augmentation, T17
-HEAD_CT_X5 = Pipeline(
+)
+# report, section on classical augmentation, T17
+CT_REPORT = Pipeline(rotation_range=45, horizontal_flip=True, vertical_flip=True)
+HEAD_CT_X5 = Pipeline(  # the repository's notebook, X5
     rotation_range=40,
     width_shift_range=0.2,
     height_shift_range=0.2,
     shear_range=0.2,
     zoom_range=0.2,
     horizontal_flip=True,
-)  # the repository's notebook, X5
+)
 PIPELINES = {'none': NONE, 'wmlq2022': WMLQ2022, 'ct_report': CT_REPORT, 'head_ct_x5': HEAD_CT_X5}
 
 # %% ../nbs/04_augmentation.ipynb #91d50afc
@@ -106,8 +93,12 @@ def sample_parameters(
     n: int,  # number of images
     rng,  # a seed (int or sequence of ints) or a numpy Generator
     shape: tuple,  # (height, width) of the images, for shifts in pixels
-) -> dict:  # arrays of length n: theta, shear (degrees), ty (rows), tx (columns), zx, zy, flip_horizontal, flip_vertical, brightness
-    "Draw one transformation an image, uniformly from the ranges of the pipeline, as Keras' ImageDataGenerator does."
+) -> dict:
+    """Draw one transformation an image, uniformly from the ranges of the pipeline, as Keras'
+    ImageDataGenerator does.
+
+    Arrays of length n: theta, shear (degrees), ty (rows), tx (columns), zx, zy, flip_horizontal,
+    flip_vertical, brightness."""
     rng, p, (h, w) = np.random.default_rng(rng), pipeline, shape[:2]
     u = rng.random((9, n))
 
@@ -130,42 +121,34 @@ def sample_parameters(
 def affine_matrices(
     params: dict,  # from `sample_parameters`
     shape: tuple,  # (height, width)
-) -> (
-    np.ndarray
-):  # (n, 2, 3), float64: input (row, column) = matrix @ (output row, output column, 1)
-    "The matrices of Keras' apply_affine_transform for (row, column) coordinates, with the flips taken in."
+) -> np.ndarray:  # (n, 2, 3), float64
+    """The matrices of Keras' apply_affine_transform for (row, column) coordinates, with the flips
+    taken in: input (row, column) = matrix @ (output row, output column, 1)."""
     h, w = shape[:2]
     theta, phi = np.deg2rad(params['theta']), np.deg2rad(params['shear'])
-    cos, sin, tx, ty, zx, zy = (
-        np.cos(theta),
-        np.sin(theta),
-        params['tx'],
-        params['ty'],
-        params['zx'],
-        params['zy'],
-    )
+    cos, sin = np.cos(theta), np.sin(theta)
+    tx, ty, zx, zy = (params[k] for k in ('tx', 'ty', 'zx', 'zy'))
     M = np.empty((len(theta), 2, 3))
     M[:, 0, 0], M[:, 0, 1] = np.cos(theta + phi) * zy, sin * zx
     M[:, 1, 0], M[:, 1, 1] = -np.sin(theta + phi) * zy, cos * zx
     centre = np.array([h / 2 - 0.5, w / 2 - 0.5])
-    M[:, :, 2] = (
-        centre - M[:, :, :2] @ centre + np.stack([cos * ty + sin * tx, cos * tx - sin * ty], 1)
-    )
+    shift = np.stack([cos * ty + sin * tx, cos * tx - sin * ty], 1)
+    M[:, :, 2] = centre - M[:, :, :2] @ centre + shift
     for axis, size, flip in ((0, h, params['flip_vertical']), (1, w, params['flip_horizontal'])):
         M[flip, :, 2] += M[flip, :, axis] * (size - 1)
         M[flip, :, axis] *= -1
     return M
 
 # %% ../nbs/04_augmentation.ipynb #6d1c2fa9
-_PIECE = (
-    1 << 16
-)  # pixels that are warped at once: the temporary arrays (about 1.5 MB) stay in the second-level cache
+_PIECE = 1 << 16  # pixels that are warped at once: 1.5 MB of temporary arrays fit into the cache
 
 
 def _fold(x, n, fill_mode):
-    "Bring coordinates along an axis of n pixels into [0, n - 1], in place; returns where they were outside, for 'constant'."
+    """Bring coordinates along an axis of n pixels into [0, n - 1], in place; returns where they were
+    outside, for 'constant'."""
     outside = None
-    # cosines of right angles miss by 1e-16, which must not blank an edge: a ten-thousandth of a pixel still counts as inside
+    # cosines of right angles miss by 1e-16, which must not blank an edge: a ten-thousandth of a
+    # pixel still counts as inside
     if fill_mode == 'constant':
         outside = (x < -1e-4) | (x > n - 1 + 1e-4)
     elif fill_mode == 'reflect':  # d c b a | a b c d | d c b a, as in scipy
@@ -177,18 +160,32 @@ def _fold(x, n, fill_mode):
     return outside
 
 # %% ../nbs/04_augmentation.ipynb #a406b553
-def _warp(images, M, fill_mode, cval, out):
-    n, h, w, c = images.shape
-    M = M.astype(np.float32)
+def _source(M, h, w) -> tuple:  # two (n, h, w) float32
+    "The row and the column of the input that each pixel of the output asks for."
     row, col = np.arange(h, dtype=np.float32)[:, None], np.arange(w, dtype=np.float32)
-    y = M[:, 0, 0, None, None] * row + M[:, 0, 2, None, None] + M[:, 0, 1, None, None] * col
-    x = M[:, 1, 0, None, None] * row + M[:, 1, 2, None, None] + M[:, 1, 1, None, None] * col
+    M = M.astype(np.float32)[..., None, None]
+    return tuple(M[:, k, 0] * row + M[:, k, 2] + M[:, k, 1] * col for k in (0, 1))
+
+# %% ../nbs/04_augmentation.ipynb #be9c01fc
+def _mix(a, b, t):
+    "a + (b - a) · t, in place of a; b is lost."
+    b -= a
+    b *= t
+    a += b
+    return a
+
+# %% ../nbs/04_augmentation.ipynb #b214fe27
+def _warp(images, M, fill_mode, cval, out):
+    "Write each image, warped by its matrix, into `out`."
+    n, h, w, c = images.shape
+    y, x = _source(M, h, w)
     outside = _fold(y, h, fill_mode), _fold(x, w, fill_mode)
     i, j = y.astype(np.int32), x.astype(np.int32)
     np.minimum(i, max(h - 2, 0), out=i)
     np.minimum(j, max(w - 2, 0), out=j)
     y -= i
     x -= j
+    # from here on i is the place of the upper left neighbour in the flat batch
     i *= w
     i += j
     i += (np.arange(n, dtype=np.int32) * (h * w))[:, None, None]
@@ -197,20 +194,19 @@ def _warp(images, M, fill_mode, cval, out):
         flat = images[..., k].reshape(-1)
         # mode='clip' only saves NumPy the bounds check: every index is valid
         top, bottom = flat.take(i, mode='clip'), flat.take(i + down, mode='clip')
-        d = flat.take(i + right, mode='clip')
-        d -= top
-        d *= x
-        top += d
-        d = flat.take(i + (down + right), mode='clip')
-        d -= bottom
-        d *= x
-        bottom += d
-        bottom -= top
-        bottom *= y
-        top += bottom
+        top = _mix(top, flat.take(i + right, mode='clip'), x)
+        bottom = _mix(bottom, flat.take(i + (down + right), mode='clip'), x)
+        top = _mix(top, bottom, y)
         if outside[0] is not None:
             top[outside[0] | outside[1]] = cval
         out[..., k] = top
+
+# %% ../nbs/04_augmentation.ipynb #74875a47
+def _threads() -> int:
+    "One thread a processor, at most 4."
+    if hasattr(os, 'sched_getaffinity'):
+        return min(4, len(os.sched_getaffinity(0)))
+    return min(4, os.cpu_count() or 1)
 
 # %% ../nbs/04_augmentation.ipynb #3a7c6c38
 def apply(
@@ -218,16 +214,16 @@ def apply(
     params: dict,  # from `sample_parameters`
     fill_mode: str = 'nearest',  # what lies outside: 'nearest', 'constant' or 'reflect'
     cval: float = 0.0,  # the constant
-    workers: int = None,  # threads; None: one a processor, at most 4. The result does not depend on it
+    workers: int = None,  # threads; the result does not depend on it
 ) -> np.ndarray:  # new array, same shape, float32 in [0, 1]
-    "Transform each image by its own parameters: one bilinear warp, then brightness times gray value, clipped to [0, 1]."
+    """Transform each image by its own parameters: one bilinear warp, then brightness times gray
+    value, clipped to [0, 1]."""
     images = np.asarray(images, np.float32)
     if images.ndim != 4:
         raise InputError(f'images: shape {images.shape}, give (n, height, width, channels)')
     if len(params['theta']) != len(images):
         raise InputError(f'params: for {len(params["theta"])} images, but {len(images)} are given')
-    if fill_mode not in FILL_MODES:
-        raise InputError(f'fill_mode={fill_mode!r}: give one of ' + ', '.join(FILL_MODES))
+    check_choice('fill_mode', fill_mode, FILL_MODES)
     n, h, w, _ = images.shape
     M, out = affine_matrices(params, (h, w)), np.empty_like(images)
     warps = not np.array_equal(M, np.broadcast_to([[1.0, 0, 0], [0, 1, 0]], M.shape))
@@ -244,9 +240,7 @@ def apply(
 
     k = max(1, _PIECE // max(1, h * w))
     pieces = [slice(a, a + k) for a in range(0, n, k)]
-    workers = workers or min(
-        4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    )
+    workers = workers or _threads()
     if workers == 1 or len(pieces) < 2:
         list(map(piece, pieces))
     else:

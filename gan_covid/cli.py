@@ -205,12 +205,12 @@ def _by_split(images, table):
     "Rows to train on, and rows to look at only, by the split that came with the images; the rest is printed."
     import numpy as np
 
-    from gan_covid.arms import pixel_keys, train_on_the_rest, without_copies
+    from gan_covid.arms import array_keys, train_on_the_rest, without_copies
 
     if not table.split.notna().any():
         return np.arange(len(table)), np.arange(0)
     whole = table.assign(split=train_on_the_rest(table).split)
-    split = without_copies(whole, pixel_keys(images)).split
+    split = without_copies(whole, array_keys(images)).split
     train, held_out, test = (np.flatnonzero(split.isin([s])) for s in ('train', 'val', 'test'))
     print(
         f'by their split, {len(train)} images to train on, {len(held_out)} for validation',

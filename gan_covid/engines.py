@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'core_limits', 'cores', 'memory', 'disk', 'quiet_stderr', 'repeatable', 'load_keras', 'seed_everything',
            'torch_device_name', 'device_name', 'device_info', 'cpu_flags', 'torch_bfloat16', 'choose_bf16',
-           'keras_bfloat16', 'check_precision', 'choose_precision', 'precision', 'first_line', 'in_quick_precision',
-           'torch_facts', 'tensorflow_facts', 'keras_facts', 'ask', 'doctor']
+           'keras_bfloat16', 'check_precision', 'choose_precision', 'precision', 'first_line', 'all_layers',
+           'in_quick_precision', 'torch_facts', 'tensorflow_facts', 'keras_facts', 'ask', 'doctor']
 
 # %% ../nbs/05_engines.ipynb #28115830
 import contextlib
@@ -24,19 +24,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .records import InputError
+from .records import InputError, check_choice
 
 # %% ../nbs/05_engines.ipynb #4e895587
 def _cgroup(*names) -> list:
-    "What Linux' control groups of this process say: the contents of files, from the own group up to the top."
+    "What Linux' control groups of this process say: contents of files, from its own group upwards."
     try:
         own = Path('/proc/self/cgroup').read_text().strip().splitlines()[-1].rpartition(':')[2]
     except (OSError, IndexError):
         return []
-    folders = [Path('/sys/fs/cgroup' + own), *Path('/sys/fs/cgroup' + own).parents][:-2]
-    files = [f / n for f in folders for n in names] + [
-        Path('/sys/fs/cgroup/cpu') / n for n in names
-    ]
+    own = Path('/sys/fs/cgroup' + own)
+    folders = [own, *own.parents][:-2]
+    files = [f / n for f in folders for n in names]
+    files += [Path('/sys/fs/cgroup/cpu') / n for n in names]
     found = []
     for f in files:
         try:
@@ -70,15 +70,13 @@ def cores() -> int:
 
 # %% ../nbs/05_engines.ipynb #80505a0c
 def memory() -> dict:
-    "GB of memory, {'free', 'total'}: of the machine, or of the container if it has less. {} where the system does not say."
+    """GB of memory, {'free', 'total'}: of the machine, or of the container if it has less. {} where
+    the system does not say."""
     try:
-        lines = dict(
-            line.split(':', 1)
-            for line in Path('/proc/meminfo').read_text().splitlines()
-            if ':' in line
-        )
+        text = Path('/proc/meminfo').read_text()
     except OSError:
         return {}
+    lines = dict(line.split(':', 1) for line in text.splitlines() if ':' in line)
     total, free = (int(lines[k].split()[0]) * 1024 for k in ('MemTotal', 'MemAvailable'))
     limits = [int(v[0]) for v in _cgroup('memory.max') if v and v[0].isdigit()]
     used = [int(v[0]) for v in _cgroup('memory.current') if v]
@@ -124,7 +122,7 @@ _DRIVERS = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA on Linux; in Linux
 
 
 def _gpu() -> bool:
-    "True if torch sees an accelerator; asks the driver first, so that a laptop does not load torch for the answer."
+    "True if torch sees an accelerator; asks the driver first, so that a laptop need not load torch."
     if not _has('torch') or not (any(map(os.path.exists, _DRIVERS)) or sys.platform == 'win32'):
         return False
     import torch
@@ -133,14 +131,16 @@ def _gpu() -> bool:
 
 # %% ../nbs/05_engines.ipynb #f7ff4084
 def repeatable():
-    "What engines read from the environment once, when they start, so it has to stand there before. What the user has set stays."
-    os.environ.setdefault(
-        'CUBLAS_WORKSPACE_CONFIG', ':4096:8'
-    )  # without it sums on a GPU are added in any order
+    """Set what engines read from the environment once, when they start, so that the same training
+    gives the same bits. What the user has set stays."""
+    # without it sums on a GPU are added in any order
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    # two operations at once share the cores in an order that changes from run to run, and with it the last bits of a sum: one at a time, with all cores, repeats itself
+    # two operations at once share the cores in an order that changes from run to run, and with it
+    # the last bits of a sum: one at a time, with all cores, repeats itself
     os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
-    # the cores of this job and not those of the machine: TensorFlow does not read OMP_NUM_THREADS, and neither engine asks the container
+    # the cores of this job and not those of the machine: TensorFlow does not read OMP_NUM_THREADS,
+    # and neither engine asks the container
     limits = core_limits()
     if min(limits.values()) < limits.get('affinity', limits['machine']):
         os.environ.setdefault('OMP_NUM_THREADS', str(min(limits.values())))
@@ -160,38 +160,47 @@ def _settle(backend: str):
     with quiet_stderr():
         tf.constant(0)  # the device lines come with the first tensor
 
-# %% ../nbs/05_engines.ipynb #7ae0e4ad
-def load_keras(
-    backend: str = None,
-):  # 'tensorflow', 'torch'; None: KERAS_BACKEND, else torch where there is a GPU, else TensorFlow
-    "Import Keras on a backend, quietly and in the order that does not crash. The first call decides for the whole process."
-    if 'keras' in sys.modules:
-        keras = sys.modules['keras']
-        if backend and keras.backend.backend() != backend:
-            raise InputError(
-                f'backend={backend!r}: Keras already runs on {keras.backend.backend()!r} in this process. Set KERAS_BACKEND before it starts'
-            )
-        _settle(keras.backend.backend())
-        return keras
-    repeatable()
-    backend = (
-        backend
-        or os.environ.get('KERAS_BACKEND')
-        or ('torch' if _gpu() or not _has('tensorflow') else 'tensorflow')
-    )
-    if backend not in ('tensorflow', 'torch'):
-        raise InputError(f'backend={backend!r}: choose tensorflow or torch')
+# %% ../nbs/05_engines.ipynb #55f0d34d
+def _backend(asked: str = None) -> str:  # 'tensorflow' or 'torch'
+    "The backend that Keras takes: the one asked for, else KERAS_BACKEND, else what fits the machine."
+    backend = asked or os.environ.get('KERAS_BACKEND')
+    if not backend:
+        backend = 'torch' if _gpu() or not _has('tensorflow') else 'tensorflow'
+    check_choice('backend', backend, ('tensorflow', 'torch'))
     if not _has(backend) or not _has('keras'):
         raise InputError(
-            f'{backend} and keras are needed for this step and not installed: run `make setup`, or pip install "gan_covid[engines]"'
+            f'{backend} and keras are needed for this step and not installed: run `make setup`, '
+            'or pip install "gan_covid[engines]"'
         )
-    os.environ['KERAS_BACKEND'] = backend
+    return backend
+
+# %% ../nbs/05_engines.ipynb #877a41ef
+def _import_keras(backend: str):
+    "Keras, imported quietly and in the order that does not crash."
     with quiet_stderr():
         if _has('triton'):
             importlib.import_module('triton')
         keras = importlib.import_module('keras')
     _settle(backend)
     return keras
+
+# %% ../nbs/05_engines.ipynb #7ae0e4ad
+def load_keras(backend: str = None):  # None: KERAS_BACKEND, else torch with a GPU, else TensorFlow
+    """Keras on a backend ('tensorflow' or 'torch'). The first call decides for the whole process;
+    another backend after it, or one that is not installed, is an `InputError`."""
+    if 'keras' in sys.modules:
+        keras = sys.modules['keras']
+        runs_on = keras.backend.backend()
+        if backend and runs_on != backend:
+            raise InputError(
+                f'backend={backend!r}: Keras already runs on {runs_on!r} in this process. '
+                'Set KERAS_BACKEND before it starts'
+            )
+        _settle(keras.backend.backend())
+        return keras
+    repeatable()
+    backend = os.environ['KERAS_BACKEND'] = _backend(backend)
+    return _import_keras(backend)
 
 # %% ../nbs/05_engines.ipynb #03e2eafd
 def seed_everything(seed: int):
@@ -208,28 +217,24 @@ def seed_everything(seed: int):
 # %% ../nbs/05_engines.ipynb #c35f5f10
 def _tensorflow_gpu() -> dict:
     "What TensorFlow knows of its first GPU; {} without one."
-    tf = importlib.import_module('tensorflow')
-    gpus = tf.config.list_physical_devices('GPU')
-    return (
-        {'device_name': 'gpu', **tf.config.experimental.get_device_details(gpus[0])} if gpus else {}
-    )
+    config = importlib.import_module('tensorflow').config
+    gpus = config.list_physical_devices('GPU')
+    if not gpus:
+        return {}
+    return {'device_name': 'gpu', **config.experimental.get_device_details(gpus[0])}
 
 # %% ../nbs/05_engines.ipynb #a8347bbb
-def _keras_device() -> (
-    tuple
-):  # (torch's kind of device or 'gpu', its name, compute capability or None)
+def _keras_device() -> tuple:  # (torch's kind of device or 'gpu', name, compute capability or None)
     "Where Keras computes: asked of a tensor, because Keras has its own order of devices."
     keras = load_keras()
     if keras.backend.backend() == 'torch':
         device = keras.ops.convert_to_tensor(0.0).device
         return device.type, torch_device_name(device), _capability(device)
     gpu = _tensorflow_gpu()
+    if not gpu:
+        return 'cpu', 'cpu', None
     capability = gpu.get('compute_capability')
-    return (
-        ('cuda' if capability else 'gpu', gpu['device_name'], capability)
-        if gpu
-        else ('cpu', 'cpu', None)
-    )
+    return 'cuda' if capability else 'gpu', gpu['device_name'], capability
 
 # %% ../nbs/05_engines.ipynb #960b9f7d
 def _capability(device):
@@ -258,10 +263,7 @@ def device_info() -> dict:
 
 # %% ../nbs/05_engines.ipynb #85adfe59
 PRECISIONS = 'auto', 'float32', 'mixed_bfloat16'
-_PRODUCTS = {
-    'avx512_bf16',
-    'amx_bf16',
-}  # what x86 processors call instructions that multiply bfloat16
+_PRODUCTS = {'avx512_bf16', 'amx_bf16'}  # x86 instructions that multiply bfloat16
 _MARGIN = 1.2  # so much quicker must be measured, so that chance does not decide
 
 
@@ -271,15 +273,16 @@ def cpu_flags() -> set:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return set()
-    named = (line.partition(':') for line in lines)
-    return next(
-        (set(value.split()) for name, _, value in named if name.strip() in ('flags', 'Features')),
-        set(),
-    )
+    for line in lines:
+        name, _, value = line.partition(':')
+        if name.strip() in ('flags', 'Features'):
+            return set(value.split())
+    return set()
 
 # %% ../nbs/05_engines.ipynb #2c77683d
 def _ratio(convolve) -> float:
-    "Time in float32 over time in bfloat16 of `convolve(type)`, which computes once and waits: the best of five, turn by turn."
+    """Time in float32 over time in bfloat16 of `convolve(type)`, which computes once and waits:
+    the best of five, turn by turn."""
     times = {'float32': [], 'bfloat16': []}
     for _ in range(6):
         for dtype, seconds in times.items():
@@ -290,7 +293,8 @@ def _ratio(convolve) -> float:
 
 # %% ../nbs/05_engines.ipynb #375e24a7
 def _measured(ratio) -> tuple:
-    "Whether bfloat16 is the quicker type by a measurement, and that in words. What cannot be measured is not taken."
+    """Whether bfloat16 is the quicker type by a measurement, and that in words. What cannot be
+    measured is not taken."""
     try:
         r = ratio()
     except Exception as e:
@@ -317,10 +321,8 @@ def _torch_ratio() -> float:
     import torch
     import torch.nn.functional as F
 
-    x, w = (
-        torch.ones(8, 32, 32, 32).contiguous(memory_format=torch.channels_last),
-        torch.ones(32, 32, 3, 3),
-    )
+    x = torch.ones(8, 32, 32, 32).contiguous(memory_format=torch.channels_last)
+    w = torch.ones(32, 32, 3, 3)
 
     def convolve(dtype):
         a, b = (t.to(getattr(torch, dtype)).requires_grad_() for t in (x, w))
@@ -343,11 +345,9 @@ def torch_bfloat16(device='cpu') -> tuple:
         return _by_card(torch.cuda.get_device_capability(device))
     if device.type != 'cpu':
         return False, f'bfloat16 is not used on {device.type}'
-    return (
-        _by_processor(_torch_ratio)
-        if torch.backends.mkldnn.is_available()
-        else _measured(_torch_ratio)
-    )
+    if torch.backends.mkldnn.is_available():
+        return _by_processor(_torch_ratio)
+    return _measured(_torch_ratio)
 
 # %% ../nbs/05_engines.ipynb #b622ec83
 def choose_bf16(
@@ -364,12 +364,10 @@ def choose_bf16(
 # %% ../nbs/05_engines.ipynb #bca9a727
 @functools.cache
 def _keras_ratio() -> float:
-    keras = load_keras()
-    ops, layers = keras.ops, [np.full((3, 3, 32, 32), 1 / 288, 'float32')] * 8
-    x, layers = (
-        ops.convert_to_tensor(np.ones((8, 32, 32, 32), 'float32')),
-        [ops.convert_to_tensor(w) for w in layers],
-    )
+    ops = load_keras().ops
+    x = ops.convert_to_tensor(np.ones((8, 32, 32, 32), 'float32'))
+    kernel = np.full((3, 3, 32, 32), 1 / 288, 'float32')
+    layers = [ops.convert_to_tensor(kernel) for _ in range(8)]
 
     def convolve(dtype):
         y = ops.cast(x, dtype)
@@ -388,17 +386,15 @@ def keras_bfloat16() -> tuple:
         return _measured(_keras_ratio) if quick else (quick, why)
     if kind != 'cpu':
         return False, f'bfloat16 is not used on {kind}'
-    plain = (
-        os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0'
-        and load_keras().backend.backend() == 'tensorflow'
-    )
-    return _measured(_keras_ratio) if plain else _by_processor(_keras_ratio)
+    without_onednn = os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0'
+    if without_onednn and load_keras().backend.backend() == 'tensorflow':
+        return _measured(_keras_ratio)
+    return _by_processor(_keras_ratio)
 
 # %% ../nbs/05_engines.ipynb #f4c1fb6f
 def check_precision(asked):
     "An `InputError` for what is no precision."
-    if asked not in PRECISIONS:
-        raise InputError(f'precision={asked!r}: choose one of {", ".join(PRECISIONS)}')
+    check_choice('precision', asked, PRECISIONS)
 
 # %% ../nbs/05_engines.ipynb #615ee2d1
 def choose_precision(
@@ -429,7 +425,7 @@ def precision(policy: str):  # one of PRECISIONS
 # %% ../nbs/05_engines.ipynb #e3b81c9e
 def first_line(
     what: str,  # 'DCGAN head_ct'
-    chosen: str,  # 'float32', 'bfloat16', …
+    chosen: str,  # precision: 'float32', 'bfloat16', …
     why: str,  # from `choose_…`
     device: str,  # name of a device
     engine: str,  # 'torch 2.15.0'
@@ -438,49 +434,49 @@ def first_line(
     return f'{what}: {chosen} ({why}), {engine} on {device}'
 
 # %% ../nbs/05_engines.ipynb #f9add0cf
-def _layers(model) -> list:
-    "All layers of a model and of those in it, and the models themselves."
-    return [
-        model,
-        *(
-            l
-            for layer in model.layers
-            for l in (_layers(layer) if hasattr(layer, 'layers') else [layer])
-        ),
-    ]
+def all_layers(model) -> list:
+    "A model, its layers, and those of the models in it."
+    found = [model]
+    for layer in model.layers:
+        found += all_layers(layer) if hasattr(layer, 'layers') else [layer]
+    return found
 
 # %% ../nbs/05_engines.ipynb #4823defe
 def in_quick_precision(model):
-    "A loaded Keras model (functional, as all here are) as it was saved; or, where that is bfloat16 and slow here, the same with all layers in float32."
-    layers = _layers(model)
-    if any(l.compute_dtype == 'bfloat16' for l in layers) and not keras_bfloat16()[0]:
-        for l in layers:
-            l.dtype_policy = 'float32'
+    """A loaded Keras model (functional, as all here are) as it was saved; or, where that is bfloat16
+    and slow here, the same with all layers in float32."""
+    layers = all_layers(model)
+    in_bfloat16 = any(layer.compute_dtype == 'bfloat16' for layer in layers)
+    if in_bfloat16 and not keras_bfloat16()[0]:
+        for layer in layers:
+            layer.dtype_policy = 'float32'
     return model
 
 # %% ../nbs/05_engines.ipynb #9ffa6bf3
-def torch_facts() -> dict:
-    "Version and devices of torch, each with what `auto` comes to for StyleGAN2."
+def _torch_devices() -> list:  # of names, the processor last
     import torch
 
-    devices = (
-        [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = [f'cuda:{i}' for i in range(n)]
     if torch.backends.mps.is_available():
         devices.append('mps')
-    bf16 = {d: torch_bfloat16(d) for d in [*devices, 'cpu']}
+    return [*devices, 'cpu']
+
+# %% ../nbs/05_engines.ipynb #b3c3a862
+def torch_facts() -> dict:
+    "Version and devices of torch, each with what `auto` takes for StyleGAN2."
+    import torch
+
+    devices = []
+    for device in _torch_devices():
+        quick, why = torch_bfloat16(device)
+        auto = 'bfloat16' if quick else 'float32'
+        name = torch_device_name(device)
+        devices.append({'device': device, 'name': name, 'auto': auto, 'why': why})
     return {
         'version': torch.__version__,
         'threads': torch.get_num_threads(),
-        'devices': [
-            {
-                'device': d,
-                'name': torch_device_name(d),
-                'auto': 'bfloat16' if quick else 'float32',
-                'why': why,
-            }
-            for d, (quick, why) in bf16.items()
-        ],
+        'devices': devices,
     }
 
 # %% ../nbs/05_engines.ipynb #2a6c6a27
@@ -496,7 +492,7 @@ def tensorflow_facts() -> dict:
 
 # %% ../nbs/05_engines.ipynb #23a19b19
 def keras_facts() -> dict:
-    "The backend that Keras takes here, its device, and what `auto` comes to."
+    "The backend that Keras takes here, its device, and what `auto` takes."
     policy, why = choose_precision()
     return {**device_info(), 'auto': policy, 'why': why}
 
@@ -508,77 +504,70 @@ def ask(engine: str, timeout: float = 300) -> dict:
     "Facts about an engine, from a process of its own; {'problem': …} if they cannot be had."
     if not _has(engine):
         return {'problem': 'not installed'}
-    code = (
-        f'import json; from gan_covid import engines; print(json.dumps(engines.{_FACTS[engine]}()))'
-    )
+    facts = f'print(json.dumps(engines.{_FACTS[engine]}()))'
+    command = [sys.executable, '-c', f'import json; from gan_covid import engines; {facts}']
     try:
         done = subprocess.run(
-            [sys.executable, '-c', code],
-            capture_output=True,
-            text=True,
-            errors='replace',
-            timeout=timeout,
+            command, capture_output=True, text=True, errors='replace', timeout=timeout
         )
     except subprocess.TimeoutExpired:
         return {'problem': f'installed, but does not load within {timeout:g} seconds'}
     said = done.stderr.strip().splitlines()[-1:] or [f'the process ends with {done.returncode}']
+    if done.returncode:
+        return {'problem': f'installed, but does not load: {said[0]}'}
     try:
-        return (
-            json.loads(done.stdout.strip().splitlines()[-1])
-            if done.returncode == 0
-            else {'problem': f'installed, but does not load: {said[0]}'}
-        )
+        return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         return {'problem': f'installed, but gives no answer: {said[0]}'}
 
 # %% ../nbs/05_engines.ipynb #597e42d1
-def _engine_lines(name, f) -> list:
+def _engine_lines(name: str, f: dict) -> list:
+    "The facts about an engine in words."
     if 'problem' in f:
         return [f['problem']]
-    if name == 'torch':
-        return [
-            f'{f["version"]}, {f["threads"]} threads',
-            *(
-                f'{d["device"]}{"" if d["name"] == d["device"] else " " + d["name"]}: StyleGAN2 with bf16=auto computes in {d["auto"]} ({d["why"]})'
-                for d in f['devices']
-            ),
-        ]
     if name == 'tensorflow':
         return [f'{f["version"]} on {f["device"]}']
-    return [
-        f'{f["keras"]}, with {f["backend"]} on {f["device"]}: precision=auto is {f["auto"]} ({f["why"]})'
-    ]
+    if name == 'keras':
+        auto = f'precision=auto is {f["auto"]} ({f["why"]})'
+        return [f'{f["keras"]}, with {f["backend"]} on {f["device"]}: {auto}']
+    lines = [f'{f["version"]}, {f["threads"]} threads']
+    for d in f['devices']:
+        title = d['device'] if d['name'] == d['device'] else f'{d["device"]} {d["name"]}'
+        auto = f'StyleGAN2 with bf16=auto computes in {d["auto"]} ({d["why"]})'
+        lines.append(f'{title}: {auto}')
+    return lines
 
 # %% ../nbs/05_engines.ipynb #542a4b76
-def doctor(work='work') -> tuple:  # lines to print; True if nothing that is installed is broken
-    "What there is to compute with, in words. Reads, and changes nothing."
+def _machine_rows(work) -> dict:  # title -> lines
+    "Package, processor, cores, memory and disk in words."
     from gan_covid.records import environment
 
     here, ram, room = environment(), memory(), disk(work)
-    with ThreadPoolExecutor(len(_FACTS)) as pool:
-        facts = dict(zip(_FACTS, pool.map(ask, _FACTS)))
-    rows = {
+    limits = ', '.join(f'{k} {v}' for k, v in core_limits().items())
+    return {
         'gan_covid': [here['gan_covid']],
         'python': [f'{here["python"]}, {here["system"]}'],
         'processor': [here['processor']],
-        'cores': [
-            f'{cores()} for this process ('
-            + ', '.join(f'{k} {v}' for k, v in core_limits().items())
-            + ')'
-        ],
+        'cores': [f'{cores()} for this process ({limits})'],
         'memory': [f'{ram["free"]} GB free of {ram["total"]}' if ram else 'not known'],
         'disk': [f'{room["free"]} GB free of {room["total"]}, where {work} is or will be'],
-        **{name: _engine_lines(name, f) for name, f in facts.items()},
     }
-    if all(f.get('problem') == 'not installed' for f in facts.values()):
+
+# %% ../nbs/05_engines.ipynb #5d9ffa5b
+def doctor(work='work') -> tuple:  # lines to print; True if nothing that is installed is broken
+    "What there is to compute with, in words. Reads, and changes nothing."
+    rows = _machine_rows(work)
+    with ThreadPoolExecutor(len(_FACTS)) as pool:
+        facts = dict(zip(_FACTS, pool.map(ask, _FACTS)))
+    rows |= {name: _engine_lines(name, f) for name, f in facts.items()}
+    problems = {f.get('problem', '') for f in facts.values()}
+    if problems == {'not installed'}:
         rows['engines'] = [
-            'none: tables and figures can be drawn from records; for training run `make setup`, or pip install "gan_covid[engines]"'
+            'none: tables and figures can be drawn from records; for training run `make setup`, '
+            'or pip install "gan_covid[engines]"'
         ]
-    lines = [
-        f'{name if i == 0 else "":<11}{text}'
-        for name, texts in rows.items()
-        for i, text in enumerate(texts)
-    ]
-    return lines, not any(
-        f.get('problem', 'not installed') != 'not installed' for f in facts.values()
-    )
+    lines = []
+    for name, texts in rows.items():
+        for title, text in zip([name, *[''] * len(texts)], texts):
+            lines.append(f'{title:<11}{text}')
+    return lines, not problems - {'', 'not installed'}

@@ -423,7 +423,7 @@ def reference(
     table: pd.DataFrame,  # of the prepared real images
     trained_on,  # hashes (sha256) of the GAN's training images; None: not known
     labels=None,  # classes that the GAN draws; None: all
-    keys=None,  # one key an image of the table; equal keys, equal pixels (`arms.pixel_keys`)
+    keys=None,  # one key an image of the table; equal keys, equal pixels (`arms.array_keys`)
 ) -> tuple:  # rows of the table that the GAN was trained on; rows that it has not seen; dict for a record: train, heldout, known
     """Real images that a GAN's images are compared with. An image with the pixels of a training image counts as seen. Where it is not known what the GAN was trained on, the training part
     stands for it, and no image can be called unseen. Training images that the table lacks are an `InputError`."""

@@ -140,7 +140,7 @@ class Paper:
         self,
         *arms,  # in this order; none: all
         network=None,
-    ) -> list:  # key of classifiers.NETWORKS; None: all
+    ) -> list:  # key of protocols.NETWORKS; None: all
         "Results of the classify step: the repeats of all runs."
         found = [
             r

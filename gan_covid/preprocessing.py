@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REJECTED', 'lung_box', 'crop_to_lungs', 'Mark', 'find_marks', 'review_sheet', 'Prepared', 'table_fingerprint',
-           'save_images', 'prepare']
+           'save_images', 'Steps', 'prepare']
 
 # %% ../nbs/03_preprocessing.ipynb #0e18fd32
 import io
@@ -12,6 +12,7 @@ import os
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,15 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from .datasets.table import COLUMNS, as_table
-from .images import FILTERS, FITS, height_width, resize, resize_picture, to_float
+from gan_covid.images import (
+    FILTERS,
+    FITS,
+    height_width,
+    resize,
+    resize_picture,
+    save_sheet,
+    to_float,
+)
 from .reading import check_window, read_image, read_mask, window_note, window_of
 from gan_covid.records import (
     InputError,
@@ -39,9 +48,10 @@ from gan_covid.records import (
 # %% ../nbs/03_preprocessing.ipynb #a5d73fd3
 def lung_box(
     mask: np.ndarray,  # bool (height, width)
-    margin: float = 0.05,  # room on each side, as a part of the lungs' height and width; it ends at the border of the image
+    margin: float = 0.05,  # room on each side, as a part of the lungs' height and width
 ) -> tuple:  # top, left, bottom, right, as in image[top:bottom, left:right]
-    "The smallest rectangle that holds the mask, and a margin. An empty mask is an `InputError`."
+    """The smallest rectangle that holds the mask, and a margin that ends at the image's border.
+    An empty mask is an `InputError`."""
     mask = np.asarray(mask, bool)
     if not mask.any():
         raise InputError(
@@ -50,9 +60,10 @@ def lung_box(
     if not 0 <= margin <= 1:
         raise InputError(f"margin={margin!r}: give a part of the lungs' size from 0 to 1")
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    (t, b), (l, r) = (rows[0], rows[-1] + 1), (cols[0], cols[-1] + 1)
-    dy, dx = round(margin * (b - t)), round(margin * (r - l))
-    return max(t - dy, 0), max(l - dx, 0), min(b + dy, mask.shape[0]), min(r + dx, mask.shape[1])
+    top, bottom, left, right = rows[0], rows[-1] + 1, cols[0], cols[-1] + 1
+    dy, dx = round(margin * (bottom - top)), round(margin * (right - left))
+    h, w = mask.shape
+    return max(top - dy, 0), max(left - dx, 0), min(bottom + dy, h), min(right + dx, w)
 
 # %% ../nbs/03_preprocessing.ipynb #eb871706
 def crop_to_lungs(
@@ -60,13 +71,15 @@ def crop_to_lungs(
     mask: np.ndarray,  # bool (height, width): the lungs
     margin: float = 0.05,  # room on each side, as a part of the lungs' height and width
 ) -> np.ndarray:  # a view of the image
-    "The rectangle round the lungs (slides of 2022, F4). A mask that is empty or of another size is an `InputError`."
-    if np.shape(mask) != np.shape(image)[:2]:
+    """The rectangle round the lungs (slides of 2022, F4). A mask that is empty or of another size is
+    an `InputError`."""
+    size = np.shape(image)[:2]
+    if np.shape(mask) != size:
         raise InputError(
-            f'mask: {np.shape(mask)}, but the image has {np.shape(image)[:2]}. Give read_mask the size of the image'
+            f'mask: {np.shape(mask)}, but the image has {size}. Give read_mask the size of the image'
         )
-    t, l, b, r = lung_box(mask, margin)
-    return image[t:b, l:r]
+    top, left, bottom, right = lung_box(mask, margin)
+    return image[top:bottom, left:right]
 
 # %% ../nbs/03_preprocessing.ipynb #94e884c7
 class Mark(NamedTuple):
@@ -76,90 +89,128 @@ class Mark(NamedTuple):
     left: int
     bottom: int
     right: int
-    sharpness: float  # median step along its outline within one pixel, as a part of the room between its ground and white (or black)
+    sharpness: float  # median step along its outline, as a part of the room to white (or black)
     inside: float  # part of its pixels that lie in the lungs; NaN without a lung mask
 
-# %% ../nbs/03_preprocessing.ipynb #9e4ca6c7
+# %% ../nbs/03_preprocessing.ipynb #f7c2bf19
 _SCALE = 256  # pixels of the longer side at which marks are looked for; the threshold was set there
 _SMALLEST = 128  # below this, ribs are as sharp as letters
 
 
+def _stretched(image) -> tuple:  # float32 in [0, 1] or None, and the factor of size
+    "The image at the scale where marks are looked for, its grays over the whole range; None if blank."
+    f = min(1.0, _SCALE / max(image.shape))
+    gray = image.astype(np.float32)
+    if f < 1:
+        size = [max(1, round(v * f)) for v in image.shape[::-1]]
+        gray = np.array(Image.fromarray(gray).resize(size, Image.LANCZOS))
+    # a dozen pixels: a single stray one does not count, a letter does
+    low, high = np.percentile(gray, (0.02, 99.98))
+    if not high > low:
+        return None, f
+    return np.clip((gray - low) / (high - low), 0, 1), f
+
+# %% ../nbs/03_preprocessing.ipynb #d2166cde
+_AROUND = np.ones((3, 3), bool)  # a pixel and its eight neighbours
+
+
+def _sharp_parts(gray, step, threshold: float):
+    "The sharpness of the mark that a pixel belongs to, 0 elsewhere, for bright marks; None without any."
+    side = max(gray.shape)
+    # strokes and boxes are narrower than a sixteenth of the image
+    width = 2 * round(0.03 * side) + 1
+    ground = ndimage.grey_opening(gray, size=(width, width))
+    room = np.maximum(1 - ground, 0.7)
+    found = gray - ground > threshold / 2 * room  # the outline of a step lies at half its height
+    label, n = ndimage.label(found, _AROUND)
+    if not n:
+        return None
+    outline = found & ~ndimage.binary_erosion(found, _AROUND, border_value=1)
+    sharpness = ndimage.median((step / room)[outline], label[outline], np.arange(1, n + 1))
+    area = np.bincount(label.ravel(), minlength=n + 1)[1:]
+    boxes = ndimage.find_objects(label)
+    extent = np.array([max(r.stop - r.start, c.stop - c.start) for r, c in boxes])
+    # ten pixels: a comma is no mark; a third of the image: an arrow may be, a collar bone is not
+    is_mark = (sharpness >= threshold) & (area >= 10) & (extent <= 0.3 * side)
+    return np.r_[0, np.where(is_mark, sharpness, 0)][label]
+
+# %% ../nbs/03_preprocessing.ipynb #f03d157d
+def _inside(lungs, pixels, box, f: float) -> float:
+    "The part of a mark's pixels that lies in the lungs."
+    if lungs is None:
+        return np.nan
+    i, j = ((np.nonzero(pixels)[a] + box[a].start + 0.5) / f for a in (0, 1))
+    h, w = np.shape(lungs)
+    i, j = np.minimum(i.astype(int), h - 1), np.minimum(j.astype(int), w - 1)
+    return float(np.asarray(lungs, bool)[i, j].mean())
+
+# %% ../nbs/03_preprocessing.ipynb #7c3ba199
+def _joined_marks(sharp, f: float, shape: tuple, lungs) -> list:
+    "Sharp parts that lie together are one `Mark`, in pixels of the whole image."
+    reach = max(1, round(0.02 * max(sharp.shape)))
+    together, _ = ndimage.label(ndimage.binary_dilation(sharp > 0, iterations=reach))
+    marks = []
+    for k, box in enumerate(ndimage.find_objects(np.where(sharp > 0, together, 0)), 1):
+        pixels = (together[box] == k) & (sharp[box] > 0)
+        begin = [int(s.start / f) for s in box]
+        end = [min(int(np.ceil(s.stop / f)), m) for s, m in zip(box, shape)]
+        sharpest = float(sharp[box][pixels].max())
+        marks.append(Mark(*begin, *end, sharpest, _inside(lungs, pixels, box, f)))
+    return marks
+
+# %% ../nbs/03_preprocessing.ipynb #9e4ca6c7
 def find_marks(
     image: np.ndarray,  # (height, width), uint8 or float
-    lungs: np.ndarray = None,  # bool (height, width): tells which marks lie in the lungs; it changes nothing else
-    threshold: float = 0.5,  # sharpness from which on it is a mark, 0…1: lower finds more, and more ribs
+    lungs: np.ndarray = None,  # bool (height, width): tells which marks lie in the lungs, no more
+    threshold: float = 0.5,  # sharpness of a mark, 0…1: lower finds more, and more ribs
 ) -> list:  # of `Mark`, from top to bottom; empty if there are none
-    """Letters, words, arrows and the like burnt into a chest X-ray (done by eye in the slides of 2022, F5). Not made for CT.
+    """Letters, words, arrows and the like burnt into a chest X-ray (done by eye in the slides of
+    2022, F5). Not made for CT.
 
-    Below 128 pixels (longer side) letters cannot be told from ribs: an `InputError`. Error rates stand below."""
+    Below 128 pixels (longer side) letters cannot be told from ribs: an `InputError`. Error rates
+    stand below."""
     image = np.asarray(image)
     if image.ndim != 2:
         raise InputError(f'image: shape {image.shape}, give (height, width)')
     if max(image.shape) < _SMALLEST:
         raise InputError(
-            f'image: {image.shape[0]}×{image.shape[1]} pixels are too few to tell letters from ribs. Look for marks before making the image smaller'
+            f'image: {image.shape[0]}×{image.shape[1]} pixels are too few to tell letters from '
+            'ribs. Look for marks before making the image smaller'
         )
     if not 0 < threshold <= 1:
         raise InputError(f'threshold={threshold!r}: give a number from 0 to 1')
     if lungs is not None and np.shape(lungs) != image.shape:
         raise InputError(f'lungs: {np.shape(lungs)}, but the image has {image.shape}')
-    f = min(1.0, _SCALE / max(image.shape))
-    gray = image.astype(np.float32)
-    if f < 1:
-        gray = np.array(
-            Image.fromarray(gray).resize(
-                [max(1, round(v * f)) for v in image.shape[::-1]], Image.LANCZOS
-            )
-        )
-    low, high = np.percentile(
-        gray, (0.02, 99.98)
-    )  # a dozen pixels: a single stray one does not count, a letter does
-    if not high > low:
+    gray, f = _stretched(image)
+    if gray is None:
         return []
-    gray = np.clip((gray - low) / (high - low), 0, 1)
-    side, sharp, square = max(gray.shape), np.zeros(gray.shape, np.float32), np.ones((3, 3), bool)
-    width = (
-        2 * round(0.03 * side) + 1
-    )  # strokes and boxes are narrower than a sixteenth of the image
     step = ndimage.maximum_filter(gray, 3) - ndimage.minimum_filter(gray, 3)
+    sharp = np.zeros(gray.shape, np.float32)
     for g in (gray, 1 - gray):
-        ground = ndimage.grey_opening(g, size=(width, width))
-        room = np.maximum(1 - ground, 0.7)
-        found = g - ground > threshold / 2 * room  # the outline of a step lies at half its height
-        label, n = ndimage.label(found, square)
-        if not n:
-            continue
-        outline = found & ~ndimage.binary_erosion(found, square, border_value=1)
-        sharpness = ndimage.median((step / room)[outline], label[outline], np.arange(1, n + 1))
-        area = np.bincount(label.ravel(), minlength=n + 1)[1:]
-        extent = np.array(
-            [max(r.stop - r.start, c.stop - c.start) for r, c in ndimage.find_objects(label)]
-        )
-        # ten pixels: a comma is no mark; a third of the image: an arrow may be, a collar bone is not
-        is_mark = (sharpness >= threshold) & (area >= 10) & (extent <= 0.3 * side)
-        sharp = np.maximum(sharp, np.r_[0, np.where(is_mark, sharpness, 0)][label])
-    together, n = ndimage.label(
-        ndimage.binary_dilation(sharp > 0, iterations=max(1, round(0.02 * side)))
-    )
-    marks = []
-    for k, box in enumerate(ndimage.find_objects(np.where(sharp > 0, together, 0)), 1):
-        pixels = (together[box] == k) & (sharp[box] > 0)
-        where = [int(v / f) for v in (box[0].start, box[1].start)] + [
-            min(int(np.ceil(v / f)), m) for v, m in zip((box[0].stop, box[1].stop), image.shape)
-        ]
-        part = np.nan
-        if lungs is not None:
-            i, j = ((np.nonzero(pixels)[a] + box[a].start + 0.5) / f for a in (0, 1))
-            part = float(
-                np.asarray(lungs, bool)[
-                    np.minimum(i.astype(int), image.shape[0] - 1),
-                    np.minimum(j.astype(int), image.shape[1] - 1),
-                ].mean()
-            )
-        marks.append(Mark(*where, float(sharp[box][pixels].max()), part))
-    return marks
+        parts = _sharp_parts(g, step, threshold)
+        if parts is not None:
+            sharp = np.maximum(sharp, parts)
+    return _joined_marks(sharp, f, image.shape, lungs)
 
 # %% ../nbs/03_preprocessing.ipynb #f6a4e9ac
+def _boxed(image, marks: list, side: int) -> Image.Image:
+    "An image at `side` × `side` pixels, each mark in a red box with its sharpness."
+    tile = Image.fromarray(resize(image, side, 'pad')).convert('RGB')
+    draw, f = ImageDraw.Draw(tile), side / max(image.shape)
+    dy, dx = ((side - v * f) / 2 for v in image.shape)
+    for m in marks:
+        left, top, right, bottom = (
+            m.left * f + dx,
+            m.top * f + dy,
+            m.right * f + dx,
+            m.bottom * f + dy,
+        )
+        box = [left - 3, top - 3, right + 2, bottom + 2]
+        draw.rectangle(box, outline=(255, 70, 0), width=2)
+        draw.text((left, bottom + 3), f'{m.sharpness:.2f}', fill=(255, 220, 0))
+    return tile
+
+# %% ../nbs/03_preprocessing.ipynb #839fc5eb
 def review_sheet(
     images,  # sequence of uint8 (height, width), of any size
     marks,  # one list of `Mark` an image
@@ -167,48 +218,65 @@ def review_sheet(
     columns: int = 8,  # images in a row
     side: int = 192,  # pixels of one image on the sheet
 ) -> Path:
-    "A picture of all images that have marks, each mark in a red box with its sharpness, to look through by eye (F5)."
+    """A contact sheet of all images that have marks, each mark in a red box with its sharpness, to
+    look through by eye (F5)."""
     shown = [(np.asarray(a), m) for a, m in zip(images, marks, strict=True) if m]
     if not shown:
         raise InputError('marks: no image has any, so there is nothing to show')
-    columns = min(columns, len(shown))
-    sheet = Image.new('RGB', (columns * side, -(-len(shown) // columns) * side))
-    for n, (a, found) in enumerate(shown):
-        tile = Image.fromarray(resize(a, side, 'pad')).convert('RGB')
-        f, draw = side / max(a.shape), ImageDraw.Draw(tile)
-        dy, dx = (side - a.shape[0] * f) / 2, (side - a.shape[1] * f) / 2
-        for m in found:
-            draw.rectangle(
-                [
-                    m.left * f + dx - 3,
-                    m.top * f + dy - 3,
-                    m.right * f + dx + 2,
-                    m.bottom * f + dy + 2,
-                ],
-                outline=(255, 70, 0),
-                width=2,
-            )
-            draw.text(
-                (m.left * f + dx, m.bottom * f + dy + 3), f'{m.sharpness:.2f}', fill=(255, 220, 0)
-            )
-        sheet.paste(tile, (n % columns * side, n // columns * side))
-    return atomic_save(path, lambda part: sheet.save(part))
+    tiles = np.stack([np.asarray(_boxed(a, found, side)) for a, found in shown])
+    return save_sheet(tiles, path, min(columns, len(shown)))
+
+# %% ../nbs/03_preprocessing.ipynb #c6176375
+REJECTED = ['file', 'label', 'why']
+_AGAIN = 'Delete the folder and make it again'
+
+
+def _load_images(file: Path, shape) -> np.ndarray:  # memory-mapped uint8
+    "images.npy of a prepared folder; an `InputError` if it is missing, broken, or of another shape."
+    try:
+        images = np.load(file, mmap_mode='r')
+    except FileNotFoundError:
+        raise InputError(f'{file}: missing. {_AGAIN}') from None
+    except (ValueError, OSError, EOFError) as e:
+        raise InputError(f'{file}: broken ({e}). {_AGAIN}') from None
+    if list(images.shape) != shape or images.dtype != np.uint8:
+        found = f'{images.dtype} {images.shape}, but prepare.json says uint8 {shape}'
+        raise InputError(f'{file}: {found}. {_AGAIN}')
+    return images
+
+# %% ../nbs/03_preprocessing.ipynb #4430ef7e
+def _load_csv(file: Path, columns: list) -> pd.DataFrame:
+    "A table of a prepared folder as text; an `InputError` if it is missing, broken, or another table."
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[''])
+    except FileNotFoundError:
+        raise InputError(f'{file}: missing. {_AGAIN}') from None
+    except (ValueError, OSError) as e:
+        raise InputError(f'{file}: broken ({e}). {_AGAIN}') from None
+    if list(table) != columns:
+        has = ', '.join(map(str, table))
+        raise InputError(f'{file}: has columns {has}, not {", ".join(columns)}. {_AGAIN}')
+    return table
+
+# %% ../nbs/03_preprocessing.ipynb #aafc9b5d
+def _load_table(file: Path, n: int) -> pd.DataFrame:
+    "table.csv, with a row for each of n images."
+    try:
+        table = as_table(_load_csv(file, COLUMNS))
+    except ValueError as e:
+        raise InputError(f'{file}: broken ({e}). {_AGAIN}') from None
+    if len(table) != n:
+        raise InputError(f'{file}: {len(table)} rows for {n} images. {_AGAIN}')
+    return table
 
 # %% ../nbs/03_preprocessing.ipynb #56b9ba80
-REJECTED = ['file', 'label', 'why']
-
-
 class Prepared:
-    "Images of one size with their table: a folder made by `prepare` or `save_images`. Open one with `Prepared.open(folder)`."
+    """Images of one size with their table: a folder made by `prepare` or `save_images`. Open one with
+    `Prepared.open(folder)`."""
 
     def __init__(self, folder, images, table, info, rejected):
-        self.folder, self.images, self.table, self.info, self.rejected = (
-            Path(folder),
-            images,
-            table,
-            info,
-            rejected,
-        )
+        self.folder, self.images, self.table = Path(folder), images, table
+        self.info, self.rejected = info, rejected
 
     @classmethod
     def open(
@@ -216,58 +284,31 @@ class Prepared:
         folder,  # made by `prepare` or `save_images`
         verify: bool = False,  # also read all pixels and compare their checksum
     ) -> 'Prepared':
-        "Open a finished folder; nothing is read but the table. A missing or broken piece is an `InputError` that names it."
-        folder, again = Path(folder), 'Delete the folder and make it again'
+        """Open a finished folder; nothing is read but the table. A missing or broken piece is an
+        `InputError` that names it."""
+        folder = Path(folder)
         if not (folder / 'prepare.json').exists():
             raise InputError(
-                f'{folder}: holds no finished prepared images (no prepare.json). Run the step that makes them'
+                f'{folder}: holds no finished prepared images (no prepare.json). '
+                'Run the step that makes them'
             )
         info = read_json(folder / 'prepare.json')
-        try:
-            images = np.load(folder / 'images.npy', mmap_mode='r')
-        except FileNotFoundError:
-            raise InputError(f'{folder / "images.npy"}: missing. {again}') from None
-        except (ValueError, OSError, EOFError) as e:
-            raise InputError(f'{folder / "images.npy"}: broken ({e}). {again}') from None
-        tables = []
-        for name, wanted in (('table.csv', COLUMNS), ('rejected.csv', REJECTED)):
-            try:
-                t = pd.read_csv(folder / name, dtype=str, keep_default_na=False, na_values=[''])
-            except FileNotFoundError:
-                raise InputError(f'{folder / name}: missing. {again}') from None
-            except (ValueError, OSError) as e:
-                raise InputError(f'{folder / name}: broken ({e}). {again}') from None
-            if list(t) != wanted:
-                raise InputError(
-                    f'{folder / name}: has columns {", ".join(map(str, t))}, not {", ".join(wanted)}. {again}'
-                )
-            tables.append(t)
-        try:
-            table = as_table(tables[0])
-        except ValueError as e:
-            raise InputError(f'{folder / "table.csv"}: broken ({e}). {again}') from None
-        if list(images.shape) != info.get('shape') or images.dtype != np.uint8:
-            raise InputError(
-                f'{folder / "images.npy"}: {images.dtype} {images.shape}, but prepare.json says uint8 {info.get("shape")}. {again}'
-            )
-        if len(table) != len(images):
-            raise InputError(
-                f'{folder / "table.csv"}: {len(table)} rows for {len(images)} images. {again}'
-            )
+        images = _load_images(folder / 'images.npy', info.get('shape'))
+        table = _load_table(folder / 'table.csv', len(images))
+        rejected = _load_csv(folder / 'rejected.csv', REJECTED)
         if verify and sha256_array(images) != info.get('pixels'):
-            raise InputError(
-                f'{folder / "images.npy"}: the pixels have changed since it was written. {again}'
-            )
-        return cls(folder, images, table, info, tables[1])
+            file = folder / 'images.npy'
+            raise InputError(f'{file}: the pixels have changed since it was written. {_AGAIN}')
+        return cls(folder, images, table, info, rejected)
 
     def __len__(self):
         return len(self.images)
 
     def __repr__(self):
-        counts = ', '.join(
-            f'{n} {label}' for label, n in self.table.label.value_counts(sort=False).items()
-        )
-        return f'Prepared({str(self.folder)!r}: {"×".join(map(str, self.images.shape[1:3]))}, {counts})'
+        counts = self.table.label.value_counts(sort=False).items()
+        counts = ', '.join(f'{n} {label}' for label, n in counts)
+        size = '×'.join(map(str, self.images.shape[1:3]))
+        return f'Prepared({str(self.folder)!r}: {size}, {counts})'
 
     @property
     def fingerprint(self) -> str:
@@ -279,49 +320,46 @@ class Prepared:
         split=None,  # 'train', 'val', 'test' or several of them; None: all
         label=None,  # a class or several; None: all
     ) -> tuple:  # float32 (n, h, w, 1) in [0, 1], and their part of the table
-        "The images of a split and class, in memory. A selection without images is an `InputError` that says what there is."
-        keep = np.ones(len(self), bool)
-        for column, wanted in (('split', split), ('label', label)):
-            if wanted is None:
-                continue
-            wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-            has = self.table[column].dropna().unique().tolist()
-            if odd := [w for w in wanted if w not in has]:
-                raise InputError(
-                    f'{column}={odd[0]!r}: {self.folder} has no such images; it has {", ".join(map(str, has)) or "no " + column}'
-                )
-            keep &= self.table[column].isin(wanted).to_numpy(bool)
+        """The images of a split and class, in memory. A selection without images is an `InputError`
+        that says what there is."""
+        keep = self._rows('split', split) & self._rows('label', label)
         if not keep.any():
-            raise InputError(
-                f'split={split!r}, label={label!r}: {self.folder} has no images of both'
-            )
-        return to_float(self.images if keep.all() else self.images[keep]), self.table[
-            keep
-        ].reset_index(drop=True)
+            what = f'split={split!r}, label={label!r}'
+            raise InputError(f'{what}: {self.folder} has no images of both')
+        images = self.images if keep.all() else self.images[keep]
+        return to_float(images), self.table[keep].reset_index(drop=True)
 
-    def with_split(
-        self, table
-    ) -> 'Prepared':  # table with the columns image and split, which must name all of ours
-        "The same images under another split; nothing is written."
-        split = table.drop_duplicates('image').set_index('image').split
-        if (missing := ~self.table.image.isin(split.index)).any():
+    def _rows(self, column: str, wanted) -> np.ndarray:  # bool (n,)
+        "The rows with one of the wanted values in a column; None: all."
+        if wanted is None:
+            return np.ones(len(self), bool)
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        has = self.table[column].dropna().unique().tolist()
+        odd = [w for w in wanted if w not in has]
+        if odd:
+            found = ', '.join(map(str, has)) or f'no {column}'
             raise InputError(
-                f'table: has no row for {self.table.image[missing].iloc[0]} and {missing.sum() - 1} more. Make the split from the same images'
+                f'{column}={odd[0]!r}: {self.folder} has no such images; it has {found}'
             )
-        return Prepared(
-            self.folder,
-            self.images,
-            as_table(self.table.assign(split=self.table.image.map(split))),
-            self.info,
-            self.rejected,
-        )
+        return self.table[column].isin(wanted).to_numpy(bool)
+
+    def with_split(self, table) -> 'Prepared':
+        """The same images under another split, from the columns image and split of a table that
+        names all of ours; nothing is written."""
+        split = table.drop_duplicates('image').set_index('image').split
+        missing = self.table.image[~self.table.image.isin(split.index)]
+        if len(missing):
+            more = f'{missing.iloc[0]} and {len(missing) - 1} more'
+            raise InputError(f'table: has no row for {more}. Make the split from the same images')
+        table = as_table(self.table.assign(split=self.table.image.map(split)))
+        return Prepared(self.folder, self.images, table, self.info, self.rejected)
 
 # %% ../nbs/03_preprocessing.ipynb #990fe94b
 def table_fingerprint(table: pd.DataFrame) -> str:
-    "Sixteen hexadecimal digits of a table: its images' checksums, labels and split, in order; paths do not matter."
-    return fingerprint(
-        table[['sha256', 'label', 'split']].fillna('').astype(str).to_numpy().tolist()
-    )
+    """Sixteen hexadecimal digits of a table: its images' checksums, labels and split, in order; paths
+    do not matter."""
+    content = table[['sha256', 'label', 'split']].fillna('').astype(str)
+    return fingerprint(content.to_numpy().tolist())
 
 # %% ../nbs/03_preprocessing.ipynb #69c6d037
 def _versions() -> dict:
@@ -356,18 +394,18 @@ def _finish(folder, table, rejected, info) -> Prepared:
 def save_images(
     folder,  # made, or replaced if it holds prepared images
     images: np.ndarray,  # uint8 (n, height, width, 1)
-    table: pd.DataFrame,  # n rows with the columns of `datasets.table.COLUMNS`; width, height and sha256 may be missing
+    table: pd.DataFrame,  # n rows, as from `datasets.load`; width, height, sha256 may be missing
     info: dict = None,  # what to keep in prepare.json, e.g. which GAN and seed made them
 ) -> Prepared:
     "Keep an array of images, generated ones for instance, as a prepared folder."
     images, folder = np.asarray(images), Path(folder)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 1:
-        raise InputError(
-            f'images: {images.dtype} {images.shape}, give uint8 (n, height, width, 1); to_uint8 makes it from floats'
-        )
+        wanted = 'give uint8 (n, height, width, 1); to_uint8 makes it from floats'
+        raise InputError(f'images: {images.dtype} {images.shape}, {wanted}')
     if len(table) != len(images):
         raise InputError(f'table: {len(table)} rows for {len(images)} images')
-    if missing := [c for c in ('image', 'label', 'source') if c not in table]:
+    missing = [c for c in ('image', 'label', 'source') if c not in table]
+    if missing:
         raise InputError(f'table: the column {missing[0]} is missing')
     table = pd.DataFrame(table).reset_index(drop=True)
     sizes = dict(height=images.shape[1], width=images.shape[2])
@@ -391,43 +429,83 @@ def _begin(folder: Path):
             f'{folder}: cannot be written ({e.strerror or e}). Choose another folder'
         ) from None
 
+# %% ../nbs/03_preprocessing.ipynb #dded0e18
+@dataclass(frozen=True)
+class Steps:
+    "What `prepare` does with an image, in this order. A value that cannot be is an `InputError`."
+
+    size: object  # pixels of the result: one number, or (height, width)
+    crop: str = None  # 'lungs': to the rectangle round the lung mask (slides of 2022); None: not
+    margin: float = 0.05  # room around the lungs, as a part of their height and width
+    no_mask: str = 'reject'  # an image without a usable mask: 'reject' it, or use it 'whole'
+    marks: str = 'keep'  # 'drop' leaves out images with burnt-in marks, draws dropped_marks.png
+    threshold: float = 0.5  # sharpness from which on something is a mark
+    fit: str = 'stretch'  # 'stretch' to the size, or 'pad' with black to keep the proportion
+    method: str = 'bicubic'  # filter, one of `images.FILTERS`
+    window: tuple = None  # (low, high) gray values that become black and white; None: found
+
+    def __post_init__(self):
+        check_choice('crop', self.crop, (None, 'lungs'))
+        check_choice('no_mask', self.no_mask, ('reject', 'whole'))
+        check_choice('marks', self.marks, ('keep', 'drop'))
+        check_choice('fit', self.fit, FITS)
+        check_choice('method', self.method, FILTERS)
+        lung_box(np.ones((1, 1)), self.margin)  # says what is wrong with a margin
+        object.__setattr__(self, 'size', height_width(self.size))
+        object.__setattr__(self, 'window', check_window(self.window))
+
+    def as_dict(self) -> dict:
+        "For prepare.json: a parameter that changes nothing is None, so that it causes no work."
+        values = {
+            'size': list(self.size),
+            'crop': self.crop,
+            'margin': self.margin if self.crop else None,
+            'no_mask': self.no_mask if self.crop else None,
+            'marks': self.marks,
+            'threshold': self.threshold if self.marks == 'drop' else None,
+            'fit': self.fit,
+            'method': self.method,
+        }
+        return values | ({'window': list(self.window)} if self.window else {})
+
 # %% ../nbs/03_preprocessing.ipynb #b0a0b0a8
 _SIDE = 8  # an image, or a crop, with a side below this holds no anatomy
-
 _WHOLE = 1 << 16, 1 << 16  # more pixels than a JPEG can have: it comes in its own size
 
 
 def _gray(path, enough=None, window=None) -> Image.Image:
-    "An image as gray Pillow image by `read_image`; a JPEG comes as the gray it holds, smaller, if not smaller than `enough` (height, width)."
+    """An image as gray Pillow image by `read_image`; a JPEG comes as the gray it holds, smaller, if
+    not smaller than `enough` (height, width)."""
     return Image.fromarray(read_image(path, window, enough or _WHOLE))
 
+# %% ../nbs/03_preprocessing.ipynb #04dfb911
+def _lungs(im: Image.Image, row, margin: float) -> Image.Image:
+    "The image cropped to the lungs of its mask; an `InputError` if the mask is of no use."
+    if pd.isna(row.mask):
+        raise InputError(f'{row.image}: has no lung mask')
+    mask = read_mask(row.mask, (im.height, im.width))
+    if not mask.any():
+        raise InputError(f'{row.mask}: nothing of the mask is left in the size of the image')
+    top, left, bottom, right = lung_box(mask, margin)
+    h, w = bottom - top, right - left
+    if min(h, w) < _SIDE:
+        raise InputError(f'{row.mask}: the lungs of the mask measure only {w}×{h} pixels')
+    return im.crop((left, top, right, bottom))
+
 # %% ../nbs/03_preprocessing.ipynb #cfa2c553
-def _crop(row, p) -> tuple:
-    "The picture of one table row before it is resized, and why it is whole although it should be cropped."
-    native = p['crop'] or p['marks'] == 'drop'
-    im, whole = (
-        _gray(row.image, None if native else tuple(2 * v for v in p['size']), p.get('window')),
-        None,
-    )
+def _crop(row, steps: Steps) -> tuple:
+    """The picture of one table row before it is resized, and why it is whole although it should be
+    cropped."""
+    native = steps.crop or steps.marks == 'drop'
+    enough = None if native else tuple(2 * v for v in steps.size)
+    im, whole = _gray(row.image, enough, steps.window), None
     if min(im.size) < _SIDE:
         raise InputError(f'{row.image}: only {im.width}×{im.height} pixels')
-    if p['crop'] == 'lungs':
+    if steps.crop == 'lungs':
         try:
-            if pd.isna(row.mask):
-                raise InputError(f'{row.image}: has no lung mask')
-            mask = read_mask(row.mask, (im.height, im.width))
-            if not mask.any():
-                raise InputError(
-                    f'{row.mask}: nothing of the mask is left in the size of the image'
-                )
-            t, l, b, r = lung_box(mask, p['margin'])
-            if min(b - t, r - l) < _SIDE:
-                raise InputError(
-                    f'{row.mask}: the lungs of the mask measure only {r - l}×{b - t} pixels'
-                )
-            im = im.crop((l, t, r, b))
+            im = _lungs(im, row, steps.margin)
         except InputError as e:
-            if p['no_mask'] == 'reject':
+            if steps.no_mask == 'reject':
                 raise
             whole = str(e)
     low, high = im.getextrema()
@@ -436,215 +514,138 @@ def _crop(row, p) -> tuple:
     return im, whole
 
 # %% ../nbs/03_preprocessing.ipynb #39ab9f1d
-def _prepare_one(row, p) -> tuple:
+def _prepare_one(row, steps: Steps) -> tuple:
     "Pixels (or None), why they cannot be had, and why they are not cropped, for one row of the table."
     try:
-        im, whole = _crop(row, p)
-        if p['marks'] == 'drop' and (marks := find_marks(np.asarray(im), threshold=p['threshold'])):
-            return (
-                None,
-                f'{len(marks)} burnt-in mark{"s"[: len(marks) > 1]}, sharpness {max(m.sharpness for m in marks):.2f}',
-                None,
-            )
-        return np.asarray(resize_picture(im, tuple(p['size']), p['fit'], p['method'])), None, whole
+        im, whole = _crop(row, steps)
+        marks = steps.marks == 'drop' and find_marks(np.asarray(im), threshold=steps.threshold)
+        if marks:
+            what = f'{len(marks)} burnt-in mark' + ('s' if len(marks) > 1 else '')
+            return None, f'{what}, sharpness {max(m.sharpness for m in marks):.2f}', None
+        return np.asarray(resize_picture(im, steps.size, steps.fit, steps.method)), None, whole
     except InputError as e:
         return None, str(e), None
     except Exception as e:
         return None, f'{type(e).__name__}: {e}', None  # one odd file must not cost the others
 
 # %% ../nbs/03_preprocessing.ipynb #459a65d4
-_CHUNK, _BATCH, _HEADER = (
-    256,
-    8,
-    128,
-)  # images between two safe points, images that a thread takes at once, bytes of a .npy header
+_CHUNK = 256  # images between two safe points
+_BATCH = 8  # images that a thread takes at once
+_HEADER = 128  # bytes of a .npy header
 
 
 def _npy_header(shape) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        out, {'descr': '|u1', 'fortran_order': False, 'shape': shape}
-    )
+    header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+    np.lib.format.write_array_header_1_0(out, header)
     return out.getvalue()
 
+# %% ../nbs/03_preprocessing.ipynb #cfc11acb
+class _Partial:
+    "An images.npy that is being written, and a note for each chunk of it that is safe on the disk."
+
+    def __init__(self, folder: Path, size: tuple):
+        self.folder, self.size, self.notes = folder / '.partial', size, []
+        self.pixels = self.folder / 'images.npy'
+        while self._note(len(self.notes)).exists():
+            self.notes.append(read_json(self._note(len(self.notes))))
+        there = self.pixels.stat().st_size if self.pixels.exists() else 0
+        if not self.notes or there < self._end():
+            self.notes = []
+            self.pixels.write_bytes(bytes(_HEADER))  # the shape is known at the end
+
+    def _note(self, k: int) -> Path:
+        return self.folder / f'{k:05}.json'
+
+    def _kept(self) -> int:
+        return sum(note['kept'] for note in self.notes)
+
+    def _end(self) -> int:
+        return _HEADER + self._kept() * self.size[0] * self.size[1]
+
+    def cut(self, out):
+        "Forget what was written after the last note."
+        out.truncate(self._end())
+        out.seek(0, os.SEEK_END)
+
+    def add(self, out, a: int, results: list):
+        "Write the images of a chunk that begins with row a, and its note."
+        note = {'kept': 0, 'why': {}, 'whole': {}}
+        for i, (pixels, why, whole) in enumerate(results, a):
+            if pixels is not None:
+                out.write(np.ascontiguousarray(pixels))
+                note['kept'] += 1
+            if why:
+                note['why'][i] = why
+            if whole:
+                note['whole'][i] = whole
+        out.flush()
+        os.fsync(out.fileno())
+        write_json(self._note(len(self.notes)), note)
+        self.notes.append(note)
+
+    def finish(self, out):
+        out.seek(0)
+        out.write(_npy_header((self._kept(), *self.size, 1)))
+
+    def texts(self, key: str) -> dict:  # {row number: text}
+        return {int(i): text for note in self.notes for i, text in note[key].items()}
+
 # %% ../nbs/03_preprocessing.ipynb #12765a43
-def _run(folder, table, p, workers, progress):
-    "Make images.npy, going on from the notes in `.partial`; returns why rows are rejected and why rows are whole, by row number."
-    n, each, part = len(table), p['size'][0] * p['size'][1], folder / '.partial'
-    rows, pixels = list(table[['image', 'mask']].itertuples(index=False)), part / 'images.npy'
+def _run(folder: Path, table, steps: Steps, workers: int, progress: bool) -> tuple:
+    """Make images.npy, resuming from the notes in `.partial`; returns why rows are rejected and why
+    rows are whole, by row number."""
+    n, part = len(table), _Partial(folder, steps.size)
+    rows = list(table[['image', 'mask']].itertuples(index=False))
+    first = len(part.notes) * _CHUNK
 
     def batch(a, b):
-        return [_prepare_one(row, p) for row in rows[a:b]]
+        return [_prepare_one(row, steps) for row in rows[a:b]]
 
-    notes = []
-    while (note := part / f'{len(notes):05}.json').exists():
-        notes.append(read_json(note))
-    count = sum(note['kept'] for note in notes)
-    if not notes or not pixels.exists() or pixels.stat().st_size < _HEADER + count * each:
-        notes, count = [], 0
-        pixels.write_bytes(bytes(_HEADER))  # the shape is known at the end
+    def begin(a):
+        end = min(a + _CHUNK, n)
+        return [pool.submit(batch, i, min(i + _BATCH, end)) for i in range(a, end, _BATCH)]
+
     with (
-        open(pixels, 'r+b') as out,
+        open(part.pixels, 'r+b') as out,
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=n, desc='prepare', unit='image', disable=not progress, delay=1) as bar,
     ):
-        out.truncate(_HEADER + count * each)
-        out.seek(0, os.SEEK_END)
-        bar.update(min(n, len(notes) * _CHUNK))
-
-        def begin(a):
-            return [
-                pool.submit(batch, i, min(i + _BATCH, a + _CHUNK, n))
-                for i in range(a, min(a + _CHUNK, n), _BATCH)
-            ]
-
+        part.cut(out)
+        bar.update(min(n, first))
         try:
-            ahead = begin(len(notes) * _CHUNK)
-            for a in range(len(notes) * _CHUNK, n, _CHUNK):
+            ahead = begin(first)
+            for a in range(first, n, _CHUNK):
                 now, ahead = ahead, begin(a + _CHUNK)  # nobody waits while a note is written
-                note, i = {'kept': 0, 'why': {}, 'whole': {}}, a
-                for future in now:
-                    for one, why, whole in future.result():
-                        if one is not None:
-                            out.write(np.ascontiguousarray(one))
-                            note['kept'] += 1
-                        if why:
-                            note['why'][i] = why
-                        if whole:
-                            note['whole'][i] = whole
-                        i += 1
-                        bar.update()
-                out.flush()
-                os.fsync(out.fileno())
-                write_json(part / f'{len(notes):05}.json', note)
-                notes.append(note)
-            out.seek(0)
-            out.write(_npy_header((sum(note['kept'] for note in notes), *p['size'], 1)))
+                part.add(out, a, _results(now, bar))
+            part.finish(out)
         except OSError as e:
             raise InputError(
-                f'{folder}: cannot be written ({e.strerror or e}). Make room, then give the same command again: it goes on where it was'
+                f'{folder}: cannot be written ({e.strerror or e}). Make room, then give the same '
+                'command again: it resumes where it was'
             ) from e
         finally:
             pool.shutdown(cancel_futures=True)
-    return [
-        {int(i): text for note in notes for i, text in note[key].items()}
-        for key in ('why', 'whole')
-    ]
+    return part.texts('why'), part.texts('whole')
 
-# %% ../nbs/03_preprocessing.ipynb #57872ca4
-def prepare(
-    table: pd.DataFrame,  # from `datasets.public.load`: one row an image
-    folder,  # where the result is kept
-    size,  # pixels: one number, or (height, width)
-    crop: str = None,  # None, or 'lungs': to the rectangle round the lung mask (slides of 2022)
-    margin: float = 0.05,  # room around the lungs, as a part of their height and width
-    marks: str = 'keep',  # 'drop' leaves out images in which `find_marks` finds something, and draws dropped_marks.png
-    threshold: float = 0.5,  # sharpness from which on something is a mark
-    fit: str = 'stretch',  # 'stretch' to the size, or 'pad' with black to keep the proportion
-    method: str = 'bicubic',  # filter: 'bicubic', 'lanczos', 'hamming' or 'box'
-    no_mask: str = 'reject',  # with crop='lungs', an image without a usable mask: 'reject' it, or use it 'whole' (prepare.json says which)
-    workers: int = None,  # threads; None: two a processor
-    progress: bool = True,  # a bar on stderr, if it takes more than a second
-    window=None,  # (low, high) that become black and white, of files with more than 8 bits; None: by the highest value, with a warning
-) -> Prepared:
-    """Read, crop, clean and resize all images of a table, and keep them in one memory-mapped file.
-
-    Images that cannot be used stand in rejected.csv with the reason. An interrupted call goes on where it was; a finished one with the same table and
-    parameters returns at once. No usable image at all is an `InputError`."""
-    for name, value, choices in (
-        ('crop', crop, (None, 'lungs')),
-        ('marks', marks, ('keep', 'drop')),
-        ('fit', fit, FITS),
-        ('method', method, FILTERS),
-        ('no_mask', no_mask, ('reject', 'whole')),
-    ):
-        check_choice(name, value, choices)
-    lung_box(np.ones((1, 1)), margin)  # says what is wrong with a margin
-    if workers is not None and workers < 1:
-        raise InputError(f'workers={workers}: give 1 or more')
-    if missing := [c for c in COLUMNS if c not in table]:
-        raise InputError(
-            f'table: the column {missing[0]} is missing; datasets.public.load makes the right ones'
-        )
-    if not len(table):
-        raise InputError('table: has no rows, so there is nothing to prepare')
-    folder, table, window = (
-        Path(folder),
-        as_table(table.reset_index(drop=True)),
-        check_window(window),
-    )
-    # a parameter that changes nothing must not cause work
-    p = {
-        'size': list(height_width(size)),
-        'crop': crop,
-        'margin': margin if crop else None,
-        'no_mask': no_mask if crop else None,
-        'marks': marks,
-        'threshold': threshold if marks == 'drop' else None,
-        'fit': fit,
-        'method': method,
-        **({'window': list(window)} if window else {}),
-    }
-    info = {
-        'parameters': p,
-        'input': table_fingerprint(table),
-        'masks': _masks(table) if crop else None,
-    }
-    if (folder / 'prepare.json').exists():
-        if all(read_json(folder / 'prepare.json').get(k) == v for k, v in info.items()):
-            return Prepared.open(folder)
-    _begin(folder)
-    mark = folder / '.partial' / 'parameters.json'
-    if not (mark.exists() and read_json(mark) == {**info, 'chunk': _CHUNK}):
-        shutil.rmtree(mark.parent, ignore_errors=True)
-        write_json(mark, {**info, 'chunk': _CHUNK})
-    workers = workers or 2 * (
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    )
-    p, found = _with_window(p, table)
-    why, whole = _run(folder, table, p, workers, progress)
-    rejected = [
-        (table.image[i], table.label[i], text.removeprefix(f'{table.image[i]}: '))
-        for i, text in why.items()
-    ]
-    if len(why) == len(table):
-        shutil.rmtree(
-            folder / '.partial'
-        )  # when the files are there again, the same call has to look at them
-        raise InputError(
-            f'table: none of its {len(table)} images can be used. The first: {table.image[0]}: {rejected[0][2]}'
-        )
-    os.replace(folder / '.partial' / 'images.npy', folder / 'images.npy')
-    dropped = [i for i in why if 'burnt-in mark' in why[i]][:200]
-    if dropped:
-        pictures = [
-            np.asarray(_crop(row, p)[0])
-            for row in table.loc[dropped, ['image', 'mask']].itertuples(index=False)
-        ]  # tuples: the `mask` of a Series is a method
-        review_sheet(
-            pictures,
-            [find_marks(a, threshold=threshold) for a in pictures],
-            folder / 'dropped_marks.png',
-        )
-    else:
-        (folder / 'dropped_marks.png').unlink(missing_ok=True)
-    result = _finish(
-        folder,
-        table.drop(index=list(why)),
-        rejected,
-        {**info, **found, 'whole': {table.image[i]: text for i, text in whole.items()}},
-    )
-    shutil.rmtree(folder / '.partial', ignore_errors=True)
-    return result
+# %% ../nbs/03_preprocessing.ipynb #8dd371c6
+def _results(futures: list, bar):
+    "What the threads return, image by image, in order."
+    for future in futures:
+        for one in future.result():
+            yield one
+            bar.update()
 
 # %% ../nbs/03_preprocessing.ipynb #62602100
-def _with_window(p: dict, table) -> tuple:
-    "The parameters with the window of all 16-bit images, and {'window': it} if it was not given; fewer than 16 bits are a warning."
-    if 'window' in p or not (window := window_of(table.image)):
-        return p, {}
-    if note := window_note(window):
+def _with_window(steps: Steps, table) -> tuple:  # Steps, {'window': it} if it was not given
+    "The steps with the window of all 16-bit images; fewer than 16 bits are a warning."
+    window = None if steps.window else window_of(table.image)
+    if not window:
+        return steps, {}
+    note = window_note(window)
+    if note:
         warnings.warn(f'prepare: {note}', stacklevel=3)
-    return {**p, 'window': list(window)}, {'window': list(window)}
+    return replace(steps, window=tuple(window)), {'window': list(window)}
 
 # %% ../nbs/03_preprocessing.ipynb #b62b1538
 def _masks(table) -> str:
@@ -655,3 +656,93 @@ def _masks(table) -> str:
 
     with ThreadPoolExecutor(4) as pool:
         return fingerprint(list(pool.map(one, table['mask'])))
+
+# %% ../nbs/03_preprocessing.ipynb #a68b6a36
+def _check_table(table: pd.DataFrame) -> pd.DataFrame:
+    missing = [c for c in COLUMNS if c not in table]
+    if missing:
+        raise InputError(
+            f'table: the column {missing[0]} is missing; datasets.load makes the right ones'
+        )
+    if not len(table):
+        raise InputError('table: has no rows, so there is nothing to prepare')
+    return as_table(table.reset_index(drop=True))
+
+# %% ../nbs/03_preprocessing.ipynb #877bc832
+def _begin_partial(folder: Path, info: dict):
+    "The folder of an unfinished run; what another table or other parameters left there is removed."
+    _begin(folder)
+    mark = folder / '.partial' / 'parameters.json'
+    wanted = {**info, 'chunk': _CHUNK}
+    if not (mark.exists() and read_json(mark) == wanted):
+        shutil.rmtree(mark.parent, ignore_errors=True)
+        write_json(mark, wanted)
+
+# %% ../nbs/03_preprocessing.ipynb #f34c4437
+def _draw_dropped(folder: Path, table, why: dict, steps: Steps):
+    "dropped_marks.png: the first 200 images that were left out for their marks."
+    path = folder / 'dropped_marks.png'
+    dropped = [i for i in why if 'burnt-in mark' in why[i]][:200]
+    if not dropped:
+        path.unlink(missing_ok=True)
+        return
+    # tuples: the `mask` of a Series is a method
+    rows = table.loc[dropped, ['image', 'mask']].itertuples(index=False)
+    pictures = [np.asarray(_crop(row, steps)[0]) for row in rows]
+    review_sheet(pictures, [find_marks(a, threshold=steps.threshold) for a in pictures], path)
+
+# %% ../nbs/03_preprocessing.ipynb #79362064
+def _default_workers() -> int:
+    "Two threads a processor."
+    if hasattr(os, 'sched_getaffinity'):
+        return 2 * len(os.sched_getaffinity(0))
+    return 2 * (os.cpu_count() or 1)
+
+# %% ../nbs/03_preprocessing.ipynb #57872ca4
+def prepare(
+    table: pd.DataFrame,  # from `datasets.public.load`: one row an image
+    folder,  # where the result is kept
+    steps,  # `Steps`, or only the size: one number, or (height, width)
+    workers: int = None,  # threads; None: two a processor
+    progress: bool = True,  # a bar on stderr, if it takes more than a second
+) -> Prepared:
+    """Read, crop, clean and resize all images of a table, and keep them in one memory-mapped file.
+
+    Images that cannot be used stand in rejected.csv with the reason. An interrupted call resumes
+    where it was; a finished one with the same table and steps returns at once. No usable image at
+    all is an `InputError`."""
+    steps = steps if isinstance(steps, Steps) else Steps(steps)
+    if workers is not None and workers < 1:
+        raise InputError(f'workers={workers}: give 1 or more')
+    folder, table = Path(folder), _check_table(table)
+    info = {
+        'parameters': steps.as_dict(),
+        'input': table_fingerprint(table),
+        'masks': _masks(table) if steps.crop else None,
+    }
+    done = folder / 'prepare.json'
+    if done.exists() and all(read_json(done).get(k) == v for k, v in info.items()):
+        return Prepared.open(folder)
+    _begin_partial(folder, info)
+    steps, window = _with_window(steps, table)
+    why, whole = _run(folder, table, steps, workers or _default_workers(), progress)
+    return _keep(folder, table, steps, why, {**info, **window, 'whole': whole})
+
+# %% ../nbs/03_preprocessing.ipynb #0f1c3c30
+def _keep(folder: Path, table, steps: Steps, why: dict, info: dict) -> Prepared:
+    "Turn an unfinished run into a prepared folder. No image left: an `InputError`."
+    rejected = [
+        (table.image[i], table.label[i], text.removeprefix(f'{table.image[i]}: '))
+        for i, text in why.items()
+    ]
+    if len(why) == len(table):
+        # when the files are there again, the same call has to look at them
+        shutil.rmtree(folder / '.partial')
+        first = f'{table.image[0]}: {rejected[0][2]}'
+        raise InputError(f'table: none of its {len(table)} images can be used. The first: {first}')
+    os.replace(folder / '.partial' / 'images.npy', folder / 'images.npy')
+    _draw_dropped(folder, table, why, steps)
+    info['whole'] = {table.image[i]: text for i, text in info['whole'].items()}
+    result = _finish(folder, table.drop(index=list(why)), rejected, info)
+    shutil.rmtree(folder / '.partial', ignore_errors=True)
+    return result

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gan_covid import phantoms
 from gan_covid.arms import ARMS, Arm, build, held_out, leakage
 from gan_covid.datasets.public import load
 from gan_covid.datasets.splits import stratified_split
 from gan_covid.images import resize
+from gan_covid.preprocessing import Prepared, prepare, save_images
 from gan_covid.reading import read_image
 from gan_covid.records import InputError
 
@@ -22,11 +24,9 @@ def sha(i):
 
 def real_set(train=(12, 9), val=(4, 4), test=(3, 3), size=16):
     "A prepared set whose image i is filled with the number i."
+    numbers = {'train': train, 'val': val, 'test': test}
     rows = [
-        (c, s)
-        for s, ns in (('train', train), ('val', val), ('test', test))
-        for c, n in zip(CLASSES, ns)
-        for _ in range(n)
+        (c, split) for split, ns in numbers.items() for c, n in zip(CLASSES, ns) for _ in range(n)
     ]
     table = pd.DataFrame(
         {
@@ -41,12 +41,9 @@ def real_set(train=(12, 9), val=(4, 4), test=(3, 3), size=16):
             'sha256': [sha(i) for i in range(len(rows))],
         }
     )
-    return SimpleNamespace(
-        images=np.arange(len(rows), dtype=np.uint8)[:, None, None, None]
-        * np.ones((1, size, size, 1), np.uint8),
-        table=table,
-        info={},
-    )
+    images = np.arange(len(rows), dtype=np.uint8)[:, None, None, None]
+    images = images * np.ones((1, size, size, 1), np.uint8)
+    return SimpleNamespace(images=images, table=table, info={})
 
 
 def generated_set(real, n=(20, 20), size=8, trained_on=None):
@@ -64,14 +61,10 @@ def generated_set(real, n=(20, 20), size=8, trained_on=None):
             'sha256': [sha(1000 + i) for i in range(len(label))],
         }
     )
-    hashes = (
-        list(real.table.sha256[real.table.split == 'train']) if trained_on is None else trained_on
-    )
-    return SimpleNamespace(
-        images=np.full((len(label), size, size, 1), 255, np.uint8),
-        table=table,
-        info={'trained_on': hashes},
-    )
+    if trained_on is None:
+        trained_on = list(real.table.sha256[real.table.split == 'train'])
+    images = np.full((len(label), size, size, 1), 255, np.uint8)
+    return SimpleNamespace(images=images, table=table, info={'trained_on': trained_on})
 
 
 @pytest.fixture
@@ -86,39 +79,30 @@ def gan(real):
 
 @pytest.mark.parametrize('arm', ARMS)
 def test_every_arm_holds_what_its_name_says(arm, real, gan):
-    s = build(arm, real, gan, n_generated='match', seed=3)
+    s, a = build(arm, real, gan, n_generated='match', seed=3), ARMS[arm]
     assert s.classes == CLASSES and s.arm == arm and s.leaked == []
-    assert {c: (n['real'], n['generated']) for c, n in s.counts().items()} == {
-        c: (k * ARMS[arm].real, k * ARMS[arm].generated)
-        for c, k in zip(CLASSES, (12, 12) if ARMS[arm].balance else (12, 9))
-    }
-    assert (
-        s.x.dtype == np.uint8
-        and s.x.shape == (len(s), 16, 16, 1)
-        and (s.pipeline == 'protocol') == ARMS[arm].classical
-    )
-    assert set(s.x[s.origin == 'real'][:, 0, 0, 0]) <= set(
-        np.flatnonzero(real.table.split == 'train')
-    )
+    numbers = zip(CLASSES, (12, 12) if a.balance else (12, 9))
+    wanted = {c: {'real': k * a.real, 'generated': k * a.generated} for c, k in numbers}
+    assert s.counts() == wanted
+    assert s.x.dtype == np.uint8 and s.x.shape == (len(s), 16, 16, 1)
+    assert (s.pipeline == 'protocol') == a.classical
+    training = np.flatnonzero(real.table.split == 'train')
+    assert set(s.x[s.origin == 'real'][:, 0, 0, 0]) <= set(training)
     for part in ('val', 'test'):
         h = held_out(arm, real, part, gan, seed=3)
-        if part == 'test' and ARMS[arm].test == 'generated':
-            assert set(h.origin) == {'generated'} and not set(h.sha256) & set(s.sha256)
+        assert not set(h.sha256) & set(s.sha256)
+        if part == 'test' and a.test == 'generated':
+            assert set(h.origin) == {'generated'}
             continue
-        assert (
-            set(h.origin) == {'real'}
-            and not set(h.sha256) & set(s.sha256)
-            and h.x[:, 3, 3, 0].tolist() == np.flatnonzero(real.table.split == part).tolist()
-        )
+        assert set(h.origin) == {'real'}
+        assert h.x[:, 3, 3, 0].tolist() == np.flatnonzero(real.table.split == part).tolist()
 
 
 def test_no_hash_of_a_test_image_reaches_training(real, gan):
-    "The chain of O-level proof: GAN's record, training set, test set."
-    held = set(held_out('original', real, 'test').sha256) | set(
-        held_out('original', real, 'val').sha256
-    )
+    "The chain of proof: the GAN's record, the training set, the test set."
+    held = {h for part in ('val', 'test') for h in held_out('original', real, part).sha256}
     for arm in ARMS:
-        assert not held & (set(build(arm, real, gan).sha256) | set(gan.info['trained_on']))
+        assert not held & {*build(arm, real, gan).sha256, *gan.info['trained_on']}
 
 
 @pytest.mark.parametrize(
@@ -146,25 +130,18 @@ def test_larger_draws_contain_smaller_ones_and_the_seed_decides(real, gan):
 
 def test_balancing_and_order_of_classes(real, gan):
     up, down = (build(Arm(balance=how), real, seed=1) for how in ('oversample', 'undersample'))
-    assert (
-        np.bincount(up.y).tolist() == [12, 12]
-        and np.bincount(down.y).tolist() == [9, 9]
-        and len(set(down.id)) == 18
-        and len(set(up.id)) == 21
-    )
+    assert np.bincount(up.y).tolist() == [12, 12] and len(set(up.id)) == 21
+    assert np.bincount(down.y).tolist() == [9, 9] and len(set(down.id)) == 18
     turned = build('original', real, classes=CLASSES[::-1])
-    assert turned.classes == CLASSES[::-1] and (turned.y == 1 - build('original', real).y).all()
+    assert turned.classes == CLASSES[::-1]
+    assert (turned.y == 1 - build('original', real).y).all()
 
 
 def test_trained_and_tested_on_generated_images(real, gan):
     arm = Arm(real=False, generated=True, test='generated')
     train, test = build(arm, real, gan, seed=5), held_out(arm, real, 'test', gan, seed=5)
-    assert (
-        set(test.origin) == {'generated'}
-        and np.bincount(test.y).tolist() == [3, 3]
-        and not set(test.id) & set(train.id)
-        and len(train) == 34
-    )
+    assert set(test.origin) == {'generated'} and np.bincount(test.y).tolist() == [3, 3]
+    assert not set(test.id) & set(train.id) and len(train) == 34
     assert set(held_out(arm, real, 'val', gan).origin) == {'real'}
 
 
@@ -200,9 +177,8 @@ def test_one_image_in_training_and_test(real, gan):
     kept = build('original', real, copies='keep')
     assert len(kept) == 21 and kept.leaked == ['030.png']
     gan.info = {'trained_on': [sha(1)]}
-    assert (
-        build('generated', real, gan, n_generated=2).leaked == []
-    )  # no real image in it; the GAN is judged by its own list
+    # no real image in it; the GAN is judged by its own list
+    assert build('generated', real, gan, n_generated=2).leaked == []
     gan.info = {'trained_on': [sha(0)]}
     with pytest.raises(InputError, match='leak'):
         build('generated', real, gan, n_generated=2)
@@ -212,9 +188,8 @@ def test_equal_pixels_in_two_files_count_as_one_image(real, gan):
     real.images[30] = real.images[0]
     with pytest.raises(InputError, match='training part and in the test part: 000.png'):
         build('original', real)
-    assert len(build('original', real, copies='drop')) == 20 and build(
-        'original', real, copies='keep'
-    ).leaked == ['030.png']
+    assert len(build('original', real, copies='drop')) == 20
+    assert build('original', real, copies='keep').leaked == ['030.png']
     with pytest.raises(InputError, match='leak.*030.png'):
         build('generated', real, gan)  # the GAN saw 000.png
 
@@ -252,33 +227,21 @@ def test_bad_sets(real, gan):
     with pytest.raises(InputError, match="class 'tumour' is not among"):
         build('generated', real, gan)
     with pytest.raises(InputError, match='are needed for testing'):
-        held_out(
-            Arm(real=False, generated=True, test='generated'),
-            real,
-            'test',
-            generated_set(real, (3, 3)),
-        )
+        held_out('generated-on-generated', real, 'test', generated_set(real, (3, 3)))
 
 
 def test_sizes(real, gan):
     s = build('original+generated', real, gan, size=24)
-    assert (
-        s.x.shape[1:] == (24, 24, 1)
-        and (s.x[s.origin == 'generated'] == 255).all()
-        and held_out('original', real, 'val', size=24).x.shape[1:] == (24, 24, 1)
-    )
+    assert s.x.shape[1:] == (24, 24, 1) and (s.x[s.origin == 'generated'] == 255).all()
+    assert held_out('original', real, 'val', size=24).x.shape[1:] == (24, 24, 1)
 
 
 def test_prepared_phantoms_and_generated_folder(tmp_path):
-    "From files to a training set: phantoms, split, prepared folder, generated folder with the GAN's hashes on disk."
-    from gan_covid import phantoms
-    from gan_covid.preprocessing import Prepared, prepare, save_images
-
-    table = stratified_split(
-        load('head_ct', phantoms.write('head_ct', tmp_path, 10, 64, seed=1, workers=1)),
-        {'train': 10, 'val': 4, 'test': 4},
-        seed=1,
-    )
+    """From files to a training set: phantoms, split, prepared folder, generated folder with the GAN's
+    hashes on disk."""
+    source = phantoms.write('head_ct', tmp_path, 10, 64, seed=1, workers=1)
+    sizes = {'train': 10, 'val': 4, 'test': 4}
+    table = stratified_split(load('head_ct', source), sizes, seed=1)
     real = prepare(table, tmp_path / 'real', 32, progress=False)
     assert (real.table.split.isna()).sum() == 2  # asked for by no split, so used nowhere
     rows = pd.DataFrame(
@@ -293,12 +256,9 @@ def test_prepared_phantoms_and_generated_folder(tmp_path):
     save_images(tmp_path / 'gan', pixels, rows, {'trained_on': hashes})
     gan = Prepared.open(tmp_path / 'gan')
     s = build('original+generated+classical', real, gan, n_generated=4, seed=2)
-    assert (
-        s.counts() == {c: {'real': 5, 'generated': 4} for c in CLASSES}
-        and s.x.shape == (18, 32, 32, 1)
-        and s.leaked == []
-        and len(held_out('original', real, 'val')) == 4
-    )
+    assert s.counts() == {c: {'real': 5, 'generated': 4} for c in CLASSES}
+    assert s.x.shape == (18, 32, 32, 1) and s.leaked == []
+    assert len(held_out('original', real, 'val')) == 4
     save_images(tmp_path / 'gan', pixels, rows, {'trained_on': sorted(real.table.sha256)})
     assert len(leakage(tmp_path / 'gan', real.table)) == 8
     with pytest.raises(InputError, match='leak: .* 8 validation or test images'):
@@ -306,20 +266,16 @@ def test_prepared_phantoms_and_generated_folder(tmp_path):
 
 
 def test_real_head_ct_split(real_data):
-    "The twins 188.png and 189.png (SOURCES §5) have equal pixels in different files; a split that parts them is refused, ours is not."
+    """The duplicates 188.png and 189.png (SOURCES §5) have equal pixels in different files; a split
+    that parts them is refused, ours is not."""
     table = stratified_split(load('head_ct', real_data), seed=0)
-    pixels = np.concatenate(
-        [resize(read_image(p)[None, ..., None], 16, method='bilinear') for p in table.image]
-    )
+    small = [resize(read_image(p), 16, method='bilinear') for p in table.image]
+    pixels = np.stack(small)[..., None]
     images = SimpleNamespace(images=pixels, table=table, info={})
-    assert (
-        build('original', images).x.shape == (144, 16, 16, 1)
-        and len(held_out('original', images, 'test')) == 22
-    )
+    assert build('original', images).x.shape == (144, 16, 16, 1)
+    assert len(held_out('original', images, 'test')) == 22
     name = table.image.str[-7:]
     assert table.sha256[name == '188.png'].item() != table.sha256[name == '189.png'].item()
-    table = table.assign(
-        split=table.split.mask(name == '188.png', 'train').mask(name == '189.png', 'test')
-    )
+    parted = table.split.mask(name == '188.png', 'train').mask(name == '189.png', 'test')
     with pytest.raises(InputError, match='188.png'):
-        build('original', SimpleNamespace(images=images.images, table=table, info={}))
+        build('original', SimpleNamespace(**vars(images) | {'table': table.assign(split=parted)}))

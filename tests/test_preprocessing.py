@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gan_covid import phantoms
 from gan_covid import preprocessing as pre
-from gan_covid.datasets.public import load
-from gan_covid.datasets.table import as_table
-from gan_covid.images import FILTERS, resize, to_float, to_nchw, to_uint8
+from gan_covid.images import resize, to_float
+from gan_covid.preprocessing import Steps
 from gan_covid.reading import read_image, read_mask
 from gan_covid.records import InputError, sha256_file
 
@@ -27,13 +27,11 @@ def smooth(h=256, w=256, seed=0):
     "Soft hills, as an X-ray without any mark: uint8."
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w] / max(h, w)
-    a = sum(
-        rng.uniform(0.3, 1)
-        * np.exp(
-            -((x - rng.random()) ** 2 + (y - rng.random()) ** 2) / (2 * rng.uniform(0.05, 0.2) ** 2)
-        )
-        for _ in range(12)
-    )
+    a = 0
+    for _ in range(12):
+        height, left, top = rng.uniform(0.3, 1), rng.random(), rng.random()
+        width = rng.uniform(0.05, 0.2)
+        a = a + height * np.exp(-((x - left) ** 2 + (y - top) ** 2) / (2 * width**2))
     return np.round(30 + 190 * a / a.max()).astype(np.uint8)
 
 
@@ -74,22 +72,32 @@ def rows(files, masks=None, label='a', **columns):
     return as_table(out)
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    "Twelve good images of different sizes, with a lung mask each, and their table."
+@pytest.fixture(scope='module')
+def drawn():
+    "Twelve drawn chest X-rays of different sizes."
+    sizes = [(90 + 7 * i, 100 + 3 * i) for i in range(12)]
+    draw = phantoms.draw_one
+    return [draw('chest_xray', 'Normal', i, s, seed=1, marks=0) for i, s in enumerate(sizes)]
+
+
+def files_of(drawn, folder):
+    "They as files, with a small lung mask each, and their table."
     files, masks = [], []
-    for i in range(12):
-        d = phantoms.draw_one('chest_xray', 'Normal', i, (90 + 7 * i, 100 + 3 * i), seed=1, marks=0)
-        files.append(tmp_path / f'{i}.png')
+    for i, d in enumerate(drawn):
+        files.append(folder / f'{i}.png')
         Image.fromarray(d.image).save(files[-1])
-        masks.append(str(tmp_path / f'{i}-mask.png'))
-        Image.fromarray(d.mask).convert('RGB').resize(
-            (64, round(64 * d.mask.shape[0] / d.mask.shape[1]))
-        ).save(masks[-1])
+        masks.append(str(folder / f'{i}-mask.png'))
+        h, w = d.mask.shape
+        Image.fromarray(d.mask).convert('RGB').resize((64, round(64 * h / w))).save(masks[-1])
     return rows(files, masks)
 
 
-# ---------------------------------------------------------------- crop and resize
+@pytest.fixture
+def pictures(drawn, tmp_path):
+    return files_of(drawn, tmp_path)
+
+
+# ---------------------------------------------------------------- crop
 def test_crop_is_the_tight_rectangle_plus_margin_inside_the_image():
     mask = np.zeros((100, 200), bool)
     mask[40:60, 20:60] = mask[30:40, 150:180] = True
@@ -105,12 +113,6 @@ def test_crop_is_the_tight_rectangle_plus_margin_inside_the_image():
         (lambda: pre.crop_to_lungs(np.zeros((9, 9)), np.zeros((9, 9), bool)), 'mask'),
         (lambda: pre.crop_to_lungs(np.zeros((9, 9)), np.ones((9, 8), bool)), 'mask'),
         (lambda: pre.lung_box(np.ones((9, 9)), -0.1), 'margin'),
-        (lambda: resize(np.zeros((2, 9, 9, 9, 1)), 4), 'image'),
-        (lambda: resize(np.zeros((9, 9)), 0), 'size'),
-        (lambda: resize(np.zeros((9, 9)), (4, 4, 1)), 'size'),
-        (lambda: resize(np.zeros((9, 9)), 4.5), 'size'),
-        (lambda: resize(np.zeros((9, 9)), 4, fit='crop'), 'fit'),
-        (lambda: resize(np.zeros((9, 9)), 4, method='nearest'), 'method'),
         (lambda: pre.find_marks(np.zeros((200, 200, 3))), 'image'),
         (lambda: pre.find_marks(np.zeros((64, 100))), 'image'),
         (lambda: pre.find_marks(np.zeros((200, 200)), threshold=0), 'threshold'),
@@ -123,55 +125,31 @@ def test_bad_arguments_name_themselves(call, name):
         call()
 
 
-@pytest.mark.parametrize('method', FILTERS)
-def test_resize_averages_and_keeps_the_range(method):
-    stripes = np.tile(
-        np.array([0, 1], np.float32), (64, 64)
-    )  # finer than the new pixels: must turn gray, not moiré
-    small = resize(stripes, 16, method=method)
-    assert abs(small - 0.5).max() < 0.1
-    edge = np.zeros((50, 50), np.float32)
-    edge[:, 25:] = 1
-    assert (
-        0 <= resize(edge, 33, method=method).min() and resize(edge, 133, method=method).max() <= 1
-    )
-    assert (resize(np.full((61, 47), 77, np.uint8), (20, 90), method=method) == 77).all()
-
-
-def test_value_conversions():
-    x = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1), np.uint8)
-    f = to_float(x)
-    assert f.dtype == np.float32 and f.max() <= 1 and np.array_equal(to_uint8(f), x)
-    assert to_uint8(np.array([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
-    t = to_nchw(f)
-    assert t.shape == (3, 1, 4, 5) and t.flags.c_contiguous and np.array_equal(t[:, 0], f[..., 0])
-
-
 # ---------------------------------------------------------------- marks
 def test_smooth_images_have_no_marks():
-    assert [pre.find_marks(smooth(seed=s)) for s in range(20)] == [[]] * 20
+    assert [pre.find_marks(smooth(seed=s)) for s in range(10)] == [[]] * 10
     assert pre.find_marks(np.full((200, 200), 9, np.uint8)) == []
 
 
 @pytest.mark.parametrize('what', ['R', 'PORTABLE', '10:42', 'arrow'])
 @pytest.mark.parametrize('dark', [False, True])
 def test_marks_on_smooth_images_are_found_where_they_are(what, dark):
-    "Twenty places and grounds each; white marks on dark and middle ground, black ones on middle and pale ground."
+    """Ten places and grounds each; white marks on dark and middle ground, black ones on middle and
+    pale ground."""
     rng, hits = np.random.default_rng(3), 0
-    for s in range(20):
+    for s in range(10):
         ground = smooth(seed=s)
         ground = (ground // 2 + 120 if dark else ground // 2 + 20).astype(np.uint8)
         at = int(rng.integers(5, 220)), int(rng.integers(5, 130))
         image = marked(ground, what, at, 0 if dark else 255)
         i, j = np.nonzero(image != ground)
-        hit = [
-            m
-            for m in pre.find_marks(image)
-            if m.top <= i.max() and m.bottom > i.min() and m.left <= j.max() and m.right > j.min()
-        ]
-        hits += bool(hit)
-        assert all(m.sharpness >= 0.5 for m in hit)
-    assert hits >= 18, hits
+        for m in pre.find_marks(image):
+            rows = m.top <= i.max() and m.bottom > i.min()
+            if rows and m.left <= j.max() and m.right > j.min():
+                assert m.sharpness >= 0.5
+                hits += 1
+                break
+    assert hits >= 9, hits
 
 
 def test_a_word_is_one_mark_and_two_words_apart_are_two():
@@ -221,14 +199,14 @@ def test_large_images_are_looked_at_on_a_smaller_scale_and_boxes_come_back_in_th
 
 
 def test_error_rate_on_phantoms():
-    "The numbers that the notebook states, on other phantoms and with room: found over 80 %, accused under 12 %."
+    "The notebook's numbers, on other phantoms and with room: found over 80 %, accused under 12 %."
     drawn = [
         phantoms.draw_one('chest_xray', c, i, 256, seed=23, marks=0.5)
         for c in phantoms.CLASSES['chest_xray']
-        for i in range(12)
+        for i in range(6)
     ]
     truth, found = np.array([[d.marks.any(), bool(pre.find_marks(d.image))] for d in drawn]).T
-    assert truth.sum() > 12 and (~truth).sum() > 12
+    assert truth.sum() > 6 and (~truth).sum() > 6
     assert found[truth].mean() > 0.8 and found[~truth].mean() < 0.12
 
 
@@ -250,10 +228,8 @@ def test_review_sheet_shows_only_images_with_marks(tmp_path):
 )
 def test_fast_reading_equals_read_image(tmp_path, mode):
     a = smooth(60, 80)
-    im, f = (
-        Image.fromarray(np.dstack([a, 255 - a, a // 2])),
-        tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png'),
-    )
+    im = Image.fromarray(np.dstack([a, 255 - a, a // 2]))
+    f = tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png')
     if mode == 'RGBA':
         im.putalpha(Image.fromarray(a))
     elif mode == 'opaque':
@@ -282,26 +258,16 @@ def test_jpegs_called_png_are_read_small_but_right(tmp_path, mode):
 
 # ---------------------------------------------------------------- prepare
 def test_prepare_does_crop_resize_and_keeps_rows_in_order(pictures, tmp_path):
-    ready = pre.prepare(
-        pictures, tmp_path / 'out', (24, 40), crop='lungs', margin=0.1, fit='pad', method='lanczos'
-    )
+    steps = Steps((24, 40), crop='lungs', margin=0.1, fit='pad', method='lanczos')
+    ready = pre.prepare(pictures, tmp_path / 'out', steps)
     assert ready.images.shape == (12, 24, 40, 1) and ready.images.dtype == np.uint8
     pd.testing.assert_frame_equal(ready.table, pictures)
     for i, r in pictures.iterrows():
         a = read_image(r.image)
-        want = resize(
-            pre.crop_to_lungs(a, read_mask(r['mask'], a.shape), 0.1),
-            (24, 40),
-            'pad',
-            'lanczos',
-        )
-        assert np.array_equal(ready.images[i, ..., 0], want)
-    assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == [
-        'images.npy',
-        'prepare.json',
-        'rejected.csv',
-        'table.csv',
-    ]
+        crop = pre.crop_to_lungs(a, read_mask(r['mask'], a.shape), 0.1)
+        assert np.array_equal(ready.images[i, ..., 0], resize(crop, (24, 40), 'pad', 'lanczos'))
+    names = ['images.npy', 'prepare.json', 'rejected.csv', 'table.csv']
+    assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == names
 
 
 def test_number_of_threads_changes_nothing(pictures, tmp_path):
@@ -343,9 +309,8 @@ def test_bad_files_are_listed_with_a_reason_and_cost_no_others(pictures, tmp_pat
     table = rows([pictures.image[0], *bad, *odd, pictures.image[1]])
     ready = pre.prepare(table, tmp_path / 'out', 32)
     assert ready.table.image.tolist() == [pictures.image[0], *map(str, odd), pictures.image[1]]
-    assert (
-        np.abs(ready.images[1].astype(int) - ready.images[2]).max() <= 8
-    )  # the same picture in 16 bits and as a palette
+    # the same picture in 16 bits and as a palette
+    assert np.abs(ready.images[1].astype(int) - ready.images[2]).max() <= 8
     assert list(ready.rejected) == ['file', 'label', 'why'] and ready.info['rejected'] == len(bad)
     why = dict(zip(ready.rejected.file, ready.rejected.why))
     for f, word in bad.items():
@@ -380,18 +345,12 @@ def bad_masks(pictures, tmp_path):
 
 def test_without_a_usable_mask_an_image_is_rejected_or_whole(pictures, tmp_path):
     t = bad_masks(pictures, tmp_path)
-    rejected = pre.prepare(t, tmp_path / 'a', 32, crop='lungs')
-    assert (
-        len(rejected) == 6
-        and rejected.rejected.file.tolist() == t.image[:6].tolist()
-        and rejected.info['whole'] == {}
-    )
-    for word, why in zip(
-        ['no lung mask', 'gone.png', 'empty', 'broken.png', 'shape', 'dot.png'],
-        rejected.rejected.why,
-    ):
-        assert word in why
-    whole = pre.prepare(t, tmp_path / 'b', 32, crop='lungs', no_mask='whole')
+    rejected = pre.prepare(t, tmp_path / 'a', Steps(32, crop='lungs'))
+    assert len(rejected) == 6 and rejected.info['whole'] == {}
+    assert rejected.rejected.file.tolist() == t.image[:6].tolist()
+    words = ['no lung mask', 'gone.png', 'empty', 'broken.png', 'shape', 'dot.png']
+    assert all(word in why for word, why in zip(words, rejected.rejected.why, strict=True))
+    whole = pre.prepare(t, tmp_path / 'b', Steps(32, crop='lungs', no_mask='whole'))
     assert len(whole) == 12 and list(whole.info['whole']) == sorted(t.image[:6])
     assert np.array_equal(whole.images[0, ..., 0], resize(read_image(t.image[0]), 32))
     assert np.array_equal(whole.images[6:], rejected.images)
@@ -404,13 +363,12 @@ def test_marks_can_be_dropped_with_a_sheet_to_look_at(tmp_path):
         files.append(tmp_path / f'{i}.png')
         Image.fromarray(marked(a, 'R', (20, 20 + 30 * i), 255) if i % 2 else a).save(files[-1])
     kept = pre.prepare(rows(files), tmp_path / 'keep', 32)
-    drop = pre.prepare(rows(files), tmp_path / 'drop', 32, marks='drop')
+    drop = pre.prepare(rows(files), tmp_path / 'drop', Steps(32, marks='drop'))
     assert len(kept) == 6 and drop.table.image.tolist() == [str(f) for f in files[::2]]
-    assert (
-        drop.rejected.why.str.contains('burnt-in mark').all()
-        and Image.open(tmp_path / 'drop' / 'dropped_marks.png').width == 3 * 192
-    )
-    strict = pre.prepare(rows(files), tmp_path / 'drop', 32, marks='drop', threshold=1.0)
+    assert drop.rejected.why.str.contains('burnt-in mark').all()
+    assert Image.open(tmp_path / 'drop' / 'dropped_marks.png').width == 3 * 192
+    steps = Steps(32, marks='drop', threshold=1.0)
+    strict = pre.prepare(rows(files), tmp_path / 'drop', steps)
     assert len(strict) >= 3 and strict.info['parameters']['threshold'] == 1
 
 
@@ -436,12 +394,17 @@ def test_no_usable_image_is_one_clear_error_and_can_be_mended(pictures, tmp_path
         dict(fit='cover'),
         dict(method='area'),
         dict(no_mask='guess'),
-        dict(workers=0),
+        dict(window=(2, 1)),
     ],
 )
-def test_bad_parameters_name_themselves(pictures, tmp_path, wrong):
+def test_bad_steps_name_themselves(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        pre.prepare(pictures, tmp_path / 'out', **{'size': 16, **wrong})
+        Steps(**{'size': 16, **wrong})
+
+
+def test_bad_number_of_threads(pictures, tmp_path):
+    with pytest.raises(InputError, match='workers'):
+        pre.prepare(pictures, tmp_path / 'out', 16, workers=0)
     assert not (tmp_path / 'out').exists()
 
 
@@ -460,35 +423,44 @@ def test_a_file_in_the_way_of_the_folder(pictures, tmp_path):
         pre.prepare(pictures, tmp_path / 'file' / 'below', 16)
 
 
-def test_same_call_returns_at_once_and_other_calls_do_the_work(pictures, tmp_path, monkeypatch):
-    first = pre.prepare(pictures, tmp_path / 'out', 16, crop='lungs')
-    calls, real = [], pre._prepare_one
-    monkeypatch.setattr(pre, '_prepare_one', lambda *a: calls.append(1) or real(*a))
-    assert (
-        pre.prepare(pictures, tmp_path / 'out', 16, crop='lungs').fingerprint == first.fingerprint
-        and not calls
-    )
-    pre.prepare(
-        pictures, tmp_path / 'out', 16, crop='lungs', threshold=0.3, workers=2
-    )  # means nothing without marks='drop'
-    assert not calls
-    pre.prepare(pictures, tmp_path / 'out', 17, crop='lungs')
+@pytest.fixture
+def calls(monkeypatch):
+    "One entry for every image that is prepared from here on."
+    made, real = [], pre._prepare_one
+
+    def counted(*args):
+        made.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(pre, '_prepare_one', counted)
+    return made
+
+
+def test_same_call_returns_at_once_and_other_calls_do_the_work(pictures, tmp_path, calls):
+    def prepare(table=pictures, size=16, **kw):
+        return pre.prepare(table, tmp_path / 'out', Steps(size, crop='lungs', **kw), workers=2)
+
+    first = prepare()
     assert len(calls) == 12
-    pre.prepare(pictures.assign(label='b'), tmp_path / 'out', 17, crop='lungs')
+    assert prepare().fingerprint == first.fingerprint and len(calls) == 12
+    prepare(threshold=0.3)  # means nothing without marks='drop'
+    assert len(calls) == 12
+    prepare(size=17)
     assert len(calls) == 24
-    Image.new('L', (64, 64), 255).save(pictures['mask'][0])  # another mask in the same place
-    pre.prepare(pictures.assign(label='b'), tmp_path / 'out', 17, crop='lungs')
+    other = pictures.assign(label='b')
+    prepare(other, 17)
     assert len(calls) == 36
+    Image.new('L', (64, 64), 255).save(pictures['mask'][0])  # another mask in the same place
+    prepare(other, 17)
+    assert len(calls) == 48
 
 
-def test_an_interrupted_run_goes_on(pictures, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(pictures, tmp_path, monkeypatch, calls):
     "Interrupted at every safe point in turn; the result is byte for byte that of a run in one go."
     Path(pictures.image[4]).write_bytes(b'')
     monkeypatch.setattr(pre, '_CHUNK', 3)
     monkeypatch.setattr(pre, '_BATCH', 2)
     whole = pre.prepare(pictures, tmp_path / 'whole', 16)
-    calls, real = [], pre._prepare_one
-    monkeypatch.setattr(pre, '_prepare_one', lambda *a: calls.append(1) or real(*a))
     for stop in range(4):
 
         def fails(path, obj, real=pre.write_json):
@@ -525,7 +497,8 @@ pre.prepare(as_table(pd.read_csv(sys.argv[1])), sys.argv[2], 16, workers=1)
 """
 
 
-def test_kill_9_costs_at_most_one_piece(pictures, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_kill_9_costs_at_most_one_piece(pictures, tmp_path, monkeypatch, calls):
     pictures.to_csv(tmp_path / 'table.csv', index=False)
     process = subprocess.Popen(
         [sys.executable, '-c', KILLED, str(tmp_path / 'table.csv'), str(tmp_path / 'out')],
@@ -540,16 +513,12 @@ def test_kill_9_costs_at_most_one_piece(pictures, tmp_path, monkeypatch):
     process.wait()
     assert not (tmp_path / 'out' / 'prepare.json').exists()
     monkeypatch.setattr(pre, '_CHUNK', 2)
-    calls, real = [], pre._prepare_one
-    monkeypatch.setattr(pre, '_prepare_one', lambda *a: calls.append(1) or real(*a))
     ready = pre.prepare(pictures, tmp_path / 'out', 16)
-    assert (
-        len(calls) <= 8
-        and ready.fingerprint == pre.prepare(pictures, tmp_path / 'whole', 16).fingerprint
-    )
+    assert len(calls) <= 8
+    assert ready.fingerprint == pre.prepare(pictures, tmp_path / 'whole', 16).fingerprint
 
 
-def test_a_full_disk_is_one_clear_error_and_the_next_call_goes_on(pictures, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_clear_error_and_the_next_call_resumes(pictures, tmp_path, monkeypatch):
     def full(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -561,64 +530,56 @@ def test_a_full_disk_is_one_clear_error_and_the_next_call_goes_on(pictures, tmp_
 
 
 # ---------------------------------------------------------------- the prepared folder
+@pytest.fixture(scope='module')
+def prepared(drawn, tmp_path_factory):
+    "A prepared folder to copy."
+    folder, split = tmp_path_factory.mktemp('prepared'), ['train'] * 8 + ['val'] * 2 + ['test'] * 2
+    table = files_of(drawn, folder).assign(label=['a', 'b'] * 6, split=split)
+    return pre.prepare(table, folder / 'ready', 16).folder
+
+
 @pytest.fixture
-def ready(pictures, tmp_path):
-    return pre.prepare(
-        pictures.assign(label=['a', 'b'] * 6, split=['train'] * 8 + ['val'] * 2 + ['test'] * 2),
-        tmp_path / 'ready',
-        16,
-    )
+def ready(prepared, tmp_path):
+    return pre.Prepared.open(shutil.copytree(prepared, tmp_path / 'ready'))
 
 
 def test_select(ready):
     x, t = ready.select()
     assert x.shape == (12, 16, 16, 1) and x.dtype == np.float32 and 0 <= x.min() < x.max() <= 1
     x, t = ready.select('train', 'a')
-    assert (
-        len(x) == 4
-        and set(t.label) == {'a'}
-        and np.array_equal(x[1], to_float(ready.images[2]))
-        and list(t.index) == [0, 1, 2, 3]
-    )
-    assert (
-        len(ready.select(['val', 'test'])[0]) == 4 and len(ready.select(label=['a', 'b'])[0]) == 12
-    )
+    assert len(x) == 4 and set(t.label) == {'a'} and list(t.index) == [0, 1, 2, 3]
+    assert np.array_equal(x[1], to_float(ready.images[2]))
+    assert len(ready.select(['val', 'test'])[0]) == 4
+    assert len(ready.select(label=['a', 'b'])[0]) == 12
     with pytest.raises(InputError, match="split='dev'.*train, val, test"):
         ready.select('dev')
     with pytest.raises(InputError, match="label='c'"):
         ready.select(label='c')
+    by_label = ready.table.assign(split=np.where(ready.table.label == 'a', 'train', 'test'))
     with pytest.raises(InputError, match='both'):
-        ready.with_split(
-            ready.table.assign(split=np.where(ready.table.label == 'a', 'train', 'test'))
-        ).select('test', 'a')
+        ready.with_split(by_label).select('test', 'a')
 
 
 def test_with_split_follows_the_images_not_the_order(ready):
-    t = ready.table.sample(frac=1, random_state=0).assign(
-        split=lambda t: np.where(t.label == 'a', 'train', 'test')
-    )
+    t = ready.table.sample(frac=1, random_state=0)
+    t = t.assign(split=np.where(t.label == 'a', 'train', 'test'))
     other = ready.with_split(t)
-    assert (other.table.split == np.where(other.table.label == 'a', 'train', 'test')).all() and (
-        other.table.image == ready.table.image
-    ).all()
+    assert (other.table.split == np.where(other.table.label == 'a', 'train', 'test')).all()
+    assert (other.table.image == ready.table.image).all()
     assert other.fingerprint != ready.fingerprint and ready.table.split.iloc[8] == 'val'
     with pytest.raises(InputError, match='no row'):
         ready.with_split(t[1:])
 
 
-def test_fingerprint_is_about_content(ready, pictures, tmp_path):
+def test_fingerprint_is_about_content(ready, tmp_path):
     "The same files elsewhere have the same fingerprint; a pixel, a label or a split changes it."
-    import shutil
-
     moved = ready.table.copy()
+    (tmp_path / 'moved').mkdir()
     for i, f in enumerate(moved.image):
-        (tmp_path / 'moved').mkdir(exist_ok=True)
         moved.loc[i, 'image'] = str(shutil.copy(f, tmp_path / 'moved'))
     assert pre.prepare(moved, tmp_path / 'again', 16).fingerprint == ready.fingerprint
-    assert (
-        pre.prepare(moved.assign(label='a'), tmp_path / 'labels', 16).fingerprint
-        != ready.fingerprint
-    )
+    labels = pre.prepare(moved.assign(label='a'), tmp_path / 'labels', 16)
+    assert labels.fingerprint != ready.fingerprint
     images = np.array(ready.images)
     images[0, 0, 0] ^= 1
     assert pre.save_images(tmp_path / 'pixel', images, ready.table).fingerprint != ready.fingerprint
@@ -628,22 +589,41 @@ def test_images_are_mapped_not_read(ready):
     assert isinstance(ready.images, np.memmap) and not ready.images.flags.writeable
 
 
+def cut(f):
+    f.write_bytes(f.read_bytes()[:500])
+
+
+def last_line_lost(f):
+    f.write_text('\n'.join(f.read_text().splitlines()[:-1]))
+
+
+def text_for_a_number(f):
+    f.write_text(f.read_text().replace(',100,', ',wide,'))
+
+
+def holds(content):
+    "Something else in the place of a file."
+    if isinstance(content, np.ndarray):
+        return lambda f: np.save(f, content)
+    return lambda f: f.write_text(content)
+
+
 @pytest.mark.parametrize(
     'piece, do',
     [
-        ('images.npy', lambda f: f.unlink()),
-        ('images.npy', lambda f: f.write_bytes(f.read_bytes()[:500])),
-        ('images.npy', lambda f: f.write_bytes(b'')),
-        ('images.npy', lambda f: np.save(f, np.zeros((12, 8, 8, 1), np.uint8))),
-        ('images.npy', lambda f: np.save(f, np.zeros((12, 16, 16, 1)))),
-        ('table.csv', lambda f: f.unlink()),
-        ('table.csv', lambda f: f.write_text('\n'.join(f.read_text().splitlines()[:-1]))),
-        ('table.csv', lambda f: f.write_text('a,b\n1,2\n')),
-        ('table.csv', lambda f: f.write_text('')),
-        ('table.csv', lambda f: f.write_text(f.read_text().replace(',100,', ',wide,'))),
-        ('rejected.csv', lambda f: f.unlink()),
-        ('prepare.json', lambda f: f.unlink()),
-        ('prepare.json', lambda f: f.write_text('{"shape": ')),
+        ('images.npy', Path.unlink),
+        ('images.npy', cut),
+        ('images.npy', holds('')),
+        ('images.npy', holds(np.zeros((12, 8, 8, 1), np.uint8))),
+        ('images.npy', holds(np.zeros((12, 16, 16, 1)))),
+        ('table.csv', Path.unlink),
+        ('table.csv', last_line_lost),
+        ('table.csv', holds('a,b\n1,2\n')),
+        ('table.csv', holds('')),
+        ('table.csv', text_for_a_number),
+        ('rejected.csv', Path.unlink),
+        ('prepare.json', Path.unlink),
+        ('prepare.json', holds('{"shape": ')),
     ],
 )
 def test_a_missing_or_broken_piece_is_named(ready, piece, do):
@@ -671,35 +651,20 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_text_stays_text_and_missing_stays_missing(pictures, tmp_path):
     t = pictures.assign(label='007', patient=['01', None] * 6)
     t.loc[3, ['mask', 'split']] = None
-    back = pre.prepare(as_table(t), tmp_path / 'out', 16).table
-    assert (
-        back.label[0] == '007'
-        and back.patient[0] == '01'
-        and back.patient.isna().sum() == 6
-        and pd.isna(back['mask'][3])
-        and pd.isna(back.split[3])
-    )
+    back = pre.prepare(datasets.as_table(t), tmp_path / 'out', 16).table
+    assert back.label[0] == '007' and back.patient[0] == '01'
+    assert back.patient.isna().sum() == 6
+    assert pd.isna(back['mask'][3]) and pd.isna(back.split[3])
 
 
 def test_save_images(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (4, 10, 12, 1), np.uint8)
-    t = pd.DataFrame(
-        {
-            'image': [f'generated/a/{i}' for i in range(4)],
-            'label': 'a',
-            'split': 'train',
-            'source': 'generated',
-        },
-        index=[9, 8, 7, 6],
-    )
+    t = pd.DataFrame({'image': [f'generated/a/{i}' for i in range(4)]}, index=[9, 8, 7, 6])
+    t = t.assign(label='a', split='train', source='generated')
     made = pre.save_images(tmp_path / 'g', x, t, {'gan': 'g1'})
-    assert (
-        np.array_equal(made.images, x)
-        and (made.table.width == 12).all()
-        and made.table.sha256.is_unique
-        and made.info['gan'] == 'g1'
-        and len(made.rejected) == 0
-    )
+    assert np.array_equal(made.images, x)
+    assert (made.table.width == 12).all() and made.table.sha256.is_unique
+    assert made.info['gan'] == 'g1' and len(made.rejected) == 0
     again = pre.save_images(tmp_path / 'g', x[:2], t[:2])
     assert len(again) == 2 and 'gan' not in again.info
     for bad, table, word in (
@@ -713,11 +678,6 @@ def test_save_images(tmp_path):
     assert not (tmp_path / 'bad').exists()
 
 
-def test_import_loads_no_engine():
-    code = "import sys, gan_covid.preprocessing; assert not {'keras', 'torch', 'tensorflow'} & set(sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-
-
 # ---------------------------------------------------------------- phantoms and real images
 def test_phantom_set_end_to_end(tmp_path):
     table = load('head_ct', phantoms.write('head_ct', tmp_path, n_per_class=3, size=96, seed=1))
@@ -725,44 +685,25 @@ def test_phantom_set_end_to_end(tmp_path):
     assert len(ready) == len(table) and ready.select(label='hemorrhage')[0].shape == (3, 32, 32, 1)
 
 
-@pytest.fixture(scope='module')
-def real():
-    folder = os.environ.get('GAN_COVID_DATA')
-    if not folder:
-        pytest.skip('GAN_COVID_DATA is not set: no real images here')
-    return Path(folder)
-
-
-def test_real_head_ct(real, tmp_path):
-    table = load('head_ct', real)
+def test_real_head_ct(real_data, tmp_path):
+    table = datasets.load('head_ct', real_data)
     ready = pre.prepare(table, tmp_path / 'out', 32, progress=False)
-    assert (
-        ready.images.shape == (200, 32, 32, 1)
-        and len(ready.rejected) == 0
-        and ready.table.label.value_counts().tolist() == [100, 100]
-    )
+    assert ready.images.shape == (200, 32, 32, 1) and len(ready.rejected) == 0
+    assert ready.table.label.value_counts().tolist() == [100, 100]
     for i in (0, 77, 199):
-        assert (
-            np.abs(
-                resize(read_image(table.image[i]), 32).astype(int) - ready.images[i, ..., 0]
-            ).max()
-            <= 4
-        )
+        whole = resize(read_image(table.image[i]), 32).astype(int)
+        assert np.abs(whole - ready.images[i, ..., 0]).max() <= 4
 
 
-def test_real_lung_crops(real, tmp_path):
-    folder = real / 'COVID-19_Radiography_Dataset' / 'Viral Pneumonia'
+def test_real_lung_crops(real_data, tmp_path):
+    folder = real_data / 'COVID-19_Radiography_Dataset' / 'Viral Pneumonia'
     files = sorted((folder / 'images').glob('*.png'))[:24] if folder.is_dir() else []
     if not files:
         pytest.skip('no masked X-rays in GAN_COVID_DATA')
     table = rows(files, [str(folder / 'masks' / f.name) for f in files])
-    ready = pre.prepare(table, tmp_path / 'out', 128, crop='lungs', progress=False)
-    assert len(ready) == 24
+    ready = pre.prepare(table, tmp_path / 'out', Steps(128, crop='lungs'), progress=False)
     whole = pre.prepare(table, tmp_path / 'whole', 128, progress=False)
-
-    def corner(p):
-        return p.images[:, :12, :12].astype(float).mean()
-
-    assert np.abs(ready.images.astype(int) - whole.images).mean() > 5 and corner(ready) != corner(
-        whole
-    )
+    assert len(ready) == 24
+    assert np.abs(ready.images.astype(int) - whole.images).mean() > 5
+    corners = [p.images[:, :12, :12].astype(float).mean() for p in (ready, whole)]
+    assert corners[0] != corners[1]

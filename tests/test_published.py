@@ -251,7 +251,7 @@ def test_texts_say_what_the_settings_are():
 
     import yaml
 
-    from gan_covid.classifiers import PROTOCOLS
+    from gan_covid.protocols import PROTOCOLS
     from gan_covid.records import read_json
 
     root = Path(__file__).resolve().parent.parent

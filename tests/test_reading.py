@@ -78,7 +78,7 @@ def test_a_given_window_is_used_and_kept(tmp_path):
     assert len(prepare()) == 6  # finished: no file is opened
     for bad in ((2, 1), (0, np.nan), 'ab', 3):
         with pytest.raises(InputError, match='window='):
-            preprocessing.prepare(table, tmp_path / 'new', 64, window=bad)
+            preprocessing.prepare(table, tmp_path / 'new', preprocessing.Steps(64, window=bad))
 
 
 @pytest.mark.filterwarnings('ignore')

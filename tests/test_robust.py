@@ -271,7 +271,7 @@ def test_profile_reads_values_as_declared(tmp_path):
 
 
 def test_settings_take_numbers_for_numbers():
-    from gan_covid.classifiers import Protocol
+    from gan_covid.protocols import Protocol
     from gan_covid.stylegan2.training import Config
 
     from_text = Config(lr='1e-4', batch='8', ceiling='null', first='[4, 4]')

@@ -137,12 +137,12 @@ def test_splits_that_cannot_be_used(tmp_path):
 
 def answers(monkeypatch):
     "Classifiers that guess: what a record says of its images does not depend on how well they do."
-    from gan_covid import classifiers
+    from gan_covid import classifier_training, classifiers
 
     trained = SimpleNamespace(
         model=None, as_record=lambda: {'weights': 'random', 'precision': 'float32', 'seconds': 1.0}
     )
-    monkeypatch.setattr(classifiers, 'train', lambda *a, **k: trained)
+    monkeypatch.setattr(classifier_training, 'train', lambda *a, **k: trained)
     rng = np.random.default_rng(0)
     monkeypatch.setattr(classifiers, 'predict', lambda model, x: rng.dirichlet([1, 1], len(x)))
 

@@ -338,7 +338,8 @@ def test_every_table_and_figure(runs, tmp_path):
         tmp_path / 'records' / 't' / 'wmlq2022',
         ignore=shutil.ignore_patterns('alone', '*.keras', '*.safetensors'),
     )
-    from gan_covid.classifiers import build_model, graph, protocol
+    from gan_covid.classifiers import build_model, graph
+    from gan_covid.protocols import protocol
 
     record = two_classes(
         runs

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from gan_covid import phantoms
-from gan_covid.classifiers import Protocol, predict, train
+from gan_covid.classifiers import predict, train
+from gan_covid.protocols import Protocol
 from gan_covid.datasets.public import load
 from gan_covid.dcgan.training import GAN, Config, sample
 from gan_covid.engines import device_info
 from gan_covid.preprocessing import prepare
+from gan_covid.protocols import Protocol
 from gan_covid.records import environment, write_json
 
 

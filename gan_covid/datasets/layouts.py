@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..folders import list_folder
 from .download import unzip
-from ..folders import image_files, read_table, slug
+from ..folders import image_files, list_folder, read_table, slug
 from ..records import InputError
 
 # %% ../../nbs/01c_datasets_layouts.ipynb #c474e11b

@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..folders import list_folder
 from .download import unzip
 from .layouts import COVID_CT, loose_name
 from .leaks import pixel_hash_if_any
 from .public import first_zip, search_levels, zip_members, zips_in
 from .table import build_table, in_threads, warn_of_notes
-from ..folders import SPLIT_NAMES, Scan, image_files, slug
+from ..folders import SPLIT_NAMES, Scan, image_files, list_folder, slug
 from ..reading import SUFFIXES, read_image
 from ..records import InputError
 

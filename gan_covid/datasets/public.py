@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..folders import list_folder
 from .download import NotThere, download, unzip
 from .layouts import DATASETS, LAYOUTS, DataSet, known_set
 from .table import build_table, warn_of_notes
+from ..folders import list_folder
 from ..records import InputError
 
 # %% ../../nbs/01d_datasets_public.ipynb #1ed616d0

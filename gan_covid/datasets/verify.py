@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..folders import list_folder
 from .layouts import DataSet, known_set
 from .leaks import check_split, duplicates, pixel_hash
 from .public import load_and_scan
 from .table import in_threads
+from ..folders import list_folder
 from ..reading import read_mask
 from ..records import InputError
 
