@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .datasets.leaks import check_split, same_picture
+from .datasets.leaks import same_picture
 from .datasets.splits import stratified_split
 from .images import resize
 from .records import InputError, check_choice, read_json

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gan_covid import phantoms
 from gan_covid import preprocessing as pre
+from gan_covid.datasets.public import load
+from gan_covid.datasets.table import as_table
 from gan_covid.images import resize, to_float
 from gan_covid.preprocessing import Steps
 from gan_covid.reading import read_image, read_mask
@@ -48,7 +50,7 @@ def marked(image, what, at, fill, size=22):
 
 
 def rows(files, masks=None, label='a', **columns):
-    "A table of files as datasets.load makes it."
+    "A table of files as load makes it."
     out = []
     for i, f in enumerate(files):
         try:
@@ -651,7 +653,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_text_stays_text_and_missing_stays_missing(pictures, tmp_path):
     t = pictures.assign(label='007', patient=['01', None] * 6)
     t.loc[3, ['mask', 'split']] = None
-    back = pre.prepare(datasets.as_table(t), tmp_path / 'out', 16).table
+    back = pre.prepare(as_table(t), tmp_path / 'out', 16).table
     assert back.label[0] == '007' and back.patient[0] == '01'
     assert back.patient.isna().sum() == 6
     assert pd.isna(back['mask'][3]) and pd.isna(back.split[3])
@@ -686,7 +688,7 @@ def test_phantom_set_end_to_end(tmp_path):
 
 
 def test_real_head_ct(real_data, tmp_path):
-    table = datasets.load('head_ct', real_data)
+    table = load('head_ct', real_data)
     ready = pre.prepare(table, tmp_path / 'out', 32, progress=False)
     assert ready.images.shape == (200, 32, 32, 1) and len(ready.rejected) == 0
     assert ready.table.label.value_counts().tolist() == [100, 100]

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..datasets.arrays import _numbers
 from ..folders import natural
-from ..reading import read_bytes
+from ..reading import SUFFIXES, read_bytes, read_pixels
 from ..records import InputError, as_plain, atomic_save, sha256_file
 from gan_covid.stylegan2.networks import (
     Discriminator,
