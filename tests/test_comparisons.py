@@ -46,15 +46,17 @@ def test_a_repeat_without_a_partner_is_left_out():
     assert compare_arms(rs[1:], **kw).n.item() == 3
 
 
-def test_holm_by_hand_and_none():
-    kw = {'metrics': ['accuracy', 'auc'], 'uncertainty': QUICK}
-    c = compare_arms(some(), **kw)
+def test_p_is_corrected_by_hand():
+    rs, kw = some(), {'metrics': ['accuracy', 'auc'], 'uncertainty': QUICK}
+    c = compare_arms(rs, **kw)
     p = c.p.to_numpy()
     order = p.argsort()
     holm = np.maximum.accumulate(np.minimum(1, p[order] * np.arange(len(p), 0, -1)))
     assert c.p_adjusted.to_numpy()[order] == pytest.approx(holm)
-    plain = compare_arms(some(), correction=None, **kw)
+    plain = compare_arms(rs, correction=None, **kw)
     assert plain.p_adjusted.tolist() == plain.p.tolist()
+    other = compare_arms(rs, correction='bonferroni', **kw)
+    assert other.p_adjusted.to_numpy() == pytest.approx(np.minimum(1, len(p) * p))
 
 
 def test_a_real_difference_is_found():

@@ -577,6 +577,7 @@ def test_discard_removes_what_is_unrealistic():
 # --- bad input
 
 
+@pytest.mark.filterwarnings('ignore:.*singular')
 def test_more_neighbours_than_a_small_set_has():
     "A set too small for k costs neighbours, not all scores after all training; the record says how many."
     x = blobs(12, 1)
