@@ -70,7 +70,7 @@ notebooks: .venv/.done ## run the library's and the papers' notebooks and store 
 	$(bin)/python workflow/notebooks.py run $(NOTEBOOK)
 
 # What settings.ini promises is the lowest versions: the parts that hang most on the engines' inner life run with them.
-lowest = tests/test_stylegan2_ops.py tests/test_stylegan2_networks.py tests/test_engines.py tests/test_evaluation.py tests/test_plotting.py
+lowest = tests/test_stylegan2_ops.py tests/test_stylegan2_networks.py tests/test_engines.py tests/test_evaluation.py tests/test_intervals.py tests/test_comparisons.py tests/test_plotting.py
 test-lowest: .venv-lowest/.done ## the tests that depend most on other packages, with the lowest versions that settings.ini allows (7 GB)
 	.venv-lowest/bin/python -m pytest $(lowest)
 

@@ -1,8 +1,12 @@
-"""Classical augmentation: gan_covid against Keras' loop over images (ImageDataGenerator.random_transform), in one process, by turns.
+"""Classical augmentation: gan_covid against Keras' loop over images, in one process, by turns.
 
     python benchmarks/bench_augmentation.py [--images 256] [--rounds 3] [--json PATH]
 
-Without Keras the same loop runs on scipy's affine_transform, the function that Keras calls, and the output says so."""
+Keras' loop is ImageDataGenerator.random_transform.
+
+Without Keras the same loop runs on scipy's affine_transform, the function that Keras calls, and the
+output says so.
+"""
 
 import argparse
 import json
@@ -49,7 +53,7 @@ def keras_loop():
 
     def loop(x, p):
         options = aug.asdict(p)
-        # brightness works on gray values to 255 there, so that pipeline gets its images in that range, as its users do
+        # brightness works on gray values to 255 there: that pipeline gets its images in that range, as usual
         scale = 255 if p.brightness_range else 1
         g = ImageDataGenerator(**options)
         return np.stack([g.random_transform(im * scale) for im in x]) / scale
@@ -70,9 +74,9 @@ def main():
     print(
         f'{cores} cores, {args.images} images a round, median of {args.rounds}; reference: {name}'
     )
-    print(
-        f'{"pipeline":12}{"size":>6}{name + " img/s":>16}{"1 thread img/s":>16}{"threads img/s":>16}{"ratio 1":>9}{"ratio":>8}'
-    )
+    heads = f'{name} img/s', '1 thread img/s', 'threads img/s'
+    columns = ''.join(f'{h:>16}' for h in heads)
+    print(f'{"pipeline":12}{"size":>6}{columns}{"ratio 1":>9}{"ratio":>8}')
     for size in (64, 128):
         x = np.random.default_rng(0).random((args.images, size, size, 1), dtype=np.float32)
         for key in ('wmlq2022', 'ct_report', 'head_ct_x5'):
@@ -104,7 +108,8 @@ def main():
                 }
             )
             print(
-                f'{key:12}{size:>6}{reference:>16.0f}{single:>16.0f}{threaded:>16.0f}{single / reference:>9.1f}{threaded / reference:>8.1f}',
+                f'{key:12}{size:>6}{reference:>16.0f}{single:>16.0f}{threaded:>16.0f}'
+                f'{single / reference:>9.1f}{threaded / reference:>8.1f}',
                 flush=True,
             )
     if args.json:

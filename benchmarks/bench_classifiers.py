@@ -1,18 +1,25 @@
-"""Training images a second of the CT report's three classifiers: `classifiers.train` against the plain Keras way, in one process, turn by turn; the ratio is what counts.
+"""Training images a second of the CT report's classifiers: `classifiers.train` against plain Keras.
 
-    python benchmarks/bench_classifiers.py [--networks ct_cnn vgg16 resnet50] [--size 64] [--images 96] [--rounds 3] [--json PATH]
+    python benchmarks/bench_classifiers.py [--networks ct_cnn vgg16 resnet50] [--size 64] [--images \
+        96] [--rounds 3] [--json PATH]
 
-The plain way is ImageDataGenerator.flow and `fit`, with the same network from random weights, the same optimiser, batch and augmentation (flips and rotation to 45°), and as many validation
-images. Each way trains in a thread of its own, but only one at a time: an epoch each, over and over, the first one (compilation) not counted. What counts is processor time, on one thread
-unless TF_NUM_INTRAOP_THREADS and OMP_NUM_THREADS say otherwise, so that other work on the machine disturbs little. Wall-clock time is printed beside it.
+In one process, turn by turn; the ratio is what counts.
 
-Where a network normalises batches, `train` recomputes its statistics after each epoch, which `fit` does not: a forward pass more. The row "running averages" is without it, the same work as `fit`.
+The plain way is ImageDataGenerator.flow and `fit`, with the same network from random weights, the same
+optimiser, batch and augmentation (flips and rotation to 45°), and as many validation images. Each way
+trains in a thread of its own, but only one at a time: an epoch each, over and over, the first one
+(compilation) not counted. What counts is processor time, on one thread unless TF_NUM_INTRAOP_THREADS and
+OMP_NUM_THREADS say otherwise, so that other work on the machine disturbs little. Wall-clock time is
+printed beside it.
+
+Where a network normalises batches, `train` recomputes its statistics after each epoch, which `fit` does
+not: a forward pass more. The row "running averages" is without it, the same work as `fit`.
 """
 
 import os
 
-for name in 'OMP_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS':
-    os.environ.setdefault(name, '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 import argparse
 import json
 import statistics
@@ -31,7 +38,8 @@ from gan_covid.protocols import protocol
 
 
 class Turns:
-    "Several trainings in threads, one running at a time; each calls `tick` at the end of an epoch. Seconds of the turns: {name: [(processor, wall)]}."
+    """Several trainings in threads, one running at a time; each calls `tick` at the end of an epoch.
+    Seconds of the turns: {name: [(processor, wall)]}."""
 
     def __init__(self, ways):
         self.ways, self.gates = ways, [threading.Semaphore(0) for _ in ways]
@@ -162,15 +170,9 @@ def main():
     warnings.filterwarnings('ignore')
 
     def draw(n, seed):
-        return (
-            np.concatenate(
-                [
-                    phantoms.draw('chest_ct', l, n // 2, a.size, seed)
-                    for l in phantoms.CLASSES['chest_ct']
-                ]
-            )[..., None],
-            np.repeat([0, 1], n // 2),
-        )
+        classes = phantoms.CLASSES['chest_ct']
+        images = [phantoms.draw('chest_ct', label, n // 2, a.size, seed) for label in classes]
+        return np.concatenate(images)[..., None], np.repeat([0, 1], n // 2)
 
     data, val, out = draw(a.images, 0), draw(a.images // 4, 1), {}
     for network in a.networks:
@@ -214,7 +216,8 @@ def main():
         print(f'{network}, {a.size}×{a.size}, {a.images} images an epoch, batch {p.batch}')
         for k, r in rows.items():
             print(
-                f'    {k:28s} {r["images_per_second"]:7.1f} images a processor second  {r["ratio"]:5.2f} x plain Keras  ({r["ratio_wall"]:.2f} by wall clock)'
+                f'    {k:28s} {r["images_per_second"]:7.1f} images a processor second  '
+                f'{r["ratio"]:5.2f} x plain Keras  ({r["ratio_wall"]:.2f} by wall clock)'
             )
         for k, ms in out[network]['ms_per_image'].items():
             print(

@@ -1,17 +1,23 @@
-"""Images a second of a GAN: our compiled epoch against the plain tutorial loop, in one process, turn by turn; the ratio is what counts.
+"""Images a second of a GAN: our compiled epoch against the plain tutorial loop.
 
-    python benchmarks/bench_dcgan.py [--networks head_ct ct_report_64] [--images 64] [--rounds 5] [--json PATH]
+    python benchmarks/bench_dcgan.py [--networks head_ct ct_report_64] [--images 64] [--rounds 5] \
+        [--json PATH]
 
-The loop is the widespread one: `predict` makes fake images, `train_on_batch` trains the discriminator on real ones and on fakes, and the stacked model trains the
-generator through the frozen discriminator. It has no gradient penalty, so ours runs without it for the ratio; head_ct also with it, to show what it costs. ct_report has none.
+In one process, turn by turn; the ratio is what counts.
 
-What counts is processor time, on one thread unless TF_NUM_INTRAOP_THREADS and OMP_NUM_THREADS say otherwise, so that other work on the machine disturbs little.
+The loop is the widespread one: `predict` makes fake images, `train_on_batch` trains the discriminator on
+real ones and on fakes, and the stacked model trains the generator through the frozen discriminator. It
+has no gradient penalty, so ours runs without it for the ratio; head_ct also with it, to show what it
+costs. ct_report has none.
+
+What counts is processor time, on one thread unless TF_NUM_INTRAOP_THREADS and OMP_NUM_THREADS say
+otherwise, so that other work on the machine disturbs little.
 """
 
 import os
 
-for name in 'OMP_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS':
-    os.environ.setdefault(name, '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 import argparse
 import json
 import statistics
@@ -35,7 +41,7 @@ def tutorial(name, images, batch, policy):
         return keras.optimizers.Adam(2e-4, beta_1=0.5)
 
     D.compile(loss='binary_crossentropy', optimizer=adam())
-    # the discriminator inside the stacked model is frozen: its own training goes on, because it was compiled before
+    # frozen inside the stacked model; its own training is not, because it was compiled before
     D.trainable = False
     z = keras.Input((100,))
     stacked = keras.Model(z, D(G(z)))
@@ -143,7 +149,8 @@ def measure(name, images, batch, rounds):
     print(f'{name}, {size}×{size}, {images} images an epoch, batch {batch}')
     for k, r in rows.items():
         print(
-            f'    {k:28s} {r["images_per_second"]:7.1f} images a processor second  {r["ratio"]:5.2f} x the tutorial loop  ({r["ratio_wall"]:.2f} by wall clock)'
+            f'    {k:28s} {r["images_per_second"]:7.1f} images a processor second  '
+            f'{r["ratio"]:5.2f} x the tutorial loop  ({r["ratio_wall"]:.2f} by wall clock)'
         )
     parts = share(name, x, batch)
     for k, s in parts.items():

@@ -1,9 +1,12 @@
-"""`prepare` against a plain Pillow loop on images of real size, by turns in one process; and how fast phantoms are drawn.
+"""`prepare` against a plain Pillow loop on images of real size; and how fast phantoms are drawn.
 
     python benchmarks/bench_prepare.py [--data FOLDER] [--size 128] [--rounds 3] [--json PATH]
 
-With --data (or GAN_COVID_DATA) on COVID-CT, else on phantoms drawn in its layout and sizes. The plain loop keeps its result in memory only;
-`prepare` also writes it to disk, safely, with table and checksums."""
+By turns in one process.
+
+With --data (or GAN_COVID_DATA) on COVID-CT, else on phantoms drawn in its layout and sizes. The plain
+loop keeps its result in memory only; `prepare` also writes it to disk, safely, with table and checksums.
+"""
 
 import argparse
 import json
@@ -63,7 +66,8 @@ def main():
         pixels = (table.width * table.height).mean()
     what = 'COVID-CT' if args.data else 'phantoms like COVID-CT'
     print(
-        f'{what}: {n} images of {pixels / 1e3:.0f} thousand pixels on average to {args.size}×{args.size}, {cores} cores, median of {args.rounds}'
+        f'{what}: {n} images of {pixels / 1e3:.0f} thousand pixels on average to {args.size}×{args.size}, '
+        f'{cores} cores, median of {args.rounds}'
     )
     base, rows = None, []
     for k, t in times.items():
@@ -79,7 +83,8 @@ def main():
             }
         )
         print(
-            f'{k:20} {n / wall:8.0f} images/s   {base[0] / wall:5.2f} × plain   {1e3 * cpu / n:6.2f} ms of processor time an image'
+            f'{k:20} {n / wall:8.0f} images/s   {base[0] / wall:5.2f} × plain   '
+            f'{1e3 * cpu / n:6.2f} ms of processor time an image'
         )
     drawn = {}
     for kind in ('chest_xray', 'chest_ct', 'head_ct'):

@@ -1,10 +1,18 @@
-"""Whole StyleGAN2-ADA training iterations against the plain path, phase by phase by turns in one process: one thread, processor time, median of pairs; the ratio is what counts. Peak memory of each way in a process of its own.
+"""Whole StyleGAN2-ADA training iterations against the plain path, phase by phase.
 
-    python benchmarks/bench_stylegan2.py [--configs tiny-32 small-128 …] [--batch 16] [--rounds 3] [--json PATH]
+    python benchmarks/bench_stylegan2.py [--configs tiny-32 small-128 …] [--batch 16] [--rounds 3] \
+        [--json PATH]
 
-The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in float32 and
-with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An iteration is G + path length/4 + D + R1/16. All start from the same weights and draws; by how much their losses differ in the first iteration is printed.
-Shares are of an iteration; convolutions are those of torch's profiler, FIR filters among them; memory is the most that a process held over two iterations, less what it held with torch loaded.
+By turns in one process: one thread, processor time, median of pairs; the ratio is what counts. Peak
+memory of each way in a process of its own.
+
+The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own
+derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in
+float32 and with bfloat16 convolutions. ADA "bgc" at p = .3, one channel, two mapping layers. An
+iteration is G + path length/4 + D + R1/16. All start from the same weights and draws; by how much their
+losses differ in the first iteration is printed. Shares are of an iteration; convolutions are those of
+torch's profiler, FIR filters among them; memory is the most that a process held over two iterations,
+less what it held with torch loaded.
 """
 
 import argparse
@@ -16,8 +24,9 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-for name in 'OMP', 'OPENBLAS', 'MKL':
-    os.environ.setdefault(f'{name}_NUM_THREADS', '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+os.environ.setdefault('MKL_NUM_THREADS', '1')
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # torch's profiler says when it starts and stops
 from pathlib import Path
 
@@ -195,7 +204,8 @@ def case(name, batch, rounds, memory):
         )
         shared = '' if r['convolutions'] is None else f'  convolutions {r["convolutions"]:.0%}'
         print(
-            f'{name:10}{r["way"]:16}{r["s_per_kimg"]:9.1f} s/kimg  {r["ratio"]:5.2f}×   {phases}{shared}  {r["peak_mb"]} MB  losses apart by {r["losses_apart"]:.1e}',
+            f'{name:10}{r["way"]:16}{r["s_per_kimg"]:9.1f} s/kimg  {r["ratio"]:5.2f}×   {phases}{shared}  '
+            f'{r["peak_mb"]} MB  losses apart by {r["losses_apart"]:.1e}',
             flush=True,
         )
     return rows

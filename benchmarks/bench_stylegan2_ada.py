@@ -1,7 +1,12 @@
-"""ADA's augmentation, forward and backward, against the plain pipeline (pad, zeros between the pixels, filters as convolutions); the ratio is what counts.
+"""ADA's augmentation, forward and backward, against the plain pipeline.
 
-One thread, processor time, both in turn on the same draws in one process, median of the pairs. Drawing the numbers and joining the matrices is ours on both sides, and counted on both.
-The plain pipeline is `tests/stylegan2_ada_reference.py`. Pipeline "bgc", float32. At p = 0.3 every ninth image draws no geometry at all, at p = 1 hardly one.
+The plain pipeline pads, puts zeros between the pixels, and filters by convolutions; the ratio is what
+counts.
+
+One thread, processor time, both in turn on the same draws in one process, median of the pairs. Drawing
+the numbers and joining the matrices is ours on both sides, and counted on both. The plain pipeline is
+`tests/stylegan2_ada_reference.py`. Pipeline "bgc", float32. At p = 0.3 every ninth image draws no
+geometry at all, at p = 1 hardly one.
 """
 
 import argparse
@@ -12,8 +17,9 @@ import statistics
 import sys
 import time
 
-for name in 'OMP', 'OPENBLAS', 'MKL':
-    os.environ.setdefault(f'{name}_NUM_THREADS', '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+os.environ.setdefault('MKL_NUM_THREADS', '1')
 from pathlib import Path
 
 import torch
@@ -99,8 +105,11 @@ def main():
     for c in CASES[:1] if a.first else CASES:
         rows.append(r := case(*c, a.batch, a.rounds))
         print(
-            f'{r["pixels"]:4d}²  {r["channels"]} channel{"s" if r["channels"] > 1 else " "}  p {r["p"]:.1f}  plain {r["plain_ms_per_image"]:7.2f}  ours {r["ours_ms_per_image"]:6.2f} ms/image'
-            f'  ratio {r["ratio"]:5.1f} ({r["ratio_low"]:.1f} to {r["ratio_high"]:.1f})  difference {r["largest_difference"]:.1e}, of gradients {r["largest_difference_of_gradients"]:.1e}',
+            f'{r["pixels"]:4d}²  {r["channels"]} channel{"s" if r["channels"] > 1 else " "}  p {r["p"]:.1f}  '
+            f'plain {r["plain_ms_per_image"]:7.2f}  ours {r["ours_ms_per_image"]:6.2f} ms/image  '
+            f'ratio {r["ratio"]:5.1f} ({r["ratio_low"]:.1f} to {r["ratio_high"]:.1f})  '
+            f'difference {r["largest_difference"]:.1e}, '
+            f'of gradients {r["largest_difference_of_gradients"]:.1e}',
             flush=True,
         )
     if a.json:

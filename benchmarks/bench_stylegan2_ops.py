@@ -1,10 +1,17 @@
-"""StyleGAN2's operations and networks against the plain reference of the tests: one thread, processor time, variants by turns in one process, median of pairs.
+"""StyleGAN2's operations and networks against the plain reference of the tests.
 
-    python benchmarks/bench_stylegan2_ops.py [--rounds 4] [--size 64] [--width small] [--batch 16] [--only WORD] [--json PATH]
+    python benchmarks/bench_stylegan2_ops.py [--rounds 4] [--size 64] [--width small] [--batch 16] \
+        [--only WORD] [--json PATH]
 
-The reference (tests/stylegan2_reference.py) inserts zeros, makes a weight for each sample, leaves derivatives to torch and computes in float32; its doubling layers are transposed convolutions and its halving layers strided ones,
-as usual, not the definition to the letter. "styles on the input" is the reference without weights for each sample in its convolutions, a usual alternative in training. All times are of forward and backward pass together, unless the
-name says otherwise; the gradient penalty (R1) is computed in float32 by all. A ratio above 1 means that ours is faster."""
+One thread, processor time, variants by turns in one process, median of pairs.
+
+The reference (tests/stylegan2_reference.py) inserts zeros, makes a weight for each sample, leaves
+derivatives to torch and computes in float32; its doubling layers are transposed convolutions and its
+halving layers strided ones, as usual, not the definition to the letter. "styles on the input" is the
+reference without weights for each sample in its convolutions, a usual alternative in training. All times
+are of forward and backward pass together, unless the name says otherwise; the gradient penalty (R1) is
+computed in float32 by all. A ratio above 1 means that ours is faster.
+"""
 
 import argparse
 import json
@@ -139,6 +146,15 @@ def operations(batch, c=64, s=64):
 t12 = ops.fir_filter(range(1, 13))
 
 
+def gradient_penalty(net, params, real, **kw):
+    "Gradients of R1."
+    x = real.clone().requires_grad_()
+    logits = net(x, **kw)
+    with ops.no_weight_gradients():
+        (g,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return torch.autograd.grad(g.square().sum((1, 2, 3)).mean(), params, allow_unused=True)
+
+
 def network_rows(batch, size, width):
     how = dict(literal=False)
     G, D = (
@@ -185,14 +201,7 @@ def network_rows(batch, size, width):
         return lambda: torch.autograd.grad((net(x) * cots).sum(), params)
 
     def r1(net, params, **kw):
-        def run():
-            x = real.clone().requires_grad_()
-            logits = net(x, **kw)
-            with ops.no_weight_gradients():
-                (g,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-            return torch.autograd.grad(g.square().sum((1, 2, 3)).mean(), params, allow_unused=True)
-
-        return run
+        return lambda: gradient_penalty(net, params, real, **kw)
 
     mine, half = list(D.parameters()), list(Dh.parameters())
 
@@ -304,7 +313,8 @@ def main():
     torch.manual_seed(0)
     rows = []
     print(
-        f'one thread, batch {args.batch}, networks: {args.width} {args.size}×{args.size}; median of {args.rounds} pairs'
+        f'one thread, batch {args.batch}, networks: {args.width} {args.size}×{args.size}; '
+        f'median of {args.rounds} pairs'
     )
     print(f'{"forward and backward":30}{"variant":22}{"ms":>10}{"plain / variant":>18}')
     for source in (operations(args.batch), network_rows(args.batch, args.size, args.width)):

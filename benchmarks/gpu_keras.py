@@ -1,8 +1,12 @@
-"""Keras on the torch backend, on whichever device there is: a short DCGAN training twice, a killed one that goes on, a short classifier training. Ends with 1 if something fails.
+"""Keras on the torch backend, on whichever device there is; ends with 1 if something fails.
 
-    python benchmarks/gpu_keras.py [--images 256] [--epochs 4] [--size 64] [--classifier-epochs 2] [--device cpu] [--json PATH]
+    python benchmarks/gpu_keras.py [--images 256] [--epochs 4] [--size 64] [--classifier-epochs 2] \
+        [--device cpu] [--json PATH]
 
-Meant for a first contact with a GPU: at most two minutes there, and with `--images 16 --epochs 2 --size 32 --small` a minute on a laptop. It needs Keras, torch, NumPy, pandas, SciPy, scikit-learn, Pillow; no
+A short DCGAN training twice, a killed one that resumes, a short classifier training.
+
+Meant for a first contact with a GPU: at most two minutes there, and with `--images 16 --epochs 2 --size
+32 --small` a minute on a laptop. It needs Keras, torch, NumPy, pandas, SciPy, scikit-learn, Pillow; no
 TensorFlow. Both precisions are timed, so that one sees whether `auto` chooses the quicker one here.
 """
 

@@ -19,7 +19,7 @@ from scipy.linalg import svdvals
 from sklearn.metrics.pairwise import polynomial_kernel
 from tqdm import tqdm
 
-from .images import resize
+from .images import resize, to_nchw
 from .records import InputError, sha256_array, sha256_file
 from .similarity import check_images, check_pair, gaps, nearest, rough_squares
 
@@ -32,38 +32,36 @@ class PixelFeatures:
     def __init__(self, size: int = 8):  # d = size² × channels
         self.size, self.name = size, f'pixels {size}x{size}'
 
-    def __call__(
-        self,
-        x: np.ndarray,  # images (n, h, w, c) in [0, 1]
-    ) -> np.ndarray:  # (n, size² × c)
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # (n, h, w, c) in [0, 1] -> (n, size² × c)
         return resize(x, self.size, method='box').reshape(len(x), -1)
 
 # %% ../nbs/15_fidelity.ipynb #aec2d752
 class RandomFeatures:
-    "64 numbers from three convolutions with fixed random weights, ReLU and a global mean, on the image at 32 × 32 (after Naeem et al. 2020)."
+    """64 numbers from three convolutions with fixed random weights, ReLU and a global mean, on the image at
+    32 × 32 (after Naeem et al. 2020)."""
 
     fid = False
 
     def __init__(self, seed: int = 0):  # other weights, other features: part of the name
         self.seed, self.name = seed, f'random convolutions {seed}'
 
-    def __call__(
-        self,
-        x: np.ndarray,  # images (n, h, w, c) in [0, 1]
-    ) -> np.ndarray:  # (n, 64)
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # (n, h, w, c) in [0, 1] -> (n, 64)
         rng, a = np.random.default_rng(self.seed), 2 * resize(x, 32, method='box') - 1
         for taps, filters in [(5, 32), (3, 64), (3, 64)]:
             fan_in = taps * taps * a.shape[3]
             w = np.float32(rng.normal(0, math.sqrt(2 / fan_in), (fan_in, filters)))
             b = np.float32(rng.normal(0, 0.1, filters))
-            parts = []
-            for i in range(0, len(a), 64):
-                windows = np.lib.stride_tricks.sliding_window_view(
-                    a[i : i + 64], (taps, taps), axis=(1, 2)
-                )[:, ::2, ::2]
-                parts.append(np.maximum(windows.reshape(*windows.shape[:3], fan_in) @ w + b, 0))
-            a = np.concatenate(parts)
+            blocks = [self._layer(a[i : i + 64], taps, w, b) for i in range(0, len(a), 64)]
+            a = np.concatenate(blocks)
         return a.mean((1, 2))
+
+    @staticmethod
+    def _layer(a, taps, w, b):
+        "One convolution, every other place, and ReLU."
+        windows = np.lib.stride_tricks.sliding_window_view(a, (taps, taps), axis=(1, 2))[
+            :, ::2, ::2
+        ]
+        return np.maximum(windows.reshape(*windows.shape[:3], len(w)) @ w + b, 0)
 
 # %% ../nbs/15_fidelity.ipynb #cdcfcb93
 def _array(y):
@@ -83,69 +81,77 @@ class ClassifierFeatures:
         self,
         model,  # callable: images (b, h, w, c) float32 in [0, 1] -> (b, d), array or tensor of any engine
         name: str,  # says the network, the layer and the weights: 'domain-resnet50 (random weights)'
-        batch: int = 64,
-    ):  # images at a time
+        batch: int = 64,  # images at a time
+    ):
         if not name:
             raise InputError('name: give the features a name that says the network and its weights')
         self.model, self.name, self.batch = model, name, batch
 
-    def __call__(
-        self,
-        x: np.ndarray,  # images (n, h, w, c) in [0, 1]
-    ) -> np.ndarray:  # (n, d)
-        steps = tqdm(range(0, len(x), self.batch), self.name, delay=3, leave=False)
-        return np.concatenate(
-            [
-                _array(self.model(np.array(x[i : i + self.batch], 'float32', order='C')))
-                for i in steps
-            ]
-        )
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # (n, h, w, c) in [0, 1] -> (n, d)
+        parts = []
+        for i in tqdm(range(0, len(x), self.batch), self.name, delay=3, leave=False):
+            batch = np.array(x[i : i + self.batch], 'float32', order='C')
+            parts.append(_array(self.model(batch)))
+        return np.concatenate(parts)
 
-# %% ../nbs/15_fidelity.ipynb #12e2cd4b
-INCEPTION_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'  # of the weights that torch-fidelity and pytorch-fid publish
+# %% ../nbs/15_fidelity.ipynb #de3ab393
+# of the weights that torch-fidelity and pytorch-fid publish
+INCEPTION_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
 _WITHOUT = (
-    'Fetch the file on a connected machine and give its path as `weights` (command line: --inception-weights FILE), '
+    'Fetch the file on a connected machine and give its path as `weights` '
+    '(command line: --inception-weights FILE), '
     'or choose other features, whose results are then not called FID'
 )
 
-
+# %% ../nbs/15_fidelity.ipynb #12e2cd4b
 def inception_weights(
     url: str = None,  # a mirror; None: torch-fidelity's own address
 ) -> Path:  # the verified file
-    "Download the FID Inception weights once, with progress and checksum; `InputError` with the ways out if that cannot be done."
+    """Download the FID Inception weights once, with progress and checksum; `InputError` with the ways
+    out if that cannot be done."""
     import pooch
     import requests
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    url = url or URL_INCEPTION_V3
-    name, folder = URL_INCEPTION_V3.rsplit('/', 1)[-1], Path(torch.hub.get_dir()) / 'checkpoints'
+    url, name = url or URL_INCEPTION_V3, URL_INCEPTION_V3.rsplit('/', 1)[-1]
+    folder, known = Path(torch.hub.get_dir()) / 'checkpoints', f'sha256:{INCEPTION_SHA256}'
     try:
-        return Path(
-            pooch.retrieve(
-                url, f'sha256:{INCEPTION_SHA256}', fname=name, path=folder, progressbar=True
-            )
-        )
+        return Path(pooch.retrieve(url, known, fname=name, path=folder, progressbar=True))
     except (OSError, requests.RequestException) as e:
-        raise InputError(
-            f'url={url!r}: cannot download the FID Inception weights ({type(e).__name__}). {_WITHOUT}'
-        ) from e
+        why = f'cannot download the FID Inception weights ({type(e).__name__})'
+        raise InputError(f'url={url!r}: {why}. {_WITHOUT}') from e
     except ValueError as e:
+        why = 'what came is not the FID Inception weights (its SHA-256 is another)'
+        raise InputError(f'url={url!r}: {why}. {_WITHOUT}') from e
+
+# %% ../nbs/15_fidelity.ipynb #01788220
+def _load_inception(network, path):
+    "torch-fidelity's network with the weights of a file; `InputError` for anything else that is in it."
+    import torch
+
+    try:
+        # torch-fidelity unpickles whatever is in the file; this refuses code
+        torch.load(path, map_location='cpu', weights_only=True)
+        return network('inception-v3-compat', ['2048'], feature_extractor_weights_path=str(path))
+    except Exception as e:
+        why = str(e).splitlines()[0][:80]
         raise InputError(
-            f'url={url!r}: what came is not the FID Inception weights (its SHA-256 is another). {_WITHOUT}'
+            f'{path}: not weights of the FID Inception network ({why}). {_WITHOUT}'
         ) from e
 
 # %% ../nbs/15_fidelity.ipynb #58da5e9a
 class InceptionFeatures:
-    "The 2048 numbers that the FID is defined on (Heusel et al. 2017), by torch-fidelity; any other weights in the same network are named as such."
+    """The 2048 numbers that the FID is defined on (Heusel et al. 2017), by torch-fidelity; any other
+    weights in the same network are named as such."""
 
     def __init__(
         self,
         weights=None,  # file of weights; None: downloaded once and verified
         url: str = None,  # where to download from; None: torch-fidelity's own address
         device: str = None,  # 'cpu', 'cuda'; None: the accelerator if there is one
-        batch: int = 64,
-    ):  # images at a time
+        batch: int = 64,  # images at a time
+    ):
         if weights is not None and not Path(weights).is_file():
             raise InputError(f'{weights}: no such file of Inception weights. {_WITHOUT}')
         try:
@@ -153,31 +159,19 @@ class InceptionFeatures:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as e:
             raise InputError(
-                f'features: the Inception network needs {e.name}: run `make setup`, or choose features that need no engine'
+                f'features: the Inception network needs {e.name}: run `make setup`, '
+                'or choose features that need no engine'
             ) from None
         path = Path(weights) if weights is not None else inception_weights(url)
         sha = sha256_file(path)
         self.fid = sha == INCEPTION_SHA256
         self.name = 'FID Inception' if self.fid else f'Inception with other weights, {sha[:8]}'
-        try:
-            torch.load(
-                path, map_location='cpu', weights_only=True
-            )  # torch-fidelity unpickles whatever is in the file; this refuses code
-            self.net = FeatureExtractorInceptionV3(
-                'inception-v3-compat', ['2048'], feature_extractor_weights_path=str(path)
-            )
-        except Exception as e:
-            raise InputError(
-                f'{path}: not weights of the FID Inception network ({str(e).splitlines()[0][:80]}). {_WITHOUT}'
-            ) from e
         self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        self.net.to(self.device)
+        self.net = _load_inception(FeatureExtractorInceptionV3, path).to(self.device)
         self.batch = batch
 
-    def __call__(
-        self,
-        x: np.ndarray,  # images (n, h, w, 1 or 3) in [0, 1]; gray is repeated, the network enlarges to 299 × 299 itself
-    ) -> np.ndarray:  # (n, 2048)
+    # gray is repeated; the network enlarges to 299 × 299 itself
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # (n, h, w, 1 or 3) in [0, 1] -> (n, 2048)
         import torch
 
         if x.shape[3] not in (1, 3):
@@ -185,25 +179,21 @@ class InceptionFeatures:
         out = []
         with torch.no_grad():
             for i in tqdm(range(0, len(x), self.batch), self.name, delay=3, leave=False):
-                b = np.uint8(np.rint(255 * x[i : i + self.batch])).transpose(0, 3, 1, 2)
-                out.append(
-                    self.net(
-                        torch.from_numpy(np.ascontiguousarray(b))
-                        .expand(-1, 3, -1, -1)
-                        .to(self.device)
-                    )[0]
-                    .cpu()
-                    .numpy()
-                )
+                batch = np.uint8(np.rint(255 * x[i : i + self.batch]))
+                batch = torch.from_numpy(to_nchw(batch)).expand(-1, 3, -1, -1)
+                out.append(self.net(batch.to(self.device))[0].cpu().numpy())
         return np.concatenate(out)
 
 # %% ../nbs/15_fidelity.ipynb #be292029
 def _of_images(x, features, known):
-    "Features of images, each image's computed once. `known` holds those of earlier sets and takes up the new ones."
+    """Features of images, each image's computed once. `known` holds those of earlier sets and takes up
+    the new ones."""
     keys = [sha256_array(i) for i in np.asarray(x, 'float32')]
     first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1)))  # of equal images the first
     new = sorted(i for k, i in first.items() if k not in known)
-    f = _array(features(x if len(new) == len(x) else x[new])) if new else np.empty((0, 0))
+    f = np.empty((0, 0))
+    if new:
+        f = _array(features(x if len(new) == len(x) else x[new]))
     if len(f) != len(new):
         return f
     known.update(zip([keys[i] for i in new], f))
@@ -211,21 +201,20 @@ def _of_images(x, features, known):
 
 # %% ../nbs/15_fidelity.ipynb #0846eac1
 def extract(
-    x: np.ndarray,  # images (n, h, w, c) in [0, 1], or features (n, d) already extracted: these pass through
+    x: np.ndarray,  # images (n, h, w, c) in [0, 1], or features (n, d): these pass through
     features,  # PixelFeatures(), RandomFeatures(), ClassifierFeatures(…), InceptionFeatures(…)
     name: str = 'x',  # what an error message calls x
-    known: dict = None,  # of images of earlier sets: give one dict to several calls, and equal images have equal features
+    known: dict = None,  # one dict for several calls: equal images then have equal features
 ) -> np.ndarray:  # (n, d) float64
     "Features of images; `InputError` for what are no images, and for features that are not a finite table."
-    x = _array(x)
-    f = np.float64(
-        x
-        if x.ndim == 2
-        else _of_images(check_images(x, name), features, {} if known is None else known)
-    )
+    x, f = _array(x), None
+    if x.ndim != 2:
+        f = _of_images(check_images(x, name), features, {} if known is None else known)
+    f = np.float64(x if f is None else f)
     if f.ndim != 2 or len(f) != len(x):
         raise InputError(
-            f'features: {features.name} gave shape {f.shape} for {len(x)} images; one row of numbers each is needed'
+            f'features: {features.name} gave shape {f.shape} for {len(x)} images; '
+            'one row of numbers each is needed'
         )
     if not len(f):
         raise InputError(f'{name}: no rows')
@@ -249,28 +238,28 @@ def _extract(features, **sets):
 
 # %% ../nbs/15_fidelity.ipynb #a22b0b95
 def _moments(x):
+    "Mean and a root of the covariance: rootᵀ root is the covariance."
     mean, root = x.mean(0), (x - x.mean(0)) / math.sqrt(len(x) - 1)
-    return mean, np.linalg.qr(root, mode='r') if len(root) > root.shape[
-        1
-    ] else root  # rootᵀ root is the covariance
+    if len(root) > root.shape[1]:
+        root = np.linalg.qr(root, mode='r')
+    return mean, root
 
 # %% ../nbs/15_fidelity.ipynb #009f4be2
 def frechet(
     x: np.ndarray,  # features (n, d), n ≥ 2
     y: np.ndarray,  # features (m, d), m ≥ 2
 ) -> float:  # in squared units of the features; 0 for equal mean and covariance
-    "Fréchet distance of the normal distributions fitted to two sets (Dowson and Landau 1982; Heusel et al. 2017). It is the FID only on the FID's features."
+    """Fréchet distance of the normal distributions fitted to two sets (Dowson and Landau 1982; Heusel et
+    al. 2017). It is the FID only on the FID's features."""
     if min(len(x), len(y)) < 2:
         raise InputError(f'x, y: {len(x)} and {len(y)} images; a covariance needs at least 2')
     (mx, rx), (my, ry) = _moments(np.float64(_array(x))), _moments(np.float64(_array(y)))
-    return float(
-        max(
-            0, ((mx - my) ** 2).sum() + (rx**2).sum() + (ry**2).sum() - 2 * svdvals(rx @ ry.T).sum()
-        )
-    )
+    means, traces = ((mx - my) ** 2).sum(), (rx**2).sum()
+    return float(max(0, means + traces + (ry**2).sum() - 2 * svdvals(rx @ ry.T).sum()))
 
 # %% ../nbs/15_fidelity.ipynb #7d8d631f
 def _at_least_one(**counts):
+    "`InputError` for a count below 1."
     for name, n in counts.items():
         if n < 1:
             raise InputError(f'{name}={n}: give a whole number from 1')
@@ -282,100 +271,100 @@ def frechet_interval(
     repeats: int = 100,  # random halves
     seed: int = 0,
 ) -> dict:  # value, low, high (95 %), infinity
-    """Fréchet distance with the 95 % interval of its sampling variation *at these n and m*, from random halves (Politis and Romano 1994), and the value
-    extrapolated to infinitely many images, 2 FD(n) − FD(n/2) (after Chong and Forsyth 2020), which is to be trusted only if n and m exceed d."""
+    """Fréchet distance with the 95 % interval of its sampling variation *at these n and m*, from random
+    halves (Politis and Romano 1994), and the value extrapolated to infinitely many images, 2 FD(n) −
+    FD(n/2) (after Chong and Forsyth 2020), which is to be trusted only if n and m exceed d."""
     if min(len(x), len(y)) < 4:
         raise InputError(f'x, y: {len(x)} and {len(y)} images; halves need at least 4')
     _at_least_one(repeats=repeats)
     x, y = _array(x), _array(y)
-    rng, value = np.random.default_rng(seed), frechet(x, y)
+    rng, value, halves = np.random.default_rng(seed), frechet(x, y), []
 
     def half(z):
         return z[rng.permutation(len(z))[: len(z) // 2]]
 
-    halves = np.array(
-        [
-            frechet(half(x), half(y))
-            for _ in tqdm(range(repeats), 'Fréchet distance of halves', delay=3, leave=False)
-        ]
-    )
+    for _ in tqdm(range(repeats), 'Fréchet distance of halves', delay=3, leave=False):
+        halves.append(frechet(half(x), half(y)))
+    mean = np.array(halves).mean()
     # half the images without replacement vary about their mean as all images do about theirs
-    low, high = value + np.quantile(halves, [0.025, 0.975]) - halves.mean()
-    return dict(
-        value=value,
-        low=float(max(0, low)),
-        high=float(high),
-        infinity=float(2 * value - halves.mean()),
-    )
+    low, high = value + np.quantile(halves, [0.025, 0.975]) - mean
+    infinity = float(2 * value - mean)
+    return {'value': value, 'low': float(max(0, low)), 'high': float(high), 'infinity': infinity}
 
 # %% ../nbs/15_fidelity.ipynb #0112c5a6
 def _kernels(x, y):
-    return [
-        polynomial_kernel(a, b, degree=3) for a, b in ((x, x), (y, y), (x, y))
-    ]  # scikit-learn's gamma is 1/d, its coef0 is 1
+    "(x·y/d + 1)³ within x, within y and between them."
+    # scikit-learn's gamma is 1/d, its coef0 is 1
+    return [polynomial_kernel(a, b, degree=3) for a, b in ((x, x), (y, y), (x, y))]
 
 # %% ../nbs/15_fidelity.ipynb #2b65b09c
-def _unbiased(kx, ky, kxy):
+def _unbiased(kx, ky, kxy) -> float:
+    "Squared maximum mean discrepancy from three tables of kernels, without each image with itself."
     n, m = kxy.shape
-    return float(
-        (kx.sum() - np.trace(kx)) / (n * (n - 1))
-        + (ky.sum() - np.trace(ky)) / (m * (m - 1))
-        - 2 * kxy.mean()
-    )
+    within_x = (kx.sum() - np.trace(kx)) / (n * (n - 1))
+    within_y = (ky.sum() - np.trace(ky)) / (m * (m - 1))
+    return float(within_x + within_y - 2 * kxy.mean())
 
 # %% ../nbs/15_fidelity.ipynb #873b7997
 def mmd(
     x: np.ndarray,  # features (n, d), n ≥ 2
     y: np.ndarray,  # features (m, d), m ≥ 2
 ) -> float:  # may be below 0
-    "Unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (Bińkowski et al. 2018). It is the KID only on the FID's features."
+    """Unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (Bińkowski et al. 2018). It
+    is the KID only on the FID's features."""
     if min(len(x), len(y)) < 2:
         raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 2 are needed')
     return _unbiased(*_kernels(_array(x), _array(y)))
+
+# %% ../nbs/15_fidelity.ipynb #87bd9add
+def _subset_size(size, smaller) -> int:
+    "Checked; None: 1000, or half of the smaller set if that is less."
+    if smaller < 4:
+        raise InputError(f'x, y: the smaller set has {smaller} images; at least 4 are needed')
+    size = min(1000, smaller // 2) if size is None else size
+    if not 2 <= size <= smaller:
+        raise InputError(f'subset_size: {size}; choose 2 to {smaller}, the size of the smaller set')
+    return size
 
 # %% ../nbs/15_fidelity.ipynb #a9587b0f
 def kid(
     x: np.ndarray,  # features (n, d)
     y: np.ndarray,  # features (m, d)
     subsets: int = 100,  # how many random subsets
-    subset_size: int = None,  # images of each set in a subset; None: 1000, or half of the smaller set if that is less
+    subset_size: int = None,  # images of each set in one; None: 1000, at most half of the smaller set
     seed: int = 0,
 ) -> dict:  # mean, sd (over subsets), subsets, subset_size
-    "Kernel distance over random subsets, as is usual; in small sets the subsets are halves, because 100 times the same images would have no spread."
+    """Kernel distance over random subsets, as is usual; in small sets the subsets are halves, because
+    100 times the same images would have no spread."""
     x, y = _array(x), _array(y)
-    smaller = min(len(x), len(y))
-    if smaller < 4:
-        raise InputError(f'x, y: {len(x)} and {len(y)} images; at least 4 are needed')
+    size = _subset_size(subset_size, min(len(x), len(y)))
     _at_least_one(subsets=subsets)
-    size = min(1000, smaller // 2) if subset_size is None else subset_size
-    if not 2 <= size <= smaller:
-        raise InputError(f'subset_size: {size}; choose 2 to {smaller}, the size of the smaller set')
-    rng, values = np.random.default_rng(seed), []
-    whole = (
-        _kernels(x, y) if max(len(x), len(y)) <= 4096 else None
-    )  # up to 128 MiB each; subsets are then looked up in them
+    rng, values, whole = np.random.default_rng(seed), [], None
+    if max(len(x), len(y)) <= 4096:  # up to 128 MiB each; subsets are then looked up in them
+        whole = _kernels(x, y)
     for _ in tqdm(range(subsets), 'kernel distance of subsets', delay=3, leave=False):
         i, j = rng.permutation(len(x))[:size], rng.permutation(len(y))[:size]
-        values.append(
-            mmd(x[i], y[j])
-            if whole is None
-            else _unbiased(*(k[np.ix_(*ij)] for k, ij in zip(whole, [(i, i), (j, j), (i, j)])))
-        )
-    return dict(
-        mean=float(np.mean(values)), sd=float(np.std(values)), subsets=subsets, subset_size=size
-    )
+        if whole is None:
+            values.append(mmd(x[i], y[j]))
+        else:
+            places = (i, i), (j, j), (i, j)
+            values.append(_unbiased(*(k[np.ix_(*ij)] for k, ij in zip(whole, places))))
+    mean, sd = float(np.mean(values)), float(np.std(values))
+    return {'mean': mean, 'sd': sd, 'subsets': subsets, 'subset_size': size}
 
 # %% ../nbs/15_fidelity.ipynb #b34c860d
-def _radii(x, k):
+def _radii(x, k) -> np.ndarray:
+    "Distance to the k-th nearest neighbour."
     return nearest(x, x, k + 1)[1][:, k]  # the image itself is one of those at distance 0
 
 # %% ../nbs/15_fidelity.ipynb #37e44c4a
 def _distances(
-    x,
-    y,  # features (n, d), (m, d)
+    x,  # features (n, d)
+    y,  # features (m, d)
     *limits,  # (n, 1) or (m,): what the distances will be compared with
 ):  # (n, m)
-    "Distances that are to be compared with others. Where rounding could decide, they come from the differences, as the others do."
+    """Distances that are to be compared with others. Where rounding could decide, they come from the
+    differences, as the others do."""
     d2, error = rough_squares(x, y, y.mean(0, dtype=np.float64))
     d, unclear = np.sqrt(np.maximum(d2, 0)), np.zeros(d2.shape, bool)
     for limit in limits:
@@ -391,7 +380,8 @@ def manifold(
     generated: np.ndarray,  # features (m, d)
     k: int = 5,  # neighbours that make a ball: 5 in Naeem et al., 3 in Kynkäänniemi et al.
 ) -> dict:  # precision, recall, coverage in [0, 1]; density ≥ 0
-    "Precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2), density and coverage (Naeem et al. 2020, section 3)."
+    """Precision, recall (Kynkäänniemi et al. 2019, eq. 1, 2), density, coverage (Naeem et al. 2020,
+    section 3)."""
     real, generated = _array(real), _array(generated)
     n, m = len(real), len(generated)
     if not 1 <= k < min(n, m):
@@ -401,48 +391,46 @@ def manifold(
     reach, reach_g = _radii(real, k), _radii(generated, k)
     inside, balls, recalled, covered = 0, 0, np.zeros(n, bool), np.zeros(n, bool)
     for i in range(0, m, 1024):  # blocks of generated images: no n × m table
-        d = _distances(generated[i : i + 1024], real, reach, reach_g[i : i + 1024, None])
-        hits = (
-            d <= reach
-        )  # an image on the edge is inside, and so is a copy where the ball is a point
-        inside, balls, covered = (
-            inside + hits.any(1).sum(),
-            balls + hits.sum(),
-            covered | hits.any(0),
-        )
-        recalled |= (d <= reach_g[i : i + 1024, None]).any(0)
-    return dict(
-        precision=float(inside / m),
-        recall=float(recalled.mean()),
-        density=float(balls / (k * m)),
-        coverage=float(covered.mean()),
-    )
+        own = reach_g[i : i + 1024, None]
+        d = _distances(generated[i : i + 1024], real, reach, own)
+        # an image on the edge is inside, and so is a copy where the ball is a point
+        hits = d <= reach
+        inside, balls = inside + hits.any(1).sum(), balls + hits.sum()
+        covered |= hits.any(0)
+        recalled |= (d <= own).any(0)
+    return {
+        'precision': float(inside / m),
+        'recall': float(recalled.mean()),
+        'density': float(balls / (k * m)),
+        'coverage': float(covered.mean()),
+    }
 
 # %% ../nbs/15_fidelity.ipynb #3d8d0c1b
 def reference(
-    table: pd.DataFrame,  # of the prepared real images
+    table: pd.DataFrame,  # of the prepared real images: sha256, label, split
     trained_on,  # hashes (sha256) of the GAN's training images; None: not known
     labels=None,  # classes that the GAN draws; None: all
     keys=None,  # one key an image of the table; equal keys, equal pixels (`arms.array_keys`)
-) -> tuple:  # rows of the table that the GAN was trained on; rows that it has not seen; dict for a record: train, heldout, known
-    """Real images that a GAN's images are compared with. An image with the pixels of a training image counts as seen. Where it is not known what the GAN was trained on, the training part
-    stands for it, and no image can be called unseen. Training images that the table lacks are an `InputError`."""
-    mine = (
-        np.ones(len(table), bool)
-        if labels is None
-        else table.label.isin(list(labels)).to_numpy(bool)
-    )
+) -> tuple:  # rows the GAN was trained on, rows it has not seen, a record: train, heldout, known
+    """Real images that a GAN's images are compared with. An image with the pixels of a training image
+    counts as seen. Where it is not known what the GAN was trained on, the training part stands for it,
+    and no image can be called unseen. Training images that the table lacks are an `InputError`."""
+    mine = np.ones(len(table), bool)
+    if labels is not None:
+        mine = table.label.isin(list(labels)).to_numpy(bool)
     if trained_on is None:
         rows = np.flatnonzero(mine & (table.split == 'train').fillna(False).to_numpy(bool))
-        return rows, rows[:0], dict(train=len(rows), heldout=0, known=False)
-    if gone := set(trained_on) - set(table.sha256):
+        return rows, rows[:0], {'train': len(rows), 'heldout': 0, 'known': False}
+    trained_on = set(trained_on)
+    if gone := trained_on - set(table.sha256):
         raise InputError(
-            f'{len(gone)} of {len(set(trained_on))} images that the GAN was trained on are not among the prepared images: train it on these, and generate again'
+            f'{len(gone)} of {len(trained_on)} images that the GAN was trained on are not among the '
+            'prepared images: train it on these, and generate again'
         )
-    seen = table.sha256.isin(set(trained_on)).to_numpy(bool)
+    seen = table.sha256.isin(trained_on).to_numpy(bool)
     same = seen if keys is None else np.isin(keys, np.asarray(keys)[seen])
     rows, unseen = np.flatnonzero(mine & seen), np.flatnonzero(mine & ~same)
-    return rows, unseen, dict(train=len(rows), heldout=len(unseen), known=True)
+    return rows, unseen, {'train': len(rows), 'heldout': len(unseen), 'known': True}
 
 # %% ../nbs/15_fidelity.ipynb #10123b5d
 def measures(
@@ -451,16 +439,43 @@ def measures(
     k: int = 5,  # neighbours that make a ball
 ) -> dict:  # fd, kid, precision, recall, density, coverage
     "All six once, on all images given."
-    return dict(
-        fd=frechet(real, generated), kid=mmd(real, generated), **manifold(real, generated, k)
-    )
+    distances = {'fd': frechet(real, generated), 'kid': mmd(real, generated)}
+    return {**distances, **manifold(real, generated, k)}
 
 # %% ../nbs/15_fidelity.ipynb #1a7327e3
-def _mean_sd(rows):
-    return {
-        m: dict(mean=float(np.mean([r[m] for r in rows])), sd=float(np.std([r[m] for r in rows])))
-        for m in rows[0]
-    }
+def _mean_sd(rows) -> dict:
+    "Mean and standard deviation of each measure over several draws."
+    columns = {m: [r[m] for r in rows] for m in rows[0]}
+    return {m: {'mean': float(np.mean(v)), 'sd': float(np.std(v))} for m, v in columns.items()}
+
+# %% ../nbs/15_fidelity.ipynb #293ebcf6
+def _halves(real, generated, k, repeats, few) -> dict:
+    "Half of the real set against its other half, and against equally many generated images."
+    n = min(len(real) // 2, len(generated))
+    if n < 2:
+        raise InputError(
+            f'real: {len(real)}, generated: {len(generated)} images; '
+            'halves need at least 4 real and 2 generated ones'
+        )
+    k, against, rows = min(k, n - 1), [], []
+    for _ in tqdm(range(repeats), 'real against real', delay=3, leave=False):
+        both = few(real, 2 * n)
+        against.append(measures(both[:n], both[n:], k))
+        rows.append(measures(both[:n], few(generated, n), k))
+    means = {'real': _mean_sd(against), 'generated': _mean_sd(rows)}
+    return {'n': n, 'k': k, 'repeats': repeats, **means}
+
+# %% ../nbs/15_fidelity.ipynb #eef203e4
+def _against_heldout(real, generated, heldout, k, repeats, few) -> dict:
+    "The real set against the held-out images, and against equally many generated ones."
+    n = min(len(heldout), len(generated))
+    if n < 2:
+        raise InputError(f'heldout: {len(heldout)} images; at least 2 are needed')
+    k, times = min(k, n - 1), repeats if n < len(heldout) else 1
+    against = [measures(real, few(heldout, n), k) for _ in range(times)]
+    rows = [measures(real, few(generated, n), k) for _ in range(repeats)]
+    means = {'real': _mean_sd(against), 'generated': _mean_sd(rows)}
+    return {'n': {'real': len(real), 'heldout': n}, 'k': k, 'repeats': repeats, **means}
 
 # %% ../nbs/15_fidelity.ipynb #0f989e4b
 def sanity(
@@ -470,146 +485,151 @@ def sanity(
     k: int = 5,  # neighbours that make a ball; fewer if the halves are smaller
     repeats: int = 20,  # random draws
     seed: int = 0,
-) -> (
-    dict
-):  # halves: {n, k, repeats, real, generated}; heldout: {n, k, repeats, real, heldout, generated}
-    """Real against real, and as many generated against real: means and standard deviations over random draws. `halves`: half of the real set against its other
-    half and against equally many generated images. `heldout`: the real set against the held-out images and against equally many generated ones."""
+) -> dict:  # halves and, with held-out images, heldout: {n, k, repeats, real, generated}
+    """Real against real, and as many generated against real: means and standard deviations over random
+    draws. `halves`: half of the real set against its other half and against equally many generated
+    images. `heldout`: the real set against the held-out images and against equally many generated
+    ones."""
     _at_least_one(repeats=repeats, k=k)
-    rng, n = np.random.default_rng(seed), min(len(real) // 2, len(generated))
-    if n < 2:
-        raise InputError(
-            f'real: {len(real)}, generated: {len(generated)} images; halves need at least 4 real and 2 generated ones'
-        )
+    rng = np.random.default_rng(seed)
 
     def few(z, n):
         return z[rng.permutation(len(z))[:n]]
 
-    against, rows, kn = [], [], min(k, n - 1)
-    for _ in tqdm(range(repeats), 'real against real', delay=3, leave=False):
-        both = few(real, 2 * n)
-        against.append(measures(both[:n], both[n:], kn))
-        rows.append(measures(both[:n], few(generated, n), kn))
-    out = dict(
-        halves=dict(n=n, k=kn, repeats=repeats, real=_mean_sd(against), generated=_mean_sd(rows))
-    )
+    out = {'halves': _halves(real, generated, k, repeats, few)}
     if heldout is not None:
-        h = min(len(heldout), len(generated))
-        if h < 2:
-            raise InputError(f'heldout: {len(heldout)} images; at least 2 are needed')
-        kh = min(k, h - 1)
-        out['heldout'] = dict(
-            n=dict(real=len(real), heldout=h),
-            k=kh,
-            repeats=repeats,
-            real=_mean_sd(
-                [
-                    measures(real, few(heldout, h), kh)
-                    for _ in range(repeats if h < len(heldout) else 1)
-                ]
-            ),
-            generated=_mean_sd([measures(real, few(generated, h), kh) for _ in range(repeats)]),
-        )
+        out['heldout'] = _against_heldout(real, generated, heldout, k, repeats, few)
     return out
+
+# %% ../nbs/15_fidelity.ipynb #8cc71b65
+def _singular(n_real, n_generated, d) -> list:
+    "The note on too few images for so many features, if they are too few."
+    if min(n_real, n_generated) > d:
+        return []
+    return [
+        f'{n_real} real and {n_generated} generated images for {d} features: a covariance is singular, '
+        'the Fréchet distance is mostly bias and `infinity` unreliable; '
+        'compare it with the real-against-real row only'
+    ]
+
+# %% ../nbs/15_fidelity.ipynb #adb19111
+def _small_sets(k, asked, heldout) -> list:
+    "Notes on what small sets do not allow."
+    notes = []
+    if k < asked:
+        notes.append(f'{k} neighbours instead of {asked}: the smaller set has {k + 1} images')
+    if heldout is not None and len(heldout) < 2:
+        notes.append(
+            f'held-out images: {len(heldout)}, and 2 are needed; '
+            'the row of training images with unseen real ones is left out'
+        )
+    return notes
+
+# %% ../nbs/15_fidelity.ipynb #05f6931a
+def _small_subsets(size) -> list:
+    "The note on a KID of fewer images than usual, if they are fewer."
+    if size >= 1000:
+        return []
+    return [
+        f'KID on subsets of {size} images instead of the usual 1000: '
+        'its mean is comparable, its sd is not'
+    ]
+
+# %% ../nbs/15_fidelity.ipynb #343e995e
+def _names(features) -> dict:
+    "Key of the Fréchet distance, and of the kernel distance -> what they may be called."
+    if features.fid:
+        return {'fid': 'FID', 'kid': 'KID'}
+    return {'fd': f'FD[{features.name}]', 'kid': f'KD[{features.name}]'}
+
+# %% ../nbs/15_fidelity.ipynb #aaf28588
+def _as_fid(checks) -> dict:
+    "`sanity` on the FID's features: what is `fd` there is `fid`."
+    for rows in checks.values():
+        for r in ('real', 'generated'):
+            rows[r] = {'fid' if m == 'fd' else m: v for m, v in rows[r].items()}
+    return checks
 
 # %% ../nbs/15_fidelity.ipynb #cf77b388
 def score(
-    real: np.ndarray,  # images (n, h, w, c) in [0, 1] that the GAN was trained on, or their features (n, d)
+    real: np.ndarray,  # images (n, h, w, c) in [0, 1] that the GAN was trained on, or features (n, d)
     generated: np.ndarray,  # images or features
     features,  # what to compare on; its name goes into the result
     heldout: np.ndarray = None,  # real images or features that the GAN has not seen
-    k: int = 5,  # neighbours for precision, recall, density, coverage
+    k: int = 5,  # neighbours for precision, recall, density, coverage; fewer in small sets
     subsets: int = 100,  # for the KID
-    subset_size: int = None,  # for the KID; None adapts to small sets
     repeats: int = 100,  # random halves for the interval; a fifth of them for the real-against-real row
     seed: int = 0,
 ) -> dict:  # plain numbers, ready for a record
-    """Fréchet distance (key `fid` on the FID Inception, else `fd`) with `interval` (95 %, sampling variation) and `infinity` (extrapolated); `kid` {mean, sd, subsets,
-    subset_size}; precision, recall, density, coverage; `sanity`, the real-against-real rows; `names` to print; n, d, k and `notes` on what to beware of,
-    and on what was left out because a set is too small."""
-    alone = heldout is not None and len(heldout) < 2  # a covariance needs two
-    fr, fg, fh = _extract(
-        features, real=real, generated=generated, heldout=None if alone else heldout
-    )
-    seeds = np.random.SeedSequence(seed).spawn(3)
-    fd, key = frechet_interval(fr, fg, repeats, seeds[0]), 'fid' if features.fid else 'fd'
-    kernel = kid(fr, fg, subsets, subset_size, seeds[1])
-    d, notes, asked = fr.shape[1], [], k
+    """`fid` on the FID Inception, else `fd`, with `interval` (95 %, sampling variation) and `infinity`
+    (extrapolated); `kid` {mean, sd, subsets, subset_size}; precision, recall, density, coverage;
+    `sanity`, the real-against-real rows; `features`, `names` to print, n, d, k; `notes` on what to
+    beware of."""
+    enough = heldout if heldout is not None and len(heldout) > 1 else None  # a covariance needs two
+    fr, fg, fh = _extract(features, real=real, generated=generated, heldout=enough)
     _at_least_one(k=k)
-    k = min(k, len(fr) - 1, len(fg) - 1)
-    if k < asked:
-        notes.append(f'{k} neighbours instead of {asked}: the smaller set has {k + 1} images')
-    if alone:
-        notes.append(
-            f'held-out images: {len(heldout)}, and 2 are needed; the row of training images with unseen real ones is left out'
-        )
-    if min(len(fr), len(fg)) <= d:
-        notes.append(
-            f'{len(fr)} real and {len(fg)} generated images for {d} features: a covariance is singular, the Fréchet distance is mostly bias and `infinity` unreliable; '
-            'compare it with the real-against-real row only'
-        )
-        warnings.warn(notes[-1], stacklevel=2)
-    if kernel['subset_size'] < 1000:
-        notes.append(
-            f'KID on subsets of {kernel["subset_size"]} images instead of the usual 1000: its mean is comparable, its sd is not'
-        )
-    checks = sanity(fr, fg, fh, k, max(1, repeats // 5), seeds[2])
-    if features.fid:  # measures() does not know what it is computed on
-        for rows in checks.values():
-            for r in ('real', 'generated'):
-                rows[r] = {key if m == 'fd' else m: v for m, v in rows[r].items()}
+    seeds = np.random.SeedSequence(seed).spawn(3)
+    fd, kernel = frechet_interval(fr, fg, repeats, seeds[0]), kid(fr, fg, subsets, seed=seeds[1])
+    near, names = min(k, len(fr) - 1, len(fg) - 1), _names(features)
+    singular = _singular(len(fr), len(fg), fr.shape[1])
+    for note in singular:
+        warnings.warn(note, stacklevel=2)
+    checks = sanity(fr, fg, fh, near, max(1, repeats // 5), seeds[2])
     return {
         'features': features.name,
-        'd': d,
-        'n': dict(real=len(fr), generated=len(fg), heldout=0 if fh is None else len(fh)),
-        'names': {
-            key: 'FID' if features.fid else f'FD[{features.name}]',
-            'kid': 'KID' if features.fid else f'KD[{features.name}]',
-        },
-        key: fd['value'],
+        'd': fr.shape[1],
+        'n': {'real': len(fr), 'generated': len(fg), 'heldout': 0 if fh is None else len(fh)},
+        'names': names,
+        next(iter(names)): fd['value'],
         'interval': [fd['low'], fd['high']],
         'infinity': fd['infinity'],
         'kid': kernel,
-        'k': k,
-        **manifold(fr, fg, k),
-        'sanity': checks,
-        'notes': notes,
+        'k': near,
+        **manifold(fr, fg, near),
+        'sanity': _as_fid(checks) if features.fid else checks,
+        'notes': _small_sets(near, k, heldout) + singular + _small_subsets(kernel['subset_size']),
     }
 
 # %% ../nbs/15_fidelity.ipynb #d18b2736
-def _nearer(g, h, q):
+def _nearer(g, h, q) -> dict:
     "Test whether the values g (generated) are smaller than the values h (held out) should let them be."
     n, m = len(g), len(h)
     r = max(1, math.floor(q * (m + 1)))
     limit = np.sort(h)[r - 1]
     count = int((g < limit).sum())
-    u = (
-        stats.rankdata(np.concatenate([g, h]))[:n].sum() - n * (n + 1) / 2
-    )  # pairs in which the generated value is the larger one
+    # pairs in which the generated value is the larger one
+    u = stats.rankdata(np.concatenate([g, h]))[:n].sum() - n * (n + 1) / 2
     z = (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
-    return dict(
-        limit=float(limit),
-        nearer=count,
-        share=count / n,
-        expected=r / (m + 1),
-        p_value=float(stats.betabinom.sf(count - 1, n, r, m - r + 1)),
-        c_t=float(z),
-        c_t_p_value=float(stats.norm.cdf(z)),
-    )
+    return {
+        'limit': float(limit),
+        'nearer': count,
+        'share': count / n,
+        'expected': r / (m + 1),
+        'p_value': float(stats.betabinom.sf(count - 1, n, r, m - r + 1)),
+        'c_t': float(z),
+        'c_t_p_value': float(stats.norm.cdf(z)),
+    }
+
+# %% ../nbs/15_fidelity.ipynb #e58437cc
+def _first_to_last(d) -> np.ndarray:
+    "Ratio of the distances to the nearest and to the k-th training image; 0 where all are 0."
+    return np.divide(d[:, 0], d[:, -1], out=np.zeros(len(d)), where=d[:, -1] > 0)
 
 # %% ../nbs/15_fidelity.ipynb #0a3310df
 def copies(
     generated: np.ndarray,  # images (n, h, w, c) in [0, 1], or features (n, d)
     train: np.ndarray,  # what the GAN was trained on
-    heldout: np.ndarray,  # real images of the same kind that the GAN has not seen; None: there are none
+    heldout: np.ndarray,  # real images of the kind that the GAN has not seen; None: there are none
     features=None,  # the space in which near is near; None: pixels at 32 × 32
-    q: float = 0.01,  # share of unseen real images that come nearer than the limit (at least one image's worth)
+    q: float = 0.01,  # share of unseen real images nearer than the limit (at least one image's worth)
     k: int = 5,  # the ratio is to the k-th nearest training image
-) -> tuple:  # dict for a record; DataFrame of pairs (generated, train: indices; distance, ratio, nearer), nearest first
-    """Training images found again among the generated: distances to the training set against those of held-out real images. For `distance` and `ratio` each: `limit`,
-    how many generated images are `nearer`, their `share`, the share `expected` without copying and its exact one-sided `p_value` (beta-binomial), and `c_t` (Mann-Whitney z
-    after Meehan et al. 2020, ≪ 0 copying) with its one-sided p-value. `identical` counts distances of exactly 0. Assumes held-out and training images to be one population.
-    Without held-out images nothing says how near is too near: `distance` and `ratio` are then None, and so is `nearer` of each pair."""
+) -> tuple:  # dict for a record; DataFrame of pairs: generated, train, distance, ratio, nearer
+    """Training images found again among the generated: distances to the training set against those of
+    held-out images. `distance` and `ratio` each hold `limit`, how many are `nearer`, their `share`, the
+    share `expected` without copying and its exact one-sided `p_value` (beta-binomial), and `c_t` (Mann-
+    Whitney z after Meehan et al. 2020, ≪ 0 copying) with its one-sided p-value; None without held-out
+    images, as is `nearer` of the pairs. `identical` counts distances of 0. Held-out and training images
+    are taken to be one population."""
     if not 0 < q < 1:
         raise InputError(f'q: {q}; choose a share between 0 and 1, e.g. .01')
     features = features or PixelFeatures(32)
@@ -617,34 +637,20 @@ def copies(
     k = min(k, len(t))
     if k < 2:
         raise InputError('train: 1 image; at least 2 are needed')
-    index, dg = nearest(g, t, k)
-
-    def ratio(d):
-        return np.divide(d[:, 0], d[:, -1], out=np.zeros(len(d)), where=d[:, -1] > 0)
-
-    on_distance = on_ratio = near = None
+    index, d = nearest(g, t, k)
+    found = {'generated': np.arange(len(g)), 'train': index[:, 0]}
+    found |= {'distance': d[:, 0], 'ratio': _first_to_last(d), 'nearer': None}
+    tests = {'distance': None, 'ratio': None}
     if h is not None:
         dh = nearest(h, t, k)[1]
-        on_distance, on_ratio = _nearer(dg[:, 0], dh[:, 0], q), _nearer(ratio(dg), ratio(dh), q)
-        near = (dg[:, 0] < on_distance['limit']) & (ratio(dg) < on_ratio['limit'])
-    pairs = pd.DataFrame(
-        {
-            'generated': np.arange(len(g)),
-            'train': index[:, 0],
-            'distance': dg[:, 0],
-            'ratio': ratio(dg),
-            'nearer': near,
-        }
-    )
-    return dict(
-        features=features.name,
-        n=dict(generated=len(g), train=len(t), heldout=0 if h is None else len(h)),
-        q=q,
-        k=k,
-        identical=int((dg[:, 0] == 0).sum()),
-        distance=on_distance,
-        ratio=on_ratio,
-    ), pairs.sort_values('distance', kind='stable', ignore_index=True)
+        unseen = {'distance': dh[:, 0], 'ratio': _first_to_last(dh)}
+        tests = {m: _nearer(found[m], unseen[m], q) for m in tests}
+        below = [found[m] < tests[m]['limit'] for m in tests]
+        found['nearer'] = below[0] & below[1]
+    pairs = pd.DataFrame(found).sort_values('distance', kind='stable', ignore_index=True)
+    n = {'generated': len(g), 'train': len(t), 'heldout': 0 if h is None else len(h)}
+    about = {'features': features.name, 'n': n, 'q': q, 'k': k}
+    return {**about, 'identical': int((d[:, 0] == 0).sum()), **tests}, pairs
 
 # %% ../nbs/15_fidelity.ipynb #3d36f8be
 def realism(
@@ -652,19 +658,18 @@ def realism(
     real: np.ndarray,  # features (n, d)
     k: int = 5,  # neighbours that make a ball
 ) -> np.ndarray:  # (m,) ≥ 0; ≥ 1 inside the region of real images, inf for a copy
-    "Realism score (Kynkäänniemi et al. 2019, section 5), with the half of the balls that have the smaller radii."
+    """Realism score (Kynkäänniemi et al. 2019, section 5), with the half of the balls that have the
+    smaller radii."""
     if not 1 <= k < len(real):
-        raise InputError(
-            f'k: {k} neighbours with {len(real)} real images; choose 1 to {len(real) - 1}'
-        )
+        last = len(real) - 1
+        raise InputError(f'k: {k} neighbours with {len(real)} real images; choose 1 to {last}')
     real, generated = _array(real), _array(generated)
     reach = _radii(real, k)
     small = reach <= np.median(reach)
+    real, reach, parts = real[small], reach[small], []
     with np.errstate(divide='ignore', invalid='ignore'):
-        parts = [
-            reach[small] / _distances(generated[i : i + 1024], real[small], reach[small], 0.0)
-            for i in range(0, len(generated), 1024)
-        ]
+        for i in range(0, len(generated), 1024):
+            parts.append(reach / _distances(generated[i : i + 1024], real, reach, 0.0))
     return np.nan_to_num(np.concatenate(parts), nan=np.inf, posinf=np.inf).max(1)
 
 # %% ../nbs/15_fidelity.ipynb #ae40cbee
@@ -673,7 +678,7 @@ def discard(
     real: np.ndarray,  # images or features
     features,  # the space in which realism is judged
     keep: float = 0.9,  # share to keep, the most realistic ones
-    threshold: float = None,  # keep what has at least this realism instead (1: the edge of the region of real images)
+    threshold: float = None,  # or keep what has this realism (1: the edge of the region of real images)
     k: int = 5,  # neighbours that make a ball
 ) -> tuple:  # indices of the images to keep, ascending; realism of all images (m,)
     "Choose the realistic ones among generated images (O12)."
@@ -683,4 +688,5 @@ def discard(
     scores = realism(g, r, k)
     if threshold is not None:
         return np.flatnonzero(scores >= threshold), scores
-    return np.sort(np.argsort(-scores, kind='stable')[: math.ceil(round(keep * len(g), 6))]), scores
+    kept = math.ceil(round(keep * len(g), 6))
+    return np.sort(np.argsort(-scores, kind='stable')[:kept]), scores

@@ -380,7 +380,7 @@ def _cell(r) -> str:
 
 # %% ../nbs/21_paper.ipynb #ae0530e4
 def wide(
-    summary: pd.DataFrame,  # evaluation.summarise's rows
+    summary: pd.DataFrame,  # summaries.summarise's rows
     rows=('arm',),  # columns that name a row
     metrics=METRICS,
 ) -> pd.DataFrame:
@@ -403,7 +403,7 @@ def p_in_words(p: float) -> str:
 
 # %% ../nbs/21_paper.ipynb #784ab4f3
 def verdicts(differences: pd.DataFrame, metric='accuracy') -> str:
-    "The differences of evaluation.compare_arms in words, a line an arm."
+    "The differences of comparisons.compare_arms in words, a line an arm."
     most = 2 if metric == 'mcc' else 1
 
     def nothing(r):

@@ -713,7 +713,7 @@ def _draw_roc(ax, curves):
 # %% ../nbs/20_plotting.ipynb #1c4e6949
 @_drawn
 def roc(
-    curves: dict,  # name -> evaluation.mean_roc's DataFrame (with band), or (fpr, tpr)
+    curves: dict,  # name -> summaries.mean_roc's DataFrame (with band), or (fpr, tpr)
     *,
     note: str,
 ) -> Figure:
@@ -756,7 +756,7 @@ def _order(values) -> list:
 # %% ../nbs/20_plotting.ipynb #e64ff56c
 @_drawn
 def arms_forest(
-    summary: pd.DataFrame,  # evaluation.summarise's rows
+    summary: pd.DataFrame,  # summaries.summarise's rows
     metrics=None,  # which, in order; default all
     published: dict = None,  # {(arm, metric): value}, or {(hue, arm, metric): value} with hue
     hue: str = None,  # a column told apart by colour, e.g. 'network'

@@ -12,7 +12,8 @@ import math
 
 import pandas as pd
 
-from .evaluation import difference_of_proportions, mcnemar, wilson
+from .comparisons import difference_of_proportions, mcnemar
+from .intervals import wilson
 from .records import InputError
 
 # %% ../nbs/19_published.ipynb #a1d20e92

@@ -1,9 +1,15 @@
-"""Does ADA earn its place with few images? StyleGAN2 on so many radiographs with and without it, several seeds: the discriminator's overfitting and the Fréchet distance over training, as a figure.
+"""Does ADA earn its place with few images? StyleGAN2 with and without it, several seeds.
 
-    python benchmarks/studies/ada_small_sets.py [--images 200] [--size 32] [--kimg 100] [--seeds 0 1 2] [--width tiny] [--data FOLDER] [--work FOLDER] [--json PATH] [--figure PATH]
+    python benchmarks/studies/ada_small_sets.py [--images 200] [--size 32] [--kimg 100] [--seeds 0 1 \
+        2] [--width tiny] [--data FOLDER] [--work FOLDER] [--json PATH] [--figure PATH]
 
-Chest X-rays of the COVID class of the Radiography Database in FOLDER (or $GAN_COVID_DATA), else drawn phantoms; the output says which. The distance is taken to other real images of the same class, which no GAN sees, on random
-convolutional features (no FID). What was trained is kept in --work and not trained again; a killed run goes on.
+The discriminator's overfitting and the Fréchet distance over training, as a figure, for so many
+radiographs.
+
+Chest X-rays of the COVID class of the Radiography Database in FOLDER (or $GAN_COVID_DATA), else drawn
+phantoms; the output says which. The distance is taken to other real images of the same class, which no
+GAN sees, on random convolutional features (no FID). What was trained is kept in --work and not trained
+again; a killed run resumes.
 """
 
 import argparse
@@ -58,11 +64,8 @@ class HeldOut:
 
 def run(images, rest, a, mode, seed):
     "Log of one training, with the distance to held-out images at every snapshot."
-    folder, judge, out = (
-        Path(a.work) / f'{a.size}-{a.width}-{a.images}-{mode}-{seed}',
-        HeldOut(rest[:1000]),
-        [],
-    )
+    folder = Path(a.work) / f'{a.size}-{a.width}-{a.images}-{mode}-{seed}'
+    judge = HeldOut(rest[:1000])
     config = Config(
         kimg=a.kimg,
         batch=16,
@@ -131,8 +134,10 @@ def figure(out):
         set_(ScalarFormatter())
     axes[3].yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes[0].legend(frameon=False)
+    size = out['settings']['size']
     fig.suptitle(
-        f'{out["settings"]["images"]} images of {out["data"]}, {out["settings"]["size"]}×{out["settings"]["size"]}, a line a seed; distance on random features',
+        f'{out["settings"]["images"]} images of {out["data"]}, {size}×{size}, a line a seed; '
+        'distance on random features',
         fontsize=10,
     )
     return fig

@@ -1,15 +1,20 @@
-"""Does the conditional GAN draw the class that it is asked for? A classifier that saw real images only is asked, per class, on phantoms.
+"""Does the conditional GAN draw the class that it is asked for?
 
-    python benchmarks/studies/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] [--seeds 0 1 2] [--size 32] [--ema .99] [--json PATH] [--figure PATH]
+    python benchmarks/studies/cgan_labels.py [--dataset covid_ct] [--images 150] [--epochs 80] \
+        [--seeds 0 1 2] [--size 32] [--ema .99] [--json PATH] [--figure PATH]
 
-Phantoms are drawn, not patients. The classifier (the CT report's CNN) is trained on other phantoms than the GAN, and its accuracy on a third set stands beside the agreement: it is the
-most that agreement can mean. A GAN that draws one image a class would agree as well, so the variety of its images stands there too, relative to that of the phantoms.
+A classifier that saw real images only is asked, per class, on phantoms.
+
+Phantoms are drawn, not patients. The classifier (the CT report's CNN) is trained on other phantoms than
+the GAN, and its accuracy on a third set stands beside the agreement: it is the most that agreement can
+mean. A GAN that draws one image a class would agree as well, so the variety of its images stands there
+too, relative to that of the phantoms.
 """
 
 import os
 
-for name in 'OMP_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS':
-    os.environ.setdefault(name, '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 import argparse
 import tempfile
 import time
@@ -115,7 +120,8 @@ def main(a):
         )
         print(rows[-1], flush=True)
     out = {
-        'what': 'agreement of a classifier trained on real phantoms with the label asked of the conditional GAN',
+        'what': 'agreement of a classifier trained on real phantoms '
+        'with the label asked of the conditional GAN',
         'data': f'{a.dataset}: drawn phantoms, not patients',
         'settings': {k: v for k, v in vars(a).items() if k not in ('json', 'figure')},
         'classes': classes,

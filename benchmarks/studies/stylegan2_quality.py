@@ -1,9 +1,14 @@
-"""Speed at the price of quality? The same StyleGAN2-ADA training the plain way, our way, and with bfloat16, over several seeds: Fréchet distances to held-out images, with intervals.
+"""Speed at the price of quality? StyleGAN2-ADA trained the plain way, our way, and with bfloat16.
 
-    python benchmarks/studies/stylegan2_quality.py [--size 32] [--width tiny] [--kimg 20] [--seeds 0 1 2 3] [--data FOLDER] [--work FOLDER] [--json PATH]
+    python benchmarks/studies/stylegan2_quality.py [--size 32] [--width tiny] [--kimg 20] [--seeds 0 1 \
+        2 3] [--data FOLDER] [--work FOLDER] [--json PATH]
 
-Chest X-rays of the COVID class of the Radiography Database in FOLDER (or $GAN_COVID_DATA), else drawn phantoms; 800 train, the rest is what distances are taken to, on random convolutional features (no FID). The plain way is
-that of bench_stylegan2.py. All ways start from the same weights and see the same images and draws. A way and seed that is done is kept in --work.
+Several seeds; Fréchet distances to held-out images, with intervals.
+
+Chest X-rays of the COVID class of the Radiography Database in FOLDER (or $GAN_COVID_DATA), else drawn
+phantoms; 800 train, the rest is what distances are taken to, on random convolutional features (no FID).
+The plain way is that of bench_stylegan2.py. All ways start from the same weights and see the same images
+and draws. A way and seed that is done is kept in --work.
 """
 
 import argparse
@@ -12,7 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from ada_small_sets import HeldOut, radiographs
 from bench_stylegan2 import Plain
