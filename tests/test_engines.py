@@ -239,7 +239,7 @@ def test_dcgan_says_and_keeps_its_precision(tmp_path, monkeypatch):
         said[0].startswith(
             'DCGAN ct_report_32: float32 (as in the checkpoint; a new training would take mixed_bfloat16 here'
         )
-        and said[1].startswith('going on after epoch 1')
+        and said[1].startswith('resuming after epoch 1')
         and r['precision'] == 'float32'
     )
     with pytest.raises(InputError, match='precision differ'):
