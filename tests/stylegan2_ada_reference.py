@@ -1,6 +1,8 @@
-"""ADA's augmentation as its definition reads (arXiv 2006.06676, appendix B): one matrix after another, zeros between the pixels, filters as convolutions.
+"""ADA's augmentation as its definition reads (arXiv 2006.06676, appendix B): one matrix after another, zeros
+between the pixels, filters as convolutions.
 
-Slow and plain on purpose: the tests compare `gan_covid.stylegan2.ada` with it, and the benchmark measures against it.
+Slow and plain on purpose: the tests compare `gan_covid.stylegan2.ada` with it, and the benchmark measures
+against it.
 """
 
 import math
@@ -8,7 +10,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-# sym6 as it is usually tabulated (sum √2, 12 digits right), so that nothing is shared with the module under test
+# sym6 as it is usually tabulated (sum √2, 12 digits right): nothing is shared with the module under test
 SYM6 = (
     torch.tensor(
         [
@@ -47,7 +49,8 @@ def turn(t):
 
 
 def geometric_matrix(p, h, w):
-    "One image's parameters (plain numbers) to the 3 × 3 matrix from output to input pixels: inverse transforms, in order."
+    """One image's parameters (plain numbers) to the 3 × 3 matrix from output to input pixels: inverse
+    transforms, in order."""
     G = torch.eye(3, dtype=torch.float64)
     G = G @ stretch(1 - 2 * p['xflip'], 1)
     G = G @ turn(math.pi / 2 * p['rotate90'])
@@ -61,19 +64,19 @@ def geometric_matrix(p, h, w):
 
 def colour_matrix(p):
     "One image's parameters to the 4 × 4 matrix from input to output colours."
-    I = torch.eye(4, dtype=torch.float64)
+    one = torch.eye(4, dtype=torch.float64)
     v = torch.tensor([1.0, 1, 1, 0], dtype=torch.float64) / 3**0.5
     vv = torch.outer(v, v)
-    C = I.clone()
+    C = one.clone()
     C[:3, 3] += p['brightness']
     C = torch.diag(torch.tensor([p['contrast']] * 3 + [1.0], dtype=torch.float64)) @ C
-    C = (I - 2 * vv * p['lumaflip']) @ C
+    C = (one - 2 * vv * p['lumaflip']) @ C
     K = torch.zeros(4, 4, dtype=torch.float64)  # Rodrigues: the matrix of v × …
     K[:3, :3] = torch.tensor(
         [[0.0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]], dtype=torch.float64
     )
-    C = (I + math.sin(p['hue']) * K + (1 - math.cos(p['hue'])) * K @ K) @ C
-    return (vv + (I - vv) * p['saturation']) @ C
+    C = (one + math.sin(p['hue']) * K + (1 - math.cos(p['hue'])) * K @ K) @ C
+    return (vv + (one - vv) * p['saturation']) @ C
 
 
 def each(params):
@@ -89,9 +92,8 @@ def fir(x, f, axis):
 
 def double(x, f=SYM6):
     n, c, h, w = x.shape
-    z = F.pad(x.view(n, c, h, 1, w, 1), [0, 1, 0, 0, 0, 1]).reshape(
-        n, c, 2 * h, 2 * w
-    )  # a zero after every pixel
+    # a zero after every pixel
+    z = F.pad(x.view(n, c, h, 1, w, 1), [0, 1, 0, 0, 0, 1]).reshape(n, c, 2 * h, 2 * w)
     return fir(fir(F.pad(z, [6, 5, 6, 5]), 2 * f, 2), 2 * f, 3)
 
 
@@ -100,7 +102,8 @@ def halve(x, f=SYM6.flip(0)):
 
 
 def margins(G, h, w):
-    "How far the corners of the batch's images reach beyond the image, and 6 pixels: left, right, above, below; at most what can be reflected."
+    """How far the corners of the batch's images reach beyond the image, and 6 pixels: left, right, above,
+    below; at most what can be reflected."""
     cx, cy = (w - 1) / 2, (h - 1) / 2
     corners = G @ torch.tensor(
         [[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1.0, 1, 1, 1]], dtype=G.dtype
@@ -112,11 +115,11 @@ def margins(G, h, w):
 
 def apply_geometry(x, G, margin='batch'):
     "margin: 'batch', as far as this batch needs; 'full', as far as can be reflected."
-    n, c, h, w = x.shape
+    n, _, h, w = x.shape
     G = G.to(torch.float64)
-    left, right, above, below = (
-        margins(G, h, w) if margin == 'batch' else (w - 1, w - 1, h - 1, h - 1)
-    )
+    left, right, above, below = (w - 1, w - 1, h - 1, h - 1)
+    if margin == 'batch':
+        left, right, above, below = margins(G, h, w)
     big = double(F.pad(x, [left, right, above, below], mode='reflect'))
     H, W = big.shape[2:]
 
@@ -125,21 +128,13 @@ def apply_geometry(x, G, margin='batch'):
         return (torch.arange(2 * (n + 6), dtype=torch.float64) / 2 - 3) - (n - 1) / 2
 
     yo, xo = torch.meshgrid(place(h), place(w), indexing='ij')
-    xi, yi = (
-        (G[:, :2] @ torch.stack([xo, yo, torch.ones_like(xo)]).flatten(1))
-        .view(n, 2, *xo.shape)
-        .unbind(1)
-    )
-    grid = torch.stack(
-        [
-            (2 * (2 * (xi + (w - 1) / 2 + left)) + 1) / W - 1,
-            (2 * (2 * (yi + (h - 1) / 2 + above)) + 1) / H - 1,
-        ],
-        -1,
-    ).to(x.dtype)
-    return halve(
-        F.grid_sample(big, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
-    )[:, :, 3:-3, 3:-3]
+    points = torch.stack([xo, yo, torch.ones_like(xo)]).flatten(1)
+    xi, yi = (G[:, :2] @ points).view(n, 2, *xo.shape).unbind(1)
+    gx = (2 * (2 * (xi + (w - 1) / 2 + left)) + 1) / W - 1
+    gy = (2 * (2 * (yi + (h - 1) / 2 + above)) + 1) / H - 1
+    how = dict(mode='bilinear', padding_mode='zeros', align_corners=False)
+    seen = F.grid_sample(big, torch.stack([gx, gy], -1).to(x.dtype), **how)
+    return halve(seen)[:, :, 3:-3, 3:-3]
 
 
 def apply_colour(x, C):
@@ -155,7 +150,5 @@ def augment(x, params, margin='batch'):
     "Everything, from `sample_parameters`' numbers; 1 or 3 channels."
     h, w = x.shape[2:]
     ps = each(params)
-    return apply_colour(
-        apply_geometry(x, torch.stack([geometric_matrix(p, h, w) for p in ps]), margin),
-        torch.stack([colour_matrix(p) for p in ps]),
-    )
+    x = apply_geometry(x, torch.stack([geometric_matrix(p, h, w) for p in ps]), margin)
+    return apply_colour(x, torch.stack([colour_matrix(p) for p in ps]))

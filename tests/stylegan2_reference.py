@@ -1,8 +1,11 @@
-"""StyleGAN2 written down as it is defined, for comparison: zeros are inserted, weights are made for every sample, derivatives are torch's own.
+"""StyleGAN2 as it is defined, for comparison: zeros are inserted, weights are made for every sample,
+derivatives are torch's own.
 
-Two readers: the tests, which compare `gan_covid.stylegan2` with it on cases of any shape, and benchmarks/bench_stylegan2_ops.py, which takes its time. `literal=True` is the
-definition to the letter (the convolution of a doubling layer runs on the large image); otherwise a doubling layer is a transposed convolution followed by the filter and a halving one
-the filter followed by a strided convolution, as the StyleGAN2 paper's layers are usually computed. No tensor here is channels_last and nothing is folded.
+Two readers: the tests, which compare `gan_covid.stylegan2` with it on cases of any shape, and
+benchmarks/bench_stylegan2_ops.py, which takes its time. `literal=True` is the definition to the letter (the
+convolution of a doubling layer runs on the large image). Otherwise a doubling layer is a transposed
+convolution followed by the filter and a halving one the filter followed by a strided convolution, as the
+StyleGAN2 paper's layers are usually computed. No tensor here is channels_last and nothing is folded.
 """
 
 import math
@@ -28,22 +31,24 @@ def two(v):
     return (v, v) if isinstance(v, int) else tuple(v)
 
 
-# --- operations -----------------------------------------------------------------------------------------------------------------
+# --- operations ---
 
 
 def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1.0):
     (ux, uy), (dx, dy), (x0, x1, y0, y1), (n, c, h, w) = two(up), two(down), four(padding), x.shape
     f = torch.ones(1, 1) if f is None else torch.outer(f, f) if f.ndim == 1 else f
-    x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1]).reshape(
-        n, c, h * uy, w * ux
-    )  # 1. zeros
-    x = F.pad(x, [max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)])  # 2. padding, or cropping
+    # 1. zeros
+    x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1])
+    x = x.reshape(n, c, h * uy, w * ux)
+    # 2. padding, or cropping
+    x = F.pad(x, [max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)])
     x = x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
+    # 3. filter
     f = (f * gain).to(x)
-    x = F.conv2d(
-        x, (f if flip_filter else f.flip(0, 1))[None, None].repeat(c, 1, 1, 1), groups=c
-    )  # 3. filter
-    return x[:, :, ::dy, ::dx]  # 4. thinning out
+    f = f if flip_filter else f.flip(0, 1)
+    x = F.conv2d(x, f[None, None].repeat(c, 1, 1, 1), groups=c)
+    # 4. thinning out
+    return x[:, :, ::dy, ::dx]
 
 
 def extent(f):
@@ -66,99 +71,74 @@ def down_padding(f, down):
 
 def filter2d(x, f, padding=0, **kw):
     fw, fh = extent(f)
-    return upfirdn2d(
-        x, f, padding=add(four(padding), [fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2]), **kw
-    )
+    own = [fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2]
+    return upfirdn2d(x, f, padding=add(four(padding), own), **kw)
 
 
 def upsample2d(x, f, up=2, padding=0, gain=1.0, **kw):
-    return upfirdn2d(
-        x,
-        f,
-        up=up,
-        padding=add(four(padding), up_padding(f, up)),
-        gain=gain * two(up)[0] * two(up)[1],
-        **kw,
-    )
+    (ux, uy), pad = two(up), add(four(padding), up_padding(f, up))
+    return upfirdn2d(x, f, up=up, padding=pad, gain=gain * ux * uy, **kw)
 
 
 def downsample2d(x, f, down=2, padding=0, **kw):
     return upfirdn2d(x, f, down=down, padding=add(four(padding), down_padding(f, down)), **kw)
 
 
-def conv2d_resample(
-    x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, literal=True
-):
-    k, p = w.shape[2:], four(padding)
+def whole_padding(f, up, down, padding):
+    p = four(padding)
     if up > 1:
         p = add(p, up_padding(f, up))
     if down > 1:
         p = add(p, down_padding(f, down))
-    if not literal and k == (1, 1) and up == 1 and down > 1:
-        return F.conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
-    if not literal and k == (1, 1) and down == 1 and up > 1:
-        return upfirdn2d(F.conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
-    if not literal and up > 1 and down == 1:
-        o, i = w.shape[:2]
-        t = (
-            (w.flip(2, 3) if flip_weight else w)
-            .reshape(groups, o // groups, i, *k)
-            .transpose(1, 2)
-            .reshape(groups * i, o // groups, *k)
-        )
-        x = F.conv_transpose2d(x, t, stride=up, groups=groups)
-        return upfirdn2d(
-            x,
-            f,
-            padding=[p[0] - k[1] + 1, p[1] + up - k[1], p[2] - k[0] + 1, p[3] + up - k[0]],
-            gain=up**2,
-        )
-    w = w if flip_weight else w.flip(2, 3)
-    if not literal and up == 1 and down > 1:
-        return F.conv2d(upfirdn2d(x, f, padding=p), w, stride=down, groups=groups)
+    return p
+
+
+def resample_literally(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True):
+    "Up-sample, convolve, down-sample, one after the other."
+    p = whole_padding(f, up, down, padding)
     x = upfirdn2d(x, f, up=up, padding=p, gain=up**2) if up > 1 else upfirdn2d(x, None, padding=p)
-    x = F.conv2d(x, w, groups=groups)
+    x = F.conv2d(x, w if flip_weight else w.flip(2, 3), groups=groups)
     return upfirdn2d(x, f, down=down) if down > 1 else x
 
 
-def modulated_conv2d(
-    x,
-    w,
-    s,
-    noise=None,
-    up=1,
-    down=1,
-    padding=0,
-    f=None,
-    flip_weight=True,
-    demodulate=True,
-    eps=1e-8,
-    literal=True,
-    per_sample=True,
-):
-    "per_sample: one grouped convolution with a weight for each sample; else styles on the input, demodulation on the output, from the same weights."
+def resample_as_usual(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True):
+    "The same result with strided convolutions, where there are any."
+    (kh, kw), p = w.shape[2:], whole_padding(f, up, down, padding)
+    if up == down == 1 or (up > 1 and down > 1):
+        return resample_literally(x, w, f, up, down, padding, groups, flip_weight)
+    if kh == kw == 1:
+        if up == 1:
+            return F.conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
+        return upfirdn2d(F.conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
+    if up == 1:
+        w = w if flip_weight else w.flip(2, 3)
+        return F.conv2d(upfirdn2d(x, f, padding=p), w, stride=down, groups=groups)
+    o, i = w.shape[:2]
+    t = (w.flip(2, 3) if flip_weight else w).reshape(groups, o // groups, i, kh, kw)
+    t = t.transpose(1, 2).reshape(groups * i, o // groups, kh, kw)
+    x = F.conv_transpose2d(x, t, stride=up, groups=groups)
+    pad = [p[0] - kw + 1, p[1] + up - kw, p[2] - kh + 1, p[3] + up - kh]
+    return upfirdn2d(x, f, padding=pad, gain=up**2)
+
+
+def conv2d_resample(x, w, f=None, literal=True, **how):
+    return (resample_literally if literal else resample_as_usual)(x, w, f, **how)
+
+
+def modulated_conv2d(x, w, s, noise=None, demodulate=True, per_sample=True, **how):
+    """per_sample: one grouped convolution with a weight for each sample; else styles on the input,
+    demodulation on the output, from the same weights. how: as for conv2d_resample."""
     n, _, h, wd = x.shape
     own = w[None] * s[:, None, :, None, None]  # [n, o, i, kh, kw]
-    d = (own.square().sum((2, 3, 4)) + eps).rsqrt() if demodulate else None
+    d = (own.square().sum((2, 3, 4)) + 1e-8).rsqrt() if demodulate else None
     if per_sample:
         if demodulate:
             own = own * d[:, :, None, None, None]
-        y = conv2d_resample(
-            x.reshape(1, -1, h, wd),
-            own.reshape(-1, *own.shape[2:]),
-            f,
-            up,
-            down,
-            padding,
-            n,
-            flip_weight,
-            literal,
-        )
+        own = own.reshape(-1, *own.shape[2:])
+        y = conv2d_resample(x.reshape(1, -1, h, wd), own, groups=n, **how)
         y = y.reshape(n, -1, *y.shape[2:])
     else:
-        y = conv2d_resample(
-            x * s[:, :, None, None], w, f, up, down, padding, 1, flip_weight, literal
-        )
+        y = conv2d_resample(x * s[:, :, None, None], w, **how)
         if demodulate:
             y = y * d[:, :, None, None]
     return y if noise is None else y + noise
@@ -167,18 +147,25 @@ def modulated_conv2d(
 GAINS = {'relu': math.sqrt(2), 'lrelu': math.sqrt(2), 'swish': math.sqrt(2)}
 
 
+def activation(x, act, alpha):
+    if act == 'relu':
+        return torch.where(x > 0, x, 0 * x)
+    if act == 'lrelu':
+        return torch.where(x > 0, x, alpha * x)
+    if act == 'tanh':
+        return torch.tanh(x)
+    if act == 'sigmoid':
+        return 1 / (1 + torch.exp(-x))
+    if act == 'swish':
+        return x / (1 + torch.exp(-x))
+    assert act == 'linear'
+    return x
+
+
 def bias_act(x, b=None, dim=1, act='linear', alpha=0.2, gain=None, clamp=None):
     if b is not None:
         x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    x = {
-        'linear': lambda: x,
-        'relu': lambda: torch.where(x > 0, x, 0 * x),
-        'lrelu': lambda: torch.where(x > 0, x, alpha * x),
-        'tanh': lambda: torch.tanh(x),
-        'sigmoid': lambda: 1 / (1 + torch.exp(-x)),
-        'swish': lambda: x / (1 + torch.exp(-x)),
-    }[act]()
-    x = x * (GAINS.get(act, 1.0) if gain is None else gain)
+    x = activation(x, act, alpha) * (GAINS.get(act, 1.0) if gain is None else gain)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
@@ -193,16 +180,11 @@ def minibatch_stddev(x, group=4, channels=1):
             deviation = ((part - part.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
             for m in members:
                 rows[m].append(deviation)
-    return torch.cat(
-        [
-            x,
-            torch.stack([torch.stack(r) for r in rows])[:, :, None, None].expand(n, channels, h, w),
-        ],
-        1,
-    )
+    rows = torch.stack([torch.stack(r) for r in rows])
+    return torch.cat([x, rows[:, :, None, None].expand(n, channels, h, w)], 1)
 
 
-# --- networks: functions of a state dict with the names of gan_covid.stylegan2.networks -----------------------------------------
+# --- networks: functions of a state dict with the names of gan_covid.stylegan2.networks ---
 
 
 def dense(p, name, x, act='linear', lr=1.0):
@@ -234,7 +216,7 @@ def blocks(size, first):
 
 
 def synthesis(p, ws, size, first=(4, 4), noise='none', prefix='synthesis.', **how):
-    "Images of ws [n, num_ws, w_dim]; noise: 'none', 'const', or a list of [n, 1, h, w], one for each 3×3 layer."
+    "Images of ws [n, num_ws, w_dim]; noise: 'none', 'const', or a list of [n, 1, h, w], one a 3×3 layer."
     f, x, image, i = kernel(), None, None, 0
     maps = iter(noise) if isinstance(noise, (list, tuple)) else None
     for h, w in blocks(size, first):
@@ -246,9 +228,8 @@ def synthesis(p, ws, size, first=(4, 4), noise='none', prefix='synthesis.', **ho
             if q + '.weight' not in p:
                 continue
             s = dense(p, q + '.affine', ws[:, i])
-            x = modulated_conv2d(
-                x, p[q + '.weight'], s, up=up, padding=1, f=f, flip_weight=up == 1, **how
-            )
+            more = dict(up=up, padding=1, f=f, flip_weight=up == 1, **how)
+            x = modulated_conv2d(x, p[q + '.weight'], s, **more)
             m = next(maps) if maps else p[q + '.noise_const'] if noise == 'const' else None
             if m is not None:
                 x = x + m * p[q + '.noise_strength']
@@ -256,24 +237,22 @@ def synthesis(p, ws, size, first=(4, 4), noise='none', prefix='synthesis.', **ho
             i += 1
         q = b + 'torgb'
         s = dense(p, q + '.affine', ws[:, i]) / math.sqrt(x.shape[1])
-        y = bias_act(
-            modulated_conv2d(x, p[q + '.weight'], s, demodulate=False, **how), p[q + '.bias']
-        )
+        y = modulated_conv2d(x, p[q + '.weight'], s, demodulate=False, **how)
+        y = bias_act(y, p[q + '.bias'])
         image = y if image is None else upsample2d(image, f) + y
     return image
 
 
 def conv_layer(p, name, x, act='lrelu', down=1, gain=1.0, **how):
     w = p[name + '.weight']
-    x = conv2d_resample(
-        x, w / math.sqrt(w[0].numel()), kernel(), down=down, padding=w.shape[2] // 2, **how
-    )
+    more = dict(down=down, padding=w.shape[2] // 2, **how)
+    x = conv2d_resample(x, w / math.sqrt(w[0].numel()), kernel(), **more)
     return bias_act(x, p.get(name + '.bias'), act=act) * gain
 
 
-def discriminator(p, image, c=None, kind='resnet', first=(4, 4), group=4, channels=1, **how):
-    "Logits [n, 1]."
-    x = None
+def discriminator(p, image, c=None, kind='resnet', first=(4, 4), mbstd=(4, 1), **how):
+    "Logits [n, 1]; mbstd: images of a group, and channels, of the minibatch deviation."
+    x, gain = None, math.sqrt(0.5) if kind == 'resnet' else 1.0
     for h, w in blocks(image.shape[2:], first)[:0:-1]:
         b = f'b{h}x{w}.'
         if x is None or kind == 'skip':
@@ -281,26 +260,14 @@ def discriminator(p, image, c=None, kind='resnet', first=(4, 4), group=4, channe
             x = y if x is None else x + y
         if kind == 'skip':
             image = downsample2d(image, kernel())
-        y = (
-            conv_layer(p, b + 'skip', x, 'linear', 2, math.sqrt(0.5), **how)
-            if kind == 'resnet'
-            else None
-        )
-        x = conv_layer(
-            p,
-            b + 'conv1',
-            conv_layer(p, b + 'conv0', x, **how),
-            'lrelu',
-            2,
-            math.sqrt(0.5) if kind == 'resnet' else 1.0,
-            **how,
-        )
-        if y is not None:
-            x = x + y
+        y = conv_layer(p, b + 'skip', x, 'linear', 2, gain, **how) if kind == 'resnet' else None
+        x = conv_layer(p, b + 'conv0', x, **how)
+        x = conv_layer(p, b + 'conv1', x, 'lrelu', 2, gain, **how)
+        x = x if y is None else x + y
     b = f'b{first[0]}x{first[1]}.'
     if kind == 'skip':
         x = x + conv_layer(p, b + 'fromrgb', image, **how)
-    x = conv_layer(p, b + 'conv', minibatch_stddev(x, group, channels), **how)
+    x = conv_layer(p, b + 'conv', minibatch_stddev(x, *mbstd), **how)
     x = dense(p, b + 'out', dense(p, b + 'fc', x.flatten(1), 'lrelu'))
     if c is None or not c.shape[1]:
         return x
@@ -308,7 +275,7 @@ def discriminator(p, image, c=None, kind='resnet', first=(4, 4), group=4, channe
     return (x * m).sum(1, keepdim=True) / math.sqrt(m.shape[1])
 
 
-# --- what the training asks of the derivatives ----------------------------------------------------------------------------------
+# --- what the training asks of the derivatives ---
 
 
 def r1(logits, image):
@@ -318,6 +285,7 @@ def r1(logits, image):
 
 
 def path_lengths(image, noise, ws):
-    "Length of the gradient of each image by its styles [n], and the gradient; `noise` like `image`, already divided by the square root of its pixels."
+    """Length of the gradient of each image by its styles [n], and the gradient; `noise` like `image`, already
+    divided by the square root of its pixels."""
     (g,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
     return g.square().sum(2).mean(1).sqrt(), g

@@ -1,8 +1,10 @@
-"Networks of StyleGAN2 against published numbers, where they lie beside the data, and against the plain reference in any shape."
+"""Networks of StyleGAN2 against published numbers, where they lie beside the data, and against the plain
+reference in any shape."""
 
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -26,16 +28,14 @@ FILES = pytest.mark.parametrize('file', ['uncond', 'cond3'])
 
 def ours(name):
     "A published parameter's name (without G. or D.) -> ours: levels are called by height and width."
-    return '.'.join(
-        f'{p}x{p[1:]}' if p[:1] == 'b' and p[1:].isdigit() else p for p in name.split('.')
-    )
+    parts = name.split('.')
+    return '.'.join(f'{p}x{p[1:]}' if p[:1] == 'b' and p[1:].isdigit() else p for p in parts)
 
 
 def fill(network, arrays):
     "Load published arrays {name: array} into a network; every parameter has to be among them."
-    state = {
-        ours(k): torch.as_tensor(v) for k, v in arrays.items() if not k.endswith('resample_filter')
-    }
+    arrays = {k: v for k, v in arrays.items() if not k.endswith('resample_filter')}
+    state = {ours(k): torch.as_tensor(v) for k, v in arrays.items()}
     missing, unexpected = network.load_state_dict(state, strict=False)
     assert not unexpected and not set(missing) & {k for k, _ in network.named_parameters()}
     return network
@@ -48,19 +48,19 @@ def part(z, prefix):
 def published(file, dtype):
     z = oracle(f'f_networks_{file}_gray.npz')
     k = z['c'].shape[1]
-    G = fill(Generator(16, k, 16, 16, 1, (128, 16)), {**part(z, 'G.'), **part(z, 'Gbuf.')}).to(
-        dtype
-    )
-    D = fill(Discriminator(k, 16, 1, 'resnet', (128, 16)), part(z, 'D.')).to(dtype)
-    return {n: torch.as_tensor(v).to(dtype) for n, v in z.items() if v.dtype.kind == 'f'}, G, D
+    G = Generator(16, k, 16, 16, 1, (128, 16))
+    D = Discriminator(k, 16, 1, 'resnet', (128, 16))
+    fill(G, {**part(z, 'G.'), **part(z, 'Gbuf.')})
+    fill(D, part(z, 'D.'))
+    numbers = {n: torch.as_tensor(v).to(dtype) for n, v in z.items() if v.dtype.kind == 'f'}
+    return numbers, G.to(dtype), D.to(dtype)
 
 
 def path_lengths(G, ws, noise):
     "Length of the derivative of each image by its styles, [n], and the derivative."
     with no_weight_gradients():
-        (g,) = torch.autograd.grad(
-            (G.synthesis(ws, 'const', fp32=True) * noise).sum(), ws, create_graph=True
-        )
+        total = (G.synthesis(ws, 'const', fp32=True) * noise).sum()
+        (g,) = torch.autograd.grad(total, ws, create_graph=True)
     return g.square().sum(2).mean(1).sqrt(), g
 
 
@@ -72,7 +72,7 @@ def r1(D, image, c):
     return g.square().sum((1, 2, 3)), g
 
 
-# --- published numbers ----------------------------------------------------------------------------------------------------------
+# --- published numbers ---
 
 
 @TYPES
@@ -80,31 +80,30 @@ def r1(D, image, c):
 def test_oracle_forward(file, dtype):
     z, G, D = published(file, dtype)
     ws = G.mapping(z['z'], z['c'], track=False)
-    limit = LIMITS[dtype][0]
-    assert G.num_ws == 6 and distance(ws, z['ws']) <= limit
     image = G.synthesis(ws, 'const')
-    assert (
-        distance(image, z['img_const']) <= limit
-        and distance(G.synthesis(ws, 'none'), z['img_none']) <= limit
-    )
-    assert (
-        distance(D(z['real'], z['c']), z['logits_real']) <= limit
-        and distance(D(image, z['c']), z['logits_fake']) <= limit
-    )
-    assert distance(G(z['z'], z['c'], noise='const', track=False), z['img_const']) <= limit
+    assert G.num_ws == 6
+    for got, want in (
+        (ws, 'ws'),
+        (image, 'img_const'),
+        (G.synthesis(ws, 'none'), 'img_none'),
+        (G(z['z'], z['c'], noise='const', track=False), 'img_const'),
+        (D(z['real'], z['c']), 'logits_real'),
+        (D(image, z['c']), 'logits_fake'),
+    ):
+        assert distance(got, z[want]) <= LIMITS[dtype][0], want
 
 
 @TYPES
 @FILES
 def test_oracle_average_and_truncation(file, dtype):
-    z, G, _ = published(file, dtype)
+    (z, G, _), limit = published(file, dtype), LIMITS[dtype][0]
     G.mapping.w_avg.zero_()
     G.train().mapping(z['z'], z['c'])
-    assert distance(G.mapping.w_avg, z['w_avg_after1']) <= LIMITS[dtype][0]
+    assert distance(G.mapping.w_avg, z['w_avg_after1']) <= limit
     G.mapping.w_avg.copy_(z['w_avg_trunc'])
     G.eval()
-    assert distance(G.mapping(z['z'], z['c'], psi=0.5), z['ws_psi05']) <= LIMITS[dtype][0]
-    assert distance(G.mapping(z['z'], z['c'], 0.7, 4), z['ws_psi07_cut4']) <= LIMITS[dtype][0]
+    assert distance(G.mapping(z['z'], z['c'], psi=0.5), z['ws_psi05']) <= limit
+    assert distance(G.mapping(z['z'], z['c'], 0.7, 4), z['ws_psi07_cut4']) <= limit
     assert torch.equal(G.mapping.w_avg, z['w_avg_trunc'])
 
 
@@ -114,22 +113,20 @@ def test_oracle_losses_and_their_derivatives(file, dtype):
     z, G, D = published(file, dtype)
     a, b, _ = LIMITS[dtype]
     fake = G(z['z'], z['c'], noise='const', track=False)
-    loss = F.softplus(-D(fake, z['c'])).mean()
-    assert distance(loss, z['loss_G']) <= a
-    for (k, p), g in zip(G.named_parameters(), torch.autograd.grad(loss, list(G.parameters()))):
-        assert distance(g, by(z, 'dG.')[k]) <= b, k
-    loss = F.softplus(D(fake.detach(), z['c'])).mean() + F.softplus(-D(z['real'], z['c'])).mean()
-    assert distance(loss, z['loss_D']) <= a
-    for (k, p), g in zip(D.named_parameters(), torch.autograd.grad(loss, list(D.parameters()))):
-        assert distance(g, by(z, 'dD.')[k]) <= b, k
+    of_G = F.softplus(-D(fake, z['c'])).mean()
+    of_D = F.softplus(D(fake.detach(), z['c'])).mean() + F.softplus(-D(z['real'], z['c'])).mean()
+    for network, loss, name in ((G, of_G, 'G'), (D, of_D, 'D')):
+        assert distance(loss, z[f'loss_{name}']) <= a
+        grads = torch.autograd.grad(loss, list(network.parameters()))
+        want = by(z, f'd{name}.')
+        for (k, _), g in zip(network.named_parameters(), grads):
+            assert distance(g, want[k]) <= b, k
 
 
 def by(z, prefix):
-    return {
-        ours(k[len(prefix) + 2 :] if k[len(prefix) :][:2] in ('G.', 'D.') else k[len(prefix) :]): v
-        for k, v in z.items()
-        if k.startswith(prefix)
-    }
+    "Published derivatives by our names; some carry the network's letter once more."
+    names = {k: k[len(prefix) :] for k in z if k.startswith(prefix)}
+    return {ours(n[2:] if n[:2] in ('G.', 'D.') else n): z[k] for k, n in names.items()}
 
 
 @TYPES
@@ -154,13 +151,14 @@ def test_oracle_path_length(file, dtype):
     ws = G.mapping(z['z'][: len(noise)], z['c'][: len(noise)], track=False)
     lengths, g = path_lengths(G, ws, noise)
     mean = lengths.mean() * 0.01  # the running mean stays in the graph
-    assert (
-        distance(g, z['pl_grads']) <= b
-        and distance(lengths, z['pl_lengths']) <= b
-        and distance(mean, z['pl_mean_after']) <= b
-    )
     penalty = (lengths - mean).square()
-    assert distance(penalty, z['pl_penalty']) <= b
+    for got, want in (
+        (g, 'pl_grads'),
+        (lengths, 'pl_lengths'),
+        (mean, 'pl_mean_after'),
+        (penalty, 'pl_penalty'),
+    ):
+        assert distance(got, z[want]) <= b, want
     grads = torch.autograd.grad((2 * penalty).mean(), list(G.parameters()), allow_unused=True)
     want = by(z, 'pl_dG.')
     for (k, p), g in zip(G.named_parameters(), grads):
@@ -180,14 +178,12 @@ def test_oracle_is_met_by_the_plain_reference(file):
     z, G, D = published(file, F64)
     p, q = G.state_dict(), D.state_dict()
     ws = R.mapping(p, z['z'], z['c'], 2)[:, None].repeat(1, 6, 1)
-    assert (
-        distance(ws, z['ws']) < 1e-6
-        and distance(R.synthesis(p, ws, (16, 16), noise='const'), z['img_const']) < 1e-6
-    )
+    assert distance(ws, z['ws']) < 1e-6
+    assert distance(R.synthesis(p, ws, (16, 16), noise='const'), z['img_const']) < 1e-6
     assert distance(R.discriminator(q, z['real'], z['c']), z['logits_real']) < 1e-6
 
 
-# --- plain reference, any shape -------------------------------------------------------------------------------------------------
+# --- plain reference, any shape ---
 
 
 def shaken(network, seed=0):
@@ -195,175 +191,126 @@ def shaken(network, seed=0):
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in network.parameters():
-            p.add_(
-                0.3
-                * torch.randn(p.shape, generator=rng)
-                * (p.abs().mean() if p.abs().max() > 3 else 1)
-            )
+            size = p.abs().mean() if p.abs().max() > 3 else 1
+            p.add_(0.3 * torch.randn(p.shape, generator=rng) * size)
     return network
 
 
 SHAPES = [
     dict(size=(16, 24), channels=3, width=(96, 12)),
     dict(size=(20, 14), first=(10, 7), channels=2, width=(32, 5)),
-    dict(size=32, channels=1, width=(64, 8)),
+    dict(size=16, channels=1, width=(64, 8)),
     dict(size=(6, 6), first=(3, 3), channels=4, width=(16, 4)),
 ]
 
 
 def same(got, want, limit=1e-8):
-    "Tensor by tensor; one that is tiny beside the others, or zero, may be left out or hold rounding of their size."
-    floor = 1e-3 * np.median([float(b.detach().abs().max()) for b in want if b is not None])
+    """Tensor by tensor; one that is tiny beside the others, or zero, may be left out or hold rounding of
+    their size."""
+    sizes = [float(b.detach().abs().max()) for b in want if b is not None]
+    floor = 1e-3 * np.median(sizes)
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
-        a, b = (
-            (0 * (b if a is None else a) if t is None else t for t in (a, b))
-            if a is not None or b is not None
-            else (torch.zeros(1),) * 2
-        )
-        assert float((a - b).detach().abs().max()) <= limit * max(
-            float(b.detach().abs().max()), floor
-        ), i
+        if a is None and b is None:
+            continue
+        a, b = 0 * b if a is None else a, 0 * a if b is None else b
+        size = float(b.detach().abs().max())
+        assert float((a - b).detach().abs().max()) <= limit * max(size, floor), i
 
 
 @pytest.mark.parametrize('case', range(len(SHAPES)))
-@pytest.mark.parametrize('c_dim', [0, 3])
-def test_generator_equals_the_reference(case, c_dim):
-    "Images, first derivatives and path length in float64, and images in float32."
-    shape = SHAPES[case]
-    G = shaken(
-        Generator(
-            7,
-            c_dim,
-            9,
-            **shape,
-            mapping_layers=1 + case,
-            generator=torch.Generator().manual_seed(case),
-        )
-    ).double()
+def test_generator_equals_the_reference(case):
+    "Mapping with labels; images, first derivatives and path length in float64, and images in float32."
+    shape, start = SHAPES[case], torch.Generator().manual_seed(case)
+    how = dict(**shape, mapping_layers=1 + case, generator=start)
+    G = shaken(Generator(7, 3 * (case % 2), 9, **how)).double()
     p, rng = dict(G.named_parameters()), torch.Generator().manual_seed(1)
-    z, c = (
-        torch.randn(3, 7, generator=rng, dtype=F64),
-        F.one_hot(torch.tensor([0, 2, 1]), 3).double() if c_dim else None,
-    )
+    z = torch.randn(3, 7, generator=rng, dtype=F64)
+    c = F.one_hot(torch.tensor([0, 2, 1]), 3).double() if G.c_dim else None
     ws = G.mapping(z, c, track=False)
     assert distance(ws[:, 0], R.mapping(p, z, c, 1 + case)) < 1e-10
-    maps = [
-        torch.randn(3, 1, *hw, generator=rng, dtype=F64)
-        for hw in [G.synthesis.sizes[0]] + [s for s in G.synthesis.sizes[1:] for _ in 'ab']
-    ]
+    sizes = G.synthesis.sizes[:1] + [s for s in G.synthesis.sizes[1:] for _ in 'ab']
+    maps = [torch.randn(3, 1, *hw, generator=rng, dtype=F64) for hw in sizes]
     cot = torch.randn(3, G.channels, *G.size, generator=rng, dtype=F64)
-    results = []
-    ws = ws.detach().requires_grad_()
-    first = G.synthesis.first
-    buffers = {k: v for k, v in G.state_dict().items() if 'noise_const' in k}
-    for f in (
-        lambda: G.synthesis(ws, maps),
-        lambda: R.synthesis(p, ws, G.size, first, maps),
-        lambda: R.synthesis(p, ws, G.size, first, maps, per_sample=False, literal=False),
-    ):
-        image = f()
-        g = torch.autograd.grad(
-            (image * cot).sum(), [ws, *G.synthesis.parameters()], retain_graph=True
-        )
+    ws, first, weights = (
+        ws.detach().requires_grad_(),
+        G.synthesis.first,
+        [*G.synthesis.parameters()],
+    )
+
+    def derivatives(image):
+        g = torch.autograd.grad((image * cot).sum(), [ws, *weights], retain_graph=True)
         lengths, _ = R.path_lengths(image, cot, ws)
-        results.append(
-            (
-                image,
-                *g,
-                lengths,
-                *torch.autograd.grad(
-                    lengths.square().sum(), list(G.synthesis.parameters()), allow_unused=True
-                ),
-            )
-        )
-    for other in results[1:]:
-        same(results[0], other)
-    assert (
-        distance(
-            G.synthesis(ws, 'const'), R.synthesis({**p, **buffers}, ws, G.size, first, 'const')
-        )
-        < 1e-8
-    )
-    assert (
-        distance(G.float().synthesis(ws.float(), [m.float() for m in maps]), results[0][0]) < 1e-5
-    )
+        again = torch.autograd.grad(lengths.square().sum(), weights, allow_unused=True)
+        return image, *g, lengths, *again
+
+    got = derivatives(G.synthesis(ws, maps))
+    same(got, derivatives(R.synthesis(p, ws, G.size, first, maps)))
+    quick = R.synthesis(p, ws, G.size, first, maps, per_sample=False, literal=False)
+    assert distance(quick, got[0]) < 1e-8  # the reference's quicker way
+    with_buffers = {**p, **{k: v for k, v in G.state_dict().items() if 'noise_const' in k}}
+    plain = R.synthesis(with_buffers, ws, G.size, first, 'const')
+    assert distance(G.synthesis(ws, 'const'), plain) < 1e-8
+    single = G.float().synthesis(ws.float(), [m.float() for m in maps])
+    assert distance(single, got[0]) < 1e-5
 
 
-@pytest.mark.parametrize('kind', ['resnet', 'skip', 'orig'])
-@pytest.mark.parametrize('case', range(len(SHAPES)))
-def test_discriminator_equals_the_reference(case, kind):
+# case of SHAPES, kind, images, (group, channels) of the minibatch deviation
+DISCRIMINATORS = [
+    (0, 'resnet', 8, (4, 1)),
+    (0, 'skip', 8, (4, 1)),
+    (1, 'orig', 6, (2, 1)),
+    (2, 'resnet', 6, (None, 2)),
+    (3, 'resnet', 6, (3, 1)),
+    (3, 'skip', 6, (3, 1)),
+    (3, 'orig', 6, (3, 1)),
+]
+
+
+@pytest.mark.parametrize('case, kind, n, mbstd', DISCRIMINATORS, ids=str)
+def test_discriminator_equals_the_reference(case, kind, n, mbstd):
     "Logits, first derivatives and gradient penalty in float64, and logits in float32."
-    shape, c_dim, group, channels = (
-        SHAPES[case],
-        (0, 3)[case % 2],
-        (4, 2, None, 3)[case],
-        (1, 1, 2, 1)[case],
+    c_dim, start = (0, 3)[case % 2], torch.Generator().manual_seed(case)
+    how = dict(**SHAPES[case], mbstd_group=mbstd[0], mbstd_channels=mbstd[1], generator=start)
+    D = shaken(Discriminator(c_dim, kind=kind, **how), 2).double()
+    p, rng, weights = (
+        dict(D.named_parameters()),
+        torch.Generator().manual_seed(3),
+        [*D.parameters()],
     )
-    D = shaken(
-        Discriminator(
-            c_dim,
-            kind=kind,
-            **shape,
-            mbstd_group=group,
-            mbstd_channels=channels,
-            generator=torch.Generator().manual_seed(case),
-        ),
-        2,
-    ).double()
-    p, rng, n = dict(D.named_parameters()), torch.Generator().manual_seed(3), 6 if group != 4 else 8
     image = torch.randn(n, D.channels, *D.size, generator=rng, dtype=F64, requires_grad=True)
     c = F.one_hot(torch.arange(n) % 3, 3).double() if c_dim else None
-    cot, results = torch.randn(n, 1, generator=rng, dtype=F64), []
-    for f in (
-        lambda: D(image, c),
-        lambda: R.discriminator(p, image, c, kind, D.first, group, channels),
-        lambda: R.discriminator(p, image, c, kind, D.first, group, channels, literal=False),
-    ):
-        logits = f()
-        g = torch.autograd.grad((logits * cot).sum(), [image, *D.parameters()], retain_graph=True)
+    cot = torch.randn(n, 1, generator=rng, dtype=F64)
+
+    def derivatives(logits):
+        g = torch.autograd.grad((logits * cot).sum(), [image, *weights], retain_graph=True)
         penalty, _ = R.r1(logits, image)
-        results.append(
-            (
-                logits,
-                *g,
-                penalty,
-                *torch.autograd.grad(penalty.sum(), list(D.parameters()), allow_unused=True),
-            )
-        )
-    for other in results[1:]:
-        same(results[0], other)
-    assert distance(D.float()(image.float(), c), results[0][0]) < 3e-5
+        again = torch.autograd.grad(penalty.sum(), weights, allow_unused=True)
+        return logits, *g, penalty, *again
+
+    got = derivatives(D(image, c))
+    same(got, derivatives(R.discriminator(p, image, c, kind, D.first, mbstd)))
+    quick = R.discriminator(p, image, c, kind, D.first, mbstd, literal=False)
+    assert distance(quick, got[0]) < 1e-8  # the reference's quicker way
+    assert distance(D.float()(image.float(), c), got[0]) < 3e-5
 
 
 def test_switch_and_full_derivative_agree():
     "R1 and path length with and without the switch: the same derivatives by every parameter."
-    G, D = (
-        shaken(Generator(8, 0, 8, 16, 1, (64, 8))).double(),
-        shaken(Discriminator(0, 16, 1, 'resnet', (64, 8))).double(),
-    )
+    G = shaken(Generator(8, 0, 8, 16, 1, (64, 8))).double()
+    D = shaken(Discriminator(0, 16, 1, 'resnet', (64, 8))).double()
+    of_G, of_D = list(G.parameters()), list(D.parameters())
     z = torch.randn(4, 8, dtype=F64, generator=torch.Generator().manual_seed(0))
-    ws, noise = (
-        G.mapping(z, track=False),
-        torch.randn(4, 1, 16, 16, dtype=F64, generator=torch.Generator().manual_seed(1)) / 16,
-    )
-    with_ = torch.autograd.grad(
-        path_lengths(G, ws, noise)[0].sum(),
-        list(G.parameters()),
-        allow_unused=True,
-        retain_graph=True,
-    )
-    (g,) = torch.autograd.grad((G.synthesis(ws, 'const') * noise).sum(), ws, create_graph=True)
-    without = torch.autograd.grad(
-        g.square().sum(2).mean(1).sqrt().sum(), list(G.parameters()), allow_unused=True
-    )
-    image = G(z, noise='const', track=False).detach()
-    with_ += torch.autograd.grad(
-        r1(D, image, None)[0].sum(), list(D.parameters()), allow_unused=True
-    )
-    image.requires_grad_()
-    without += torch.autograd.grad(
-        R.r1(D(image), image)[0].sum(), list(D.parameters()), allow_unused=True
-    )
+    noise = torch.randn(4, 1, 16, 16, dtype=F64, generator=torch.Generator().manual_seed(1)) / 16
+
+    def grads(value, weights):
+        return torch.autograd.grad(value.sum(), weights, allow_unused=True, retain_graph=True)
+
+    ws = G.mapping(z, track=False)
+    with_ = grads(path_lengths(G, ws, noise)[0], of_G)
+    without = grads(R.path_lengths(G.synthesis(ws, 'const'), noise, ws)[0], of_G)
+    image = G(z, noise='const', track=False).detach().requires_grad_()
+    with_ += grads(r1(D, image, None)[0], of_D)
+    without += grads(R.r1(D(image), image)[0], of_D)
     used = 0
     for a, b in zip(with_, without):
         if b is not None and float(b.abs().max()) > 1e-9:
@@ -372,26 +319,25 @@ def test_switch_and_full_derivative_agree():
     assert used > 30
 
 
-# --- interface ------------------------------------------------------------------------------------------------------------------
+# --- interface ---
 
 
 @pytest.mark.parametrize(
     'settings',
     [
         dict(size=64, width='tiny'),
-        dict(size=(48, 80), c_dim=4, channels=3, width='small', mapping_layers=4),
+        dict(size=(24, 40), c_dim=4, channels=3, width='small', mapping_layers=4),
         dict(size=(50, 30), first=(25, 15), width=(64, 8), z_dim=5, w_dim=6, bf16=True),
     ],
 )
 def test_config_is_plain_and_builds_the_same_network(settings):
-    G = Generator(**settings)
-    shared = {
-        k: v
-        for k, v in settings.items()
-        if k in ('size', 'c_dim', 'channels', 'width', 'first', 'bf16')
-    }
+    def shapes(network):
+        return {k: v.shape for k, v in network.state_dict().items()}
+
+    common = 'size', 'c_dim', 'channels', 'width', 'first', 'bf16'
+    shared = {k: v for k, v in settings.items() if k in common}
     for network in (
-        G,
+        Generator(**settings),
         Discriminator(**shared),
         Discriminator(**shared, kind='skip', mbstd_group=None, mbstd_channels=2),
         Discriminator(**shared, kind='orig', mbstd_channels=0),
@@ -399,71 +345,58 @@ def test_config_is_plain_and_builds_the_same_network(settings):
         config = json.loads(json.dumps(network.config))
         again = type(network)(**config)
         assert config == network.config == again.config
-        assert {k: v.shape for k, v in again.state_dict().items()} == {
-            k: v.shape for k, v in network.state_dict().items()
-        }
+        assert shapes(again) == shapes(network)
 
 
 def test_weights_go_through_safetensors(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    for network, inputs in (
-        (
-            Generator(c_dim=2, size=(24, 16), channels=3, width='tiny'),
-            (torch.randn(4, 64), [0, 1, 1, 0]),
-        ),
-        (Discriminator(2, (24, 16), 3, width='tiny'), (torch.randn(4, 3, 24, 16), [0, 1, 1, 0])),
+    path, c = tmp_path / 'w.safetensors', [0, 1, 1, 0]
+    G = Generator(c_dim=2, size=(24, 16), channels=3, width='tiny')
+    D = Discriminator(2, (24, 16), 3, width='tiny')
+    for network, x, how in (
+        (G, torch.randn(4, 64), dict(noise='const')),
+        (D, torch.randn(4, 3, 24, 16), {}),
     ):
         shaken(network).eval()
-        kw = dict(noise='const') if isinstance(network, Generator) else {}
-        want = network(*inputs, **kw)
-        save_file(network.state_dict(), tmp_path / 'w.safetensors')
+        want = network(x, c, **how)
+        save_file(network.state_dict(), path)
         again = type(network)(**network.config).eval()
-        again.load_state_dict(load_file(tmp_path / 'w.safetensors'))
-        assert torch.equal(again(*inputs, **kw), want)
-        assert not [
-            k for k in network.state_dict() if 'taps' in k
-        ]  # constants of the method are not stored
+        again.load_state_dict(load_file(path))
+        assert torch.equal(again(x, c, **how), want)
+        # constants of the method are not stored
+        assert not [k for k in network.state_dict() if 'taps' in k]
 
 
 def test_initial_weights_follow_the_seed_or_the_generator():
     def state(seed=None, generator=None):
         if seed is not None:
             torch.manual_seed(seed)
-        return torch.cat(
-            [
-                v.flatten()
-                for f in (Generator, Discriminator)
-                for v in f(size=16, width='tiny', c_dim=2, generator=generator)
-                .state_dict()
-                .values()
-            ]
-        )
+        how = dict(size=16, width=(64, 8), c_dim=2, generator=generator)
+        networks = [kind(**how) for kind in (Generator, Discriminator)]
+        return torch.cat([v.flatten() for n in networks for v in n.state_dict().values()])
 
     def rng(s):
         return torch.Generator().manual_seed(s)
 
-    assert (
-        torch.equal(state(1), state(1))
-        and not torch.equal(state(1), state(2))
-        and torch.equal(state(5, rng(3)), state(6, rng(3)))
-        and not torch.equal(state(5, rng(3)), state(5, rng(4)))
-    )
+    assert torch.equal(state(1), state(1)) and not torch.equal(state(1), state(2))
+    assert torch.equal(state(5, rng(3)), state(6, rng(3)))
+    assert not torch.equal(state(5, rng(3)), state(5, rng(4)))
     before = torch.get_rng_state()
     state(generator=rng(0))
-    assert torch.equal(
-        before, torch.get_rng_state()
-    )  # a generator of its own leaves the global state alone
+    # a generator of its own leaves the global state alone
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_initial_images_and_logits_have_a_sane_spread():
-    "Equalised weights, demodulation and gains keep the variance: for any width and size nothing explodes or vanishes."
+    "Equalised weights, demodulation and gains keep the variance: nothing explodes or vanishes."
     torch.manual_seed(0)
     for size, width in ((16, 'tiny'), ((40, 24), 'small'), (64, (2048, 64))):
-        image = Generator(size=size, width=width)(torch.randn(16, N._width(width)[2])).detach()
-        assert 0.2 < image.std() < 5
-        for kind in ('resnet', 'skip', 'orig'):
-            assert 0.01 < Discriminator(size=size, kind=kind, width=width)(image).std() < 20
+        with torch.no_grad():
+            image = Generator(size=size, width=width)(torch.randn(8, N._width(width)[2]))
+            assert 0.2 < image.std() < 5
+            for kind in ('resnet', 'skip', 'orig'):
+                assert 0.01 < Discriminator(size=size, kind=kind, width=width)(image).std() < 20
 
 
 def test_noise_is_reproducible_and_named():
@@ -473,11 +406,8 @@ def test_noise_is_reproducible_and_named():
     def draw(s):
         return G(z, generator=torch.Generator().manual_seed(s))
 
-    assert (
-        torch.equal(draw(0), draw(0))
-        and not torch.equal(draw(0), draw(1))
-        and torch.equal(G(z, noise='const'), G(z, noise='const'))
-    )
+    assert torch.equal(draw(0), draw(0)) and not torch.equal(draw(0), draw(1))
+    assert torch.equal(G(z, noise='const'), G(z, noise='const'))
     torch.manual_seed(0)
     a = G(z)
     torch.manual_seed(0)
@@ -511,20 +441,17 @@ def test_average_moves_in_training_only():
 
 
 def test_batches_are_independent_but_for_the_minibatch_deviation():
-    G, D = (
-        shaken(Generator(size=16, width='tiny', c_dim=2)).eval(),
-        shaken(Discriminator(2, 16, width='tiny', mbstd_channels=0)),
-    )
+    G = shaken(Generator(size=16, width='tiny', c_dim=2)).eval()
+    D = shaken(Discriminator(2, 16, width='tiny', mbstd_channels=0))
     z, c = torch.randn(4, 64), torch.tensor([0, 1, 1, 0])
     images = G(z, c, noise='const')
-    assert torch.allclose(
-        images[2:3], G(z[2:3], c[2:3], noise='const'), atol=1e-4
-    ) and torch.allclose(D(images, c)[1:3], D(images[1:3], c[1:3]), atol=1e-4)
+    assert torch.allclose(images[2:3], G(z[2:3], c[2:3], noise='const'), atol=1e-4)
+    assert torch.allclose(D(images, c)[1:3], D(images[1:3], c[1:3]), atol=1e-4)
 
 
 def test_memory_is_channels_last_inside():
     "What enters a 3×3 convolution lies channels_last, in both networks, whatever the images' layout."
-    seen, plain = [], N.conv2d_resample
+    seen = []
     G, D = Generator(size=16, width='tiny'), Discriminator(size=16, width='tiny')
 
     def hook(m, inputs):
@@ -537,69 +464,58 @@ def test_memory_is_channels_last_inside():
     assert len(seen) == 5 + 2 * 8 and all(seen)
 
 
-# --- half precision -------------------------------------------------------------------------------------------------------------
+# --- half precision ---
 
 
 def test_bfloat16_is_close_and_can_be_left_out():
-    G, D = (
-        shaken(f(size=32, width='tiny', bf16=True, channels=3)) for f in (Generator, Discriminator)
-    )
+    how = dict(size=16, width='tiny', bf16=True, channels=3)
+    G, D = (shaken(kind(**how)) for kind in (Generator, Discriminator))
     z = torch.randn(4, 64)
-    exact, half = G(z, noise='const', fp32=True, track=False), G(z, noise='const', track=False)
+
+    def draw(network, fp32):
+        return network(z, noise='const', fp32=fp32, track=False)
+
+    def agree(value, network):
+        "Whether the derivatives of value(fp32) by all weights point the same way."
+        a, b = (
+            torch.autograd.grad(value(fp32), list(network.parameters())) for fp32 in (True, False)
+        )
+        a, b = (torch.cat([g.flatten() for g in grads]) for grads in (a, b))
+        return F.cosine_similarity(a, b, 0) > 0.999
+
+    exact, half = draw(G, True), draw(G, False)
     want = Generator(**{**G.config, 'bf16': False})
     want.load_state_dict(G.state_dict())
-    assert (
-        torch.equal(exact, want(z, noise='const', track=False))
-        and half.dtype == F32
-        and 0 < distance(half, exact) < 0.05
-    )
-    logits = D(exact, fp32=True), D(exact)
-    assert logits[1].dtype == F32 and 0 < distance(*logits[::-1]) < 0.1
-    for f in (lambda fp: D(exact.detach(), fp32=fp).sum(),):
-        a, b = (
-            torch.cat([g.flatten() for g in torch.autograd.grad(f(fp), list(D.parameters()))])
-            for fp in (True, False)
-        )
-        assert F.cosine_similarity(a, b, 0) > 0.999
-    a, b = (
-        torch.cat(
-            [
-                g.flatten()
-                for g in torch.autograd.grad(
-                    G(z, noise='const', fp32=fp, track=False).square().mean(), list(G.parameters())
-                )
-            ]
-        )
-        for fp in (True, False)
-    )
-    assert F.cosine_similarity(a, b, 0) > 0.999
+    assert torch.equal(exact, draw(want, False))
+    assert half.dtype == F32 and 0 < distance(half, exact) < 0.05
+    logits, rounded = D(exact, fp32=True), D(exact)
+    assert rounded.dtype == F32 and 0 < distance(rounded, logits) < 0.1
+    assert agree(lambda fp32: D(exact.detach(), fp32=fp32).sum(), D)
+    assert agree(lambda fp32: draw(G, fp32).square().mean(), G)
 
 
 def test_bfloat16_goes_where_it_should():
     "Not in the smallest block, nor in what leaves a network; a network in float64 stays in float64."
-    G, D, types = (
-        Generator(size=16, width='tiny', bf16=True),
-        Discriminator(size=16, width='tiny', bf16=True),
-        {},
-    )
+    G, D = (kind(size=16, width='tiny', bf16=True) for kind in (Generator, Discriminator))
+    types = {}
+
+    def noted(name):
+        def hook(module, given, out):
+            types[name] = (out[0] if isinstance(out, tuple) else out).dtype
+
+        return hook
+
     for network in (G, D):
         for k, m in network.named_modules():
             if isinstance(m, (N.StyledConv, N.Conv)):
-                m.register_forward_hook(
-                    lambda m, i, o, k=k: types.__setitem__(
-                        k, (o[0] if isinstance(o, tuple) else o).dtype
-                    )
-                )
+                m.register_forward_hook(noted(k))
     assert D(G(torch.randn(4, 64))).dtype == F32
-    assert (
-        types.pop('synthesis.b4x4.conv1') == types.pop('b4x4.conv') == F32
-        and set(types.values()) == {torch.bfloat16}
-        and len(types) == 4 + 7
-    )
+    assert types.pop('synthesis.b4x4.conv1') == types.pop('b4x4.conv') == F32
+    assert set(types.values()) == {torch.bfloat16} and len(types) == 4 + 7
     assert D.double()(G.double()(torch.randn(4, 64))).dtype == F64 and set(types.values()) == {F64}
 
 
-# --- accelerators ---------------------------------------------------------------------------------------------------------------
+# --- accelerators ---
 
 
 @pytest.mark.gpu
@@ -614,19 +530,16 @@ def test_accelerator_gives_the_same(device, monkeypatch):
 
 
 def test_the_comparison_of_devices_itself():
-    compare_devices('cpu', 'cpu')
-    compare_devices('cpu', 'cpu', dtype=F64, limit=1e-12)
+    compare_devices('cpu', 'cpu', dtype=F64, limit=1e-12, size=(24, 16))
 
 
 def test_networks_with_the_filters_of_a_gpu(monkeypatch):
     "The same with filters as matrices on one side, as convolutions on the other."
     from gan_covid.stylegan2 import ops
 
-    turns = iter([False, True])
-    real = torch.nn.Module.to
+    turns, turn, real = iter([False, True]), [False], torch.nn.Module.to
     monkeypatch.setattr(ops, '_by_matrices', lambda x: turn[0])
     monkeypatch.setattr(ops, '_spare', lambda n, x: -n % 8 if turn[0] else 0)
-    turn = [False]
 
     def to(self, *a, **k):
         if isinstance(self, Generator) and a == ('cpu',):
@@ -634,7 +547,7 @@ def test_networks_with_the_filters_of_a_gpu(monkeypatch):
         return real(self, *a, **k)
 
     monkeypatch.setattr(torch.nn.Module, 'to', to)
-    compare_devices('cpu', 'cpu')
+    compare_devices('cpu', 'cpu', size=(24, 16))
     assert turn[0] and next(turns, None) is None
 
 
@@ -652,7 +565,8 @@ def graph(*outputs):
 
 @pytest.mark.parametrize('kind', ['resnet', 'skip', 'orig'])
 def test_nothing_is_overwritten_through_a_view(kind, monkeypatch):
-    "As in a torch whose F.linear of more than two axes gives a view: on a GPU the second derivative then fails."
+    """As in a torch whose F.linear of more than two axes gives a view: on a GPU the second derivative then
+    fails."""
     real = F.linear
 
     def linear(x, w, b=None):
@@ -661,51 +575,36 @@ def test_nothing_is_overwritten_through_a_view(kind, monkeypatch):
 
     monkeypatch.setattr(F, 'linear', linear)
     G, D = Generator(size=16, width='tiny', c_dim=2), Discriminator(2, 16, width='tiny', kind=kind)
-    c = torch.tensor([0, 1, 1, 0])
+    c, noise = torch.tensor([0, 1, 1, 0]), torch.randn(4, 1, 16, 16)
     image = G(torch.randn(4, 64), c, track=False)
     penalty, _ = r1(D, image, c)
-    lengths, _ = path_lengths(
-        G, G.mapping(torch.randn(4, 64), c, track=False), torch.randn(4, 1, 16, 16)
-    )
+    ws = G.mapping(torch.randn(4, 64), c, track=False)
+    lengths, _ = path_lengths(G, ws, noise)
     assert 'CopySlices' not in graph(penalty.sum(), lengths.sum(), D(image, c).sum())
 
 
-def compare_devices(*devices, dtype=F32, limit=5e-3):
+def compare_devices(*devices, dtype=F32, limit=5e-3, size=(48, 32)):
     "Images, logits, derivatives, path length and gradient penalty on two devices, and bfloat16 beside them."
-    G, D = (
-        shaken(f(size=(48, 32), width='tiny', c_dim=2, bf16=True)).to(dtype)
-        for f in (Generator, Discriminator)
-    )
-    z, c, results = torch.randn(4, 64, dtype=dtype), torch.tensor([0, 1, 1, 0]), []
-    noise = torch.randn(4, 1, 48, 32, dtype=dtype) / math.sqrt(48 * 32)
+    how = dict(size=size, width='tiny', c_dim=2, bf16=True)
+    G, D = (shaken(kind(**how)).to(dtype) for kind in (Generator, Discriminator))
+    z, labels = torch.randn(4, 64, dtype=dtype), torch.tensor([0, 1, 1, 0])
+    noise = torch.randn(4, 1, *size, dtype=dtype) / math.sqrt(math.prod(size))
+    results = []
     for d in devices:
-        G, D = G.to(d), D.to(d)
-        image = G(z.to(d), c.to(d), noise='const', fp32=True, track=False)
-        ws = G.mapping(z.to(d), c.to(d), track=False)
-        fixed = image.detach()
-        out = [
-            image,
-            D(fixed, c.to(d), fp32=True),
-            *torch.autograd.grad(
-                D(image, c.to(d), fp32=True).sum(),
-                [*G.synthesis.parameters(), *D.parameters()],
-                allow_unused=True,
-            ),
-        ]
-        out += torch.autograd.grad(
-            path_lengths(G, ws, noise.to(d))[0].sum(),
-            list(G.synthesis.parameters()),
-            allow_unused=True,
-        )
-        out += torch.autograd.grad(
-            r1(D, fixed, c.to(d))[0].sum(), list(D.parameters()), allow_unused=True
-        )
+        G, D, x, c, m = G.to(d), D.to(d), z.to(d), labels.to(d), noise.to(d)
+        of_G, of_D = [*G.synthesis.parameters()], [*D.parameters()]
+        image = G(x, c, noise='const', fp32=True, track=False)
+        ws, fixed = G.mapping(x, c, track=False), image.detach()
+        out = [image, D(fixed, c, fp32=True)]
+        for value, weights in (
+            (D(image, c, fp32=True), [*of_G, *of_D]),
+            (path_lengths(G, ws, m)[0], of_G),
+            (r1(D, fixed, c)[0], of_D),
+        ):
+            out += torch.autograd.grad(value.sum(), weights, allow_unused=True)
         results.append([None if t is None else t.detach().cpu() for t in out])
-        assert (
-            distance(G(z.to(d), c.to(d), noise='const', track=False).cpu(), image.detach().cpu())
-            < 0.05
-            and D(fixed, c.to(d)).dtype == dtype
-        )
+        half = G(x, c, noise='const', track=False)
+        assert distance(half.cpu(), fixed.cpu()) < 0.05 and D(fixed, c).dtype == dtype
     same(*results[::-1], limit)
 
 
@@ -714,9 +613,8 @@ class NoDoubles(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
         out = f(*args, **(kwargs or {}))
-        assert not (
-            isinstance(out, torch.Tensor) and out.device.type == 'meta' and out.dtype == F64
-        ), f.name()
+        on_meta = isinstance(out, torch.Tensor) and out.device.type == 'meta'
+        assert not (on_meta and out.dtype == F64), f.name()
         return out
 
 
@@ -730,7 +628,7 @@ def test_labels_become_single_before_they_move():
             assert found.device.type == 'meta' and found.dtype == F32
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------------
+# --- bad input ---
 
 
 @pytest.mark.parametrize(
@@ -771,28 +669,18 @@ def test_bad_batches_are_named():
             f()
 
 
-@pytest.mark.parametrize(
-    'size', list(itertools.product([8, 12, 20, 28, 56, 96, 640], [8, 14, 28, 40, 256]))
-)
-def test_first_blocks_multiply_to_the_size(size):
+def test_first_blocks_multiply_to_the_size():
     "Where there is a first block it gives the size; where not, both sizes that the message names do."
-    import re
-
-    try:
-        (h, w), k = N.first_block(size)
-    except InputError as e:
-        named = [
-            tuple(map(int, m))
-            for m in re.findall(r'(\d+)×(\d+)', str(e).split('fit are')[1].split(', or')[0])
-        ]
-        assert len(named) >= 1 and all(N.first_block(s) for s in named)
-    else:
-        assert (
-            (h << k, w << k) == size
-            and 4 <= min(h, w) <= 15
-            and k >= 1
-            and (h % 2 or w % 2 or min(h, w) < 8)
-        )
+    for size in itertools.product([8, 12, 20, 28, 56, 96, 640], [8, 14, 28, 40, 256]):
+        try:
+            (h, w), k = N.first_block(size)
+        except InputError as e:
+            near = str(e).split('fit are')[1].split(', or')[0]
+            named = [tuple(map(int, m)) for m in re.findall(r'(\d+)×(\d+)', near)]
+            assert named and all(N.first_block(s) for s in named), size
+        else:
+            assert (h << k, w << k) == size and 4 <= min(h, w) <= 15 and k >= 1
+            assert h % 2 or w % 2 or min(h, w) < 8, size
 
 
 def test_package_is_light():

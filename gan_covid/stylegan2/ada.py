@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYM6', 'TRANSFORMS', 'PRESETS', 'Pipeline', 'pipeline', 'sample_parameters', 'geometric_matrices', 'colour_matrices',
-           'apply_geometry', 'apply_colour', 'augment', 'Controller']
+           'apply_geometry', 'apply_colour', 'augment', 'Rule', 'Controller']
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #80adf8c4
 import contextlib
@@ -13,6 +13,7 @@ import math
 import numbers
 import warnings
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ import torch
 from ..records import InputError
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #f77ae0b5
-# sym6: 12 taps, sum 1 (Daubechies, Ten Lectures on Wavelets, table 6.3, there with another sum); derived in the notebook
+# sym6: 12 taps, sum 1; derived in the notebook
+# (Daubechies, Ten Lectures on Wavelets, table 6.3, there with another sum)
 SYM6 = (
     0.01089235016329234,
     0.002468306185923318,
@@ -67,25 +69,16 @@ def _places(n: int, device, dtype) -> torch.Tensor:
     return torch.arange(-5, 2 * n + 5, device=device, dtype=dtype) / 2 - (n - 1) / 2
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #711bd7fd
-TRANSFORMS = (
-    'xflip',
-    'rotate90',
-    'xint',
-    'scale',
-    'rotate',
-    'aniso',
-    'xfrac',
-    'brightness',
-    'contrast',
-    'lumaflip',
-    'hue',
-    'saturation',
-)
+_BLIT = 'xflip', 'rotate90', 'xint'
+_GEOMETRY = 'scale', 'rotate', 'aniso', 'xfrac'
+_COLOUR = 'brightness', 'contrast', 'lumaflip', 'hue', 'saturation'
+TRANSFORMS = _BLIT + _GEOMETRY + _COLOUR
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    "Which transforms, how often, how wide (ADA, appendix B). Multipliers: 0 is off, the probability is p times the multiplier, at most 1. Bad values raise `InputError`."
+    """Which transforms, how often, how wide (ADA, appendix B). Multipliers: 0 is off, the probability is p
+    times the multiplier, at most 1. Bad values raise `InputError`."""
 
     xflip: float = 0.0  # multiplier: mirror image, for half of those that are drawn
     rotate90: float = 0.0  # multiplier: 0 to 3 quarter turns
@@ -98,9 +91,7 @@ class Pipeline:
     contrast: float = 0.0  # multiplier: multiply by a number
     lumaflip: float = 0.0  # multiplier: invert the luma, for half of those that are drawn
     hue: float = 0.0  # multiplier: turn the colours about the gray axis (3 channels only)
-    saturation: float = (
-        0.0  # multiplier: stretch the distance from the gray axis (2 channels or more)
-    )
+    saturation: float = 0.0  # multiplier: stretch away from the gray axis (2 channels or more)
     xint_max: float = 0.125  # uniform in ± this, share of width and height
     scale_std: float = 0.2  # the factor is 2^N(0, this)
     rotate_max: float = 1.0  # uniform in ± this, share of 180°, each of the two turns
@@ -113,17 +104,17 @@ class Pipeline:
 
     def __post_init__(self):
         for f in fields(self):
-            v, top = (
-                getattr(self, f.name),
-                1 if f.name in ('xint_max', 'rotate_max', 'hue_max') else math.inf,
-            )
+            v, top = getattr(self, f.name), 1 if f.name.endswith('_max') else math.inf
             if not isinstance(v, numbers.Real) or not 0 <= v <= top or not math.isfinite(v):
-                raise InputError(
-                    f'{f.name}={v!r}: give a number from 0 ' + ('to 1' if top == 1 else 'upwards')
-                )
+                upto = 'to 1' if top == 1 else 'upwards'
+                raise InputError(f'{f.name}={v!r}: give a number from 0 {upto}')
 
     def __bool__(self):
-        return any(getattr(self, t) for t in TRANSFORMS)
+        return self.has(TRANSFORMS)
+
+    def has(self, names) -> bool:
+        "Whether any of these transforms is on."
+        return any(getattr(self, t) for t in names)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #920668b6
 def _on(names, **widths):
@@ -135,54 +126,42 @@ _CT = dict(brightness_std=0.1, contrast_std=0.15)
 _SAFE = ('xint', 'scale', 'rotate', 'aniso', 'xfrac', 'brightness', 'contrast')
 PRESETS = {
     'none': Pipeline(),
-    'blit': _on(TRANSFORMS[:3]),
-    'geom': _on(TRANSFORMS[3:7]),
-    'color': _on(TRANSFORMS[7:]),
-    'bg': _on(TRANSFORMS[:7]),
+    'blit': _on(_BLIT),
+    'geom': _on(_GEOMETRY),
+    'color': _on(_COLOUR),
+    'bg': _on(_BLIT + _GEOMETRY),
     'bgc': _on(TRANSFORMS),
     'chest_xray': _on(_SAFE, **_CHEST, contrast_std=0.25),
     'chest_ct': _on(_SAFE, **_CHEST, **_CT),
     'head_ct': _on(('xflip', *_SAFE), **_CHEST, **_CT),
 }
 
-
+# %% ../../nbs/10_stylegan2_ada.ipynb #cd92ee09
 def pipeline(
     name,  # a key of `PRESETS`, names of transforms joined by '+' ('xflip+scale'), or a `Pipeline`
     **changes,  # fields of `Pipeline` to set otherwise
 ) -> Pipeline:
     "A pipeline by its name. Unknown names raise `InputError`."
+    known = [f.name for f in fields(Pipeline)]
     if isinstance(name, Pipeline):
         found = name
     elif name in PRESETS:
         found = PRESETS[name]
     else:
-        if unknown := [t for t in str(name).split('+') if t not in TRANSFORMS]:
+        parts = str(name).split('+')
+        if unknown := [t for t in parts if t not in TRANSFORMS]:
             raise InputError(
-                f'pipeline={name!r}: {unknown[0]!r} is unknown; choose a preset ({", ".join(PRESETS)}) or transforms joined by + ({", ".join(TRANSFORMS)})'
+                f'pipeline={name!r}: {unknown[0]!r} is unknown; choose a preset '
+                f'({", ".join(PRESETS)}) or transforms joined by + ({", ".join(TRANSFORMS)})'
             )
-        found = _on(name.split('+'))
-    if unknown := set(changes) - {f.name for f in fields(Pipeline)}:
-        raise InputError(
-            f'pipeline: {min(unknown)!r} is unknown; choose from {", ".join(f.name for f in fields(Pipeline))}'
-        )
+        found = _on(parts)
+    if unknown := set(changes) - set(known):
+        raise InputError(f'pipeline: {min(unknown)!r} is unknown; choose from {", ".join(known)}')
     return replace(found, **changes)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #c2a28459
-_GATES = (
-    'xflip',
-    'rotate90',
-    'xint',
-    'scale',
-    'rotate',
-    'rotate',
-    'aniso',
-    'xfrac',
-    'brightness',
-    'contrast',
-    'lumaflip',
-    'hue',
-    'saturation',
-)
+# gates, in the order in which they are drawn
+_GATES = (*_BLIT, 'scale', 'rotate', 'rotate', 'aniso', 'xfrac', *_COLOUR)
 # a value: name, number of its gate, name of its width; the first three are whole numbers
 _UNIFORM = (
     ('xflip', 0, None),
@@ -204,24 +183,33 @@ _NORMAL = (
     ('saturation', 12, 'saturation_std'),
 )
 
+# %% ../../nbs/10_stylegan2_ada.ipynb #53103034
+class _Constants(NamedTuple):
+    "A pipeline as tensors on a device."
 
+    multiplier: torch.Tensor  # of each gate
+    turn: torch.Tensor  # which gates are those of a turn
+    gate: torch.Tensor  # of each value
+    sides: torch.Tensor  # how many whole numbers xflip, rotate90 and lumaflip have
+    width: torch.Tensor  # of the other uniform values; angles in radians
+    std: torch.Tensor  # of the normal values
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #4a59fe5a
 @functools.lru_cache(64)
 def _constants(pipe, device, dtype):
-    "The pipeline as tensors on a device: multipliers of the gates, which gates are turns, the gate of each value, and the factors."
-
-    def t(v, d=dtype):
+    def tensor(v, d=dtype):
         return torch.tensor(v, dtype=d).to(device)
 
-    def angle(f):
+    def width(f):
         return getattr(pipe, f) * (1 if f == 'xint_max' else math.pi)
 
-    return (
-        t([getattr(pipe, g) for g in _GATES]),
-        t([g == 'rotate' for g in _GATES], torch.bool),
-        t([g for _, g, _ in _UNIFORM + _NORMAL], torch.long),
-        t([2, 4, 2]),
-        t([angle(f) for _, _, f in _UNIFORM[3:]]),
-        t([getattr(pipe, f) for _, _, f in _NORMAL]),
+    return _Constants(
+        tensor([getattr(pipe, g) for g in _GATES]),
+        tensor([g == 'rotate' for g in _GATES], torch.bool),
+        tensor([g for _, g, _ in _UNIFORM + _NORMAL], torch.long),
+        tensor([2, 4, 2]),
+        tensor([width(f) for _, _, f in _UNIFORM[3:]]),
+        tensor([getattr(pipe, f) for _, _, f in _NORMAL]),
     )
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #085db47e
@@ -238,30 +226,26 @@ def _probability(p):
 def sample_parameters(
     pipe,  # `Pipeline`, or a name that `pipeline` knows
     n: int,  # number of images
-    p=1.0,  # probability of each transform, in [0, 1]; also a 0-dim tensor on the generator's device, which is not checked
+    # probability of each transform, in [0, 1];
+    p=1.0,  # also a 0-dim tensor on the generator's device, which is not checked
     generator=None,  # torch.Generator; the numbers are on its device. None: torch's own on the CPU
     dtype=torch.float32,
 ) -> dict:  # (n,) tensors, neutral where a transform is off; the names are below
-    """Draw the numbers of one batch, every image by itself (ADA, appendix B). A probability outside [0, 1] raises `InputError`.
-    xflip, lumaflip: 0 or 1; rotate90: 0 to 3; scale, aniso, contrast, saturation: factors; brightness: a summand; rotate_pre, rotate_post, hue: radians;
-    xint, xfrac: (n, 2), shares of width and height."""
-    pipe, p, device = (
-        pipeline(pipe),
-        _probability(p),
-        generator.device if generator is not None else torch.device('cpu'),
-    )
-    multiplier, turn, gate, sides, width, std = _constants(pipe, device, dtype)
-    u, z = (
-        torch.rand(n, 21, generator=generator, device=device, dtype=dtype),
-        torch.randn(n, 7, generator=generator, device=device, dtype=dtype),
-    )
-    q = (p * multiplier).clamp(0, 1)
-    on = (u[:, :13] < torch.where(turn, 1 - (1 - q).sqrt(), q)).to(dtype)[:, gate]
-    whole, even = (
-        (u[:, 13:16] * sides).floor() * on[:, :3],
-        (2 * u[:, 16:] - 1) * width * on[:, 3:8],
-    )
-    z = z * std * on[:, 8:]
+    """Draw the numbers of one batch, every image by itself (ADA, appendix B). A probability outside [0, 1]
+    raises `InputError`.
+
+    xflip, lumaflip: 0 or 1; rotate90: 0 to 3; scale, aniso, contrast, saturation: factors; brightness: a
+    summand; rotate_pre, rotate_post, hue: radians; xint, xfrac: (n, 2), shares of width and height."""
+    pipe, p = pipeline(pipe), _probability(p)
+    device = generator.device if generator is not None else torch.device('cpu')
+    k = _constants(pipe, device, dtype)
+    how = dict(generator=generator, device=device, dtype=dtype)
+    u, z = torch.rand(n, 21, **how), torch.randn(n, 7, **how)
+    q = (p * k.multiplier).clamp(0, 1)
+    on = (u[:, :13] < torch.where(k.turn, 1 - (1 - q).sqrt(), q)).to(dtype)[:, k.gate]
+    whole = (u[:, 13:16] * k.sides).floor() * on[:, :3]
+    even = (2 * u[:, 16:] - 1) * k.width * on[:, 3:8]
+    z = z * k.std * on[:, 8:]
     factor = torch.exp2(z[:, 3:])
     return {
         'xflip': whole[:, 0],
@@ -283,9 +267,9 @@ def sample_parameters(
 def geometric_matrices(
     params: dict,  # from `sample_parameters`
     shape: tuple,  # (height, width) in pixels
-) -> torch.Tensor:  # (n, 3, 3): (x, y, 1) of the input = matrix @ (x, y, 1) of the output; pixels from the centre, x right, y down
-    "Join all geometric transforms of an image to one matrix."
-    h, w = shape
+) -> torch.Tensor:  # (n, 3, 3)
+    """Join all geometric transforms of an image to one matrix: (x, y, 1) of the input = matrix @ (x, y, 1) of
+    the output, in pixels from the centre, x right, y down."""
 
     def matrix(a, b, c, d):
         return torch.stack([a, b, c, d], 1).view(-1, 2, 2)
@@ -294,58 +278,45 @@ def geometric_matrices(
         return matrix(t.cos(), -t.sin(), t.sin(), t.cos())
 
     mirror, k, stretch = 1 - 2 * params['xflip'], params['rotate90'], params['aniso']
-    zero, size = (
-        torch.zeros_like(stretch),
-        torch.stack([torch.full_like(stretch[:1], w), torch.full_like(stretch[:1], h)], 1),
-    )
+    zero, (h, w) = torch.zeros_like(stretch), shape
+    size = torch.stack([torch.full_like(stretch[:1], v) for v in (w, h)], 1)
     cos, sin = (k - 2).abs() - 1, 1 - (k - 1).abs()  # of k quarter turns
     M = matrix(mirror * cos, -mirror * sin, sin, cos)
-    L = (
-        M
-        @ turn(params['rotate_pre'])
-        @ matrix(1 / stretch, zero, zero, stretch)
-        @ turn(params['rotate_post'])
-        / params['scale'][:, None, None]
-    )
+    turned = M @ turn(params['rotate_pre']) @ matrix(1 / stretch, zero, zero, stretch)
+    L = turned @ turn(params['rotate_post']) / params['scale'][:, None, None]
     t = -M @ (params['xint'] * size).round()[..., None] - L @ (params['xfrac'] * size)[..., None]
-    return torch.cat(
-        [torch.cat([L, t], 2), torch.cat([zero, zero, 1 + zero]).view(3, -1).T[:, None]], 1
-    )
+    last = torch.cat([zero, zero, 1 + zero]).view(3, -1).T[:, None]
+    return torch.cat([torch.cat([L, t], 2), last], 1)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #12642a53
+def _plane(params, N):  # (n, N, N)
+    "What saturation and hue make of the plane across the gray axis."
+    s, hue = params['saturation'], params['hue']
+    like = dict(device=s.device, dtype=s.dtype)
+    identity = torch.eye(N, **like)
+    plane = s[:, None, None] * (identity - torch.full((N, N), 1 / N, **like))
+    if N != 3:
+        return plane
+    a = torch.ones(3, **like) / 3**0.5
+    cross = torch.linalg.cross(identity, a.expand(3, 3), dim=1)  # row i: e_i × v
+    return hue.cos()[:, None, None] * plane + (s * hue.sin())[:, None, None] * cross
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #639b3d42
 def colour_matrices(
     params: dict,  # from `sample_parameters`
     channels: int = 3,  # N
-) -> (
-    torch.Tensor
-):  # (n, N+1, N+1): (colour, 1) of the output = first N rows @ (colour, 1) of the input
-    "Join all colour transforms of an image to one matrix. Hue needs 3 channels and saturation 2; they are left out where there are fewer (hue also where there are more)."
-    c, s, b, flip = (
-        params['contrast'],
-        params['saturation'],
-        params['brightness'],
-        1 - 2 * params['lumaflip'],
-    )
-    n, N = len(c), channels
-    C = c.new_zeros(n, N + 1, N + 1)
+) -> torch.Tensor:  # (n, N+1, N+1)
+    """Join all colour transforms of an image to one matrix, whose first N rows make (colour, 1) of the input
+    to the colour of the output. Hue needs 3 channels and saturation 2 or more; else they are left out."""
+    c, b, flip, N = params['contrast'], params['brightness'], 1 - 2 * params['lumaflip'], channels
+    C = c.new_zeros(len(c), N + 1, N + 1)
     if N == 1:
         C[:, 0, 0], C[:, 1, 1] = c * flip, 1
     else:
         gray = torch.full((N, N), 1 / N, device=c.device, dtype=c.dtype)
-        plane = s[:, None, None] * (torch.eye(N, device=c.device, dtype=c.dtype) - gray)
-        if N == 3:
-            a = torch.ones(3, device=c.device, dtype=c.dtype) / 3**0.5
-            cross = torch.linalg.cross(
-                torch.eye(3, device=c.device, dtype=c.dtype), a.expand(3, 3), dim=1
-            )  # row i: e_i × v
-            plane = (
-                params['hue'].cos()[:, None, None] * plane
-                + (s * params['hue'].sin())[:, None, None] * cross
-            )
-        C[:, :N, :N] = c[:, None, None] * (flip[:, None, None] * gray + plane)
-        C[:, N, N] = (
-            s  # of no effect; the product of the 4 × 4 matrices in ADA's definition has it there
-        )
+        C[:, :N, :N] = c[:, None, None] * (flip[:, None, None] * gray + _plane(params, N))
+        # of no effect; the product of the 4 × 4 matrices in ADA's definition has it there
+        C[:, N, N] = params['saturation']
     C[:, :N, N] = (c * flip * b)[:, None]
     return C
 
@@ -356,14 +327,14 @@ def _corners(grid, h, w):
     i, j = y.floor(), x.floor()
     for di, dj in ((0, 0), (0, 1), (1, 0), (1, 1)):
         r, c = i + di, j + dj
-        weight = (
-            (1 - (y - r).abs()) * (1 - (x - c).abs()) * ((r >= 0) & (r < h) & (c >= 0) & (c < w))
-        )
+        inside = (r >= 0) & (r < h) & (c >= 0) & (c < w)
+        weight = (1 - (y - r).abs()) * (1 - (x - c).abs()) * inside
         yield (r.clamp(0, h - 1) * w + c.clamp(0, w - 1)).long(), weight
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #9a90c147
 def _way(device):
-    "How look-ups are added up: by torch's own kernel, by it and back in whole numbers (the same bits each time), or plainly."
+    """How look-ups are added up. 'native': by torch's own kernel; 'whole': by it, and back in whole numbers
+    (the same bits each time); 'plain': by gathers."""
     if device.type == 'cuda':
         return 'whole' if torch.are_deterministic_algorithms_enabled() else 'native'
     return 'native' if device.type == 'cpu' else 'plain'
@@ -376,20 +347,16 @@ def _lookup(v, grid, way=None):
     n, c, h, w = v.shape
     flat, shape, out = v.flatten(2), (n, c, *grid.shape[1:3]), 0
     for k, weight in _corners(grid, h, w):
-        out = (
-            out
-            + flat.gather(2, k.flatten(1)[:, None].expand(-1, c, -1)).view(shape) * weight[:, None]
-        )
+        index = k.flatten(1)[:, None].expand(-1, c, -1)
+        out = out + flat.gather(2, index).view(shape) * weight[:, None]
     return out
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #adc5ec66
 @contextlib.contextmanager
 def _any_order():
     "Within it torch may add in any order: right for whole numbers, whose sum does not depend on it."
-    wanted, warn = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
     try:
         yield
@@ -397,15 +364,19 @@ def _any_order():
         torch.use_deterministic_algorithms(wanted, warn_only=warn)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #586b9f83
+def _spread_native(s, grid, h, w):
+    image = s.new_zeros(()).expand(
+        *s.shape[:2], h, w
+    )  # it matters only to the gradient of the grid
+    back = torch.ops.aten.grid_sampler_2d_backward
+    return back(s, image, grid, 0, 0, False, [True, False])[0]
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #2e8d69ef
 def _spread(s, grid, h, w, way=None):
     "The adjoint of `_lookup`: (n, c, a, b), (n, a, b, 2) -> (n, c, h, w)."
     (n, c), way = s.shape[:2], way or _way(s.device)
     if way == 'native':
-        # the image itself is only needed for the gradient of the grid
-        image = s.new_zeros(()).expand(n, c, h, w)
-        return torch.ops.aten.grid_sampler_2d_backward(s, image, grid, 0, 0, False, [True, False])[
-            0
-        ]
+        return _spread_native(s, grid, h, w)
     first = torch.arange(n * c, device=s.device).view(n, c, 1) * (h * w)
     parts = [
         ((first + k.flatten(1)[:, None]).flatten(), (s * weight[:, None]).flatten())
@@ -416,7 +387,8 @@ def _spread(s, grid, h, w, way=None):
         for k, part in parts:
             out.index_add_(0, k, part)
         return out.view(n, c, h, w)
-    # of the largest value 2^40 is made, and 2^23 of them still fit; one that is no number makes all of the result none
+    # of the largest value 2^40 is made, and 2^23 of them still fit;
+    # one that is no number makes all of the result none
     scale = 2.0**40 / s.abs().amax().double().clamp_min(1e-30)
     out = torch.zeros(n * c * h * w, dtype=torch.int64, device=s.device)
     with _any_order():
@@ -425,116 +397,133 @@ def _spread(s, grid, h, w, way=None):
     return (out / scale).to(s.dtype).view(n, c, h, w)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #72b72904
-def _axis(scale, shift, n_out, n_in, device, dtype):
-    "One axis without a turn: place = scale·place + shift, doubled, looked up and halved, as matrices (k, n_out, n_in)."
-    U = torch.nn.functional.pad(
-        _up(n_in, device, dtype), (0, 0, 2, 2)
-    )  # two rows of zeros: what lies outside
-    u = 2 * (scale[:, None] * _places(n_out, scale.device, scale.dtype) + shift[:, None]) + (
-        3 * (n_in - 1) + 2
-    )
+def _axis(scale, shift, n_out, n_in, device, dtype):  # (k, n_out, n_in)
+    "One axis without a turn: place = scale·place + shift, doubled, looked up and halved, as matrices."
+    # two rows of zeros: what lies outside
+    U = torch.nn.functional.pad(_up(n_in, device, dtype), (0, 0, 2, 2))
+    places = scale[:, None] * _places(n_out, scale.device, scale.dtype) + shift[:, None]
+    u = 2 * places + (3 * (n_in - 1) + 2)
     i = u.floor()
-    weight, i = (
-        (u - i).to(dtype).to(device).view(-1, 1),
-        i.clamp_(0, len(U) - 2).long().to(device).flatten(),
-    )
+    weight = (u - i).to(dtype).to(device).view(-1, 1)
+    i = i.clamp_(0, len(U) - 2).long().to(device).flatten()
     rows = torch.lerp(U.index_select(0, i), U.index_select(0, i + 1), weight)
     return _down(n_out, device, dtype) @ rows.view(len(scale), -1, n_in)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #638bfdd9
-def _reach(p, q, t, n, m):
-    "Which rows of the doubled axis of n pixels the look-ups p·(place on this axis) + q·(place on the other, of m) + t can meet: first, and one past the last."
+class _Line(NamedTuple):
+    "Where look-ups fall on an axis: along·(place on it) + across·(place on the other) + shift, by image."
+
+    along: torch.Tensor
+    across: torch.Tensor
+    shift: torch.Tensor
+    n: int  # pixels of the axis
+    m: int  # and of the other
+
+    def of(self, k):
+        "The same for some of the images."
+        return self._replace(along=self.along[k], across=self.across[k], shift=self.shift[k])
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #c039a3b8
+def _reach(line):
+    "Which rows of the doubled axis the look-ups can meet: first, and one past the last."
 
     def far(k):
         return (k + 5) / 2  # the farthest place, see `_places`
 
-    middle, r = 2 * t + 3 * (n - 1), 2 * (p.abs() * far(n) + q.abs() * far(m))
-    L = 2 * (3 * n - 2)
-    lo = min(max(math.floor(float((middle - r).min())), 0), L - 1)
-    return lo, max(min(math.floor(float((middle + r).max())) + 2, L), lo + 1)
+    middle = 2 * line.shift + 3 * (line.n - 1)
+    r = 2 * (line.along.abs() * far(line.n) + line.across.abs() * far(line.m))
+    last = 2 * (3 * line.n - 2)
+    lo = min(max(math.floor(float((middle - r).min())), 0), last - 1)
+    return lo, max(min(math.floor(float((middle + r).max())) + 2, last), lo + 1)
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #236085cf
+class _Straight:
+    "Images without a turn, or crossed by an odd number of quarter turns: Ay·X·Axᵀ, or Ay·Xᵀ·Axᵀ."
+
+    def __init__(self, x, y, crossed, device, dtype):
+        self.crossed = crossed
+        if crossed:
+            rows, columns = (x.across, x.shift, y.n, x.n), (y.across, y.shift, x.n, y.n)
+        else:
+            rows, columns = (y.along, y.shift, y.n, y.n), (x.along, x.shift, x.n, x.n)
+        self.Ay, self.Ax = (_axis(*axis, device, dtype)[:, None] for axis in (rows, columns))
+
+    def __call__(self, v, adjoint):
+        if adjoint:
+            v = self.Ay.mT @ v @ self.Ax
+            return v.mT if self.crossed else v
+        return self.Ay @ (v.mT if self.crossed else v) @ self.Ax.mT
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #4f321df7
+class _Turned:
+    "Images turned by any angle: doubled, looked up, halved."
+
+    def __init__(
+        self, x, y, whole, device, dtype
+    ):  # whole: all of the doubled image, not what is met
+        parts = [(0, 2 * (3 * line.n - 2)) if whole else _reach(line) for line in (x, y)]
+        (x0, x1), (y0, y1) = parts
+        self.Ux, self.Uy = _up(x.n, device, dtype)[x0:x1], _up(y.n, device, dtype)[y0:y1]
+        self.Dx, self.Dy = (_down(line.n, device, dtype) for line in (x, y))
+        self.grid = self._grid(x, y, parts, device, dtype)
+
+    @staticmethod
+    def _grid(x, y, parts, device, dtype):
+        "Look-ups in these parts of the doubled image; -1 and 1 are its outer edges, as in grid_sample."
+        count, at = len(x.along), (x.along.device, x.along.dtype)
+        grid = torch.empty(count, 2 * y.n + 10, 2 * x.n + 10, 2, device=device, dtype=dtype)
+        px, py = _places(x.n, *at), _places(y.n, *at)
+        by = (x.along, x.across), (y.across, y.along)
+        for axis, (line, (by_x, by_y), (lo, hi)) in enumerate(zip((x, y), by, parts)):
+            f, first = 2 / (hi - lo), (3 * (line.n - 1) - lo + 0.5) * 2 / (hi - lo) - 1
+            rows = 2 * f * by_y[:, None] * py + 2 * f * line.shift[:, None] + first
+            columns = 2 * f * by_x[:, None] * px
+            rows, columns = (v.to(dtype).to(device) for v in (rows, columns))
+            torch.add(rows[:, :, None], columns[:, None, :], out=grid[..., axis])
+        return grid
+
+    def __call__(self, v, adjoint):
+        if adjoint:
+            v = _spread(self.Dy.T @ v @ self.Dx, self.grid, len(self.Uy), len(self.Ux))
+            return self.Uy.T @ v @ self.Ux
+        return self.Dy @ _lookup(self.Uy @ v @ self.Ux.T, self.grid) @ self.Dx.T
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #b1d12c85
 class _Warp:
     "The geometric step for one batch of matrices: a linear map of (n, c, h, w) images, and its adjoint."
 
     def __init__(self, G, h, w, device, dtype, split):
-        self.h, self.w, self.still, self.straight, self.turned = h, w, None, [], []
         exact = torch.float64 if G.device.type != 'mps' else torch.float32
         G = G.detach().to(exact)
         (a, b, tx), (c, d, ty) = G[:, 0].unbind(1), G[:, 1].unbind(1)
+        x, y = _Line(a, b, tx, w, h), _Line(d, c, ty, h, w)
         still = (G[:, :2] == torch.eye(2, 3, dtype=exact, device=G.device)).flatten(1).all(1)
+        self.parts, self.all = [], None
         if not split:
             self.still = still.to(device)[:, None, None, None]
-            return self._turned(
-                None, a, b, tx, c, d, ty, device, dtype, (0, 2 * (3 * w - 2)), (0, 2 * (3 * h - 2))
-            )
-        plain, crossed = (b == 0) & (c == 0) & ~still, (a == 0) & (d == 0)
-        for kind, rows, columns in (
-            (plain, (d, ty, h, h), (a, tx, w, w)),
-            (crossed, (b, tx, h, w), (c, ty, w, h)),
+            self.all = _Turned(x, y, True, device, dtype)
+            return
+        straight, crossed = (b == 0) & (c == 0) & ~still, (a == 0) & (d == 0)
+        turned = ~(still | straight | crossed)
+        for kind, make, how in (
+            (straight, _Straight, False),
+            (crossed, _Straight, True),
+            (turned, _Turned, False),
         ):
-            if len(k := kind.nonzero()[:, 0]):
-                Ay, Ax = (
-                    _axis(s[k], t[k], o, i, device, dtype)[:, None]
-                    for s, t, o, i in (rows, columns)
-                )
-                self.straight.append((k.to(device), Ay, Ax, kind is crossed))
-        if len(k := (~(still | plain | crossed)).nonzero()[:, 0]):
-            part = [v[k] for v in (a, b, tx, c, d, ty)]
-            self._turned(
-                k.to(device),
-                *part,
-                device,
-                dtype,
-                _reach(*part[:3], w, h),
-                _reach(part[4], part[3], part[5], h, w),
-            )
-
-    def _turned(self, k, a, b, tx, c, d, ty, device, dtype, xs, ys):
-        "Look-ups in the part `ys`, `xs` of the doubled image, in grid_sample's coordinates: -1 and 1 are its outer edges."
-        grid = torch.empty(len(a), 2 * self.h + 10, 2 * self.w + 10, 2, device=device, dtype=dtype)
-        x, y = (_places(n, a.device, a.dtype) for n in (self.w, self.h))
-        for axis, (p, q, t), n, (lo, hi) in (
-            (0, (a, b, tx), self.w, xs),
-            (1, (c, d, ty), self.h, ys),
-        ):
-            f, first = 2 / (hi - lo), (3 * (n - 1) - lo + 0.5) * 2 / (hi - lo) - 1
-            torch.add(
-                (2 * f * q[:, None] * y + 2 * f * t[:, None] + first)
-                .to(dtype)
-                .to(device)[:, :, None],
-                (2 * f * p[:, None] * x).to(dtype).to(device)[:, None, :],
-                out=grid[..., axis],
-            )
-
-        def U(n, s):
-            return _up(n, device, dtype)[s[0] : s[1]]
-
-        self.turned.append((k, U(self.h, ys), U(self.w, xs), grid))
-        self.Dy, self.Dx = _down(self.h, device, dtype), _down(self.w, device, dtype)
+            k = kind.nonzero()[:, 0]
+            if len(k):
+                self.parts.append((k.to(device), make(x.of(k), y.of(k), how, device, dtype)))
 
     def __bool__(self):
-        return bool(self.straight or self.turned)
+        return bool(self.parts or self.all)
 
     def __call__(self, x, adjoint):
         x = x.contiguous()
-        out = x if self.still is not None else x.clone()
-        for k, Ay, Ax, crossed in self.straight:
-            v = x.index_select(0, k)
-            if adjoint:
-                v = Ay.mT @ v @ Ax
-            if crossed:
-                v = v.mT
-            out.index_copy_(0, k, v if adjoint else Ay @ v @ Ax.mT)
-        for k, Uy, Ux, grid in self.turned:
-            v = x if k is None else x.index_select(0, k)
-            if adjoint:
-                v = Uy.T @ _spread(self.Dy.T @ v @ self.Dx, grid, len(Uy), len(Ux)) @ Ux
-            else:
-                v = self.Dy @ _lookup(Uy @ v @ Ux.T, grid) @ self.Dx.T
-            if k is None:
-                return torch.where(self.still, x, v)
-            out.index_copy_(0, k, v)
+        if self.all:
+            return torch.where(self.still, x, self.all(x, adjoint))
+        out = x.clone()
+        for k, part in self.parts:
+            out.index_copy_(0, k, part(x.index_select(0, k), adjoint))
         return out
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #ae11290f
@@ -554,42 +543,44 @@ class _Linear(torch.autograd.Function):
 # %% ../../nbs/10_stylegan2_ada.ipynb #626d9504
 def _checked(images, matrices, rows):
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
-        what = (
-            f'{images.dtype} {tuple(images.shape)}'
-            if isinstance(images, torch.Tensor)
-            else type(images).__name__
-        )
+        what = type(images).__name__
+        if isinstance(images, torch.Tensor):
+            what = f'{images.dtype} {tuple(images.shape)}'
         raise InputError(
             f'images: {what}; give a float tensor (n, channels, height, width) with values in [-1, 1]'
         )
-    if matrices is not None and tuple(matrices.shape) != (len(images), rows, rows):
+    wanted = len(images), rows, rows
+    if matrices is not None and tuple(matrices.shape) != wanted:
         raise InputError(
-            f'matrices: shape {tuple(matrices.shape)} for images of shape {tuple(images.shape)}; {(len(images), rows, rows)} is needed'
+            f'matrices: shape {tuple(matrices.shape)} for images of shape {tuple(images.shape)}; '
+            f'{wanted} is needed'
         )
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #b03b30cf
 def apply_geometry(
     images: torch.Tensor,  # (n, c, h, w), float; half precision is computed in float32
     matrices: torch.Tensor,  # (n, 3, 3) from `geometric_matrices`
-    split: bool = None,  # True: skip the identity and treat images without a turn apart; False: static shapes. None: True if the matrices are on the CPU
+    # True: skip the identity and treat images without a turn apart; False: static shapes.
+    split: bool = None,  # None: True if the matrices are on the CPU
 ) -> (
     torch.Tensor
 ):  # same shape, dtype and device; images that are all left alone come back as they are
-    "Move every image by its matrix: reflect, double with sym6, bilinear look-up, halve (ADA, appendix B). Differentiable in the images, to every order, not in the matrices. Wrong shapes raise `InputError`."
+    """Move every image by its matrix: reflect, double with sym6, bilinear look-up, halve (ADA, appendix B).
+    Differentiable in the images, to every order, not in the matrices. Wrong shapes raise `InputError`."""
     _checked(images, matrices, 3)
     split = matrices.device.type == 'cpu' if split is None else split
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        warp = _Warp(
-            matrices.cpu() if split else matrices, *images.shape[2:], images.device, dtype, split
-        )
+        G = matrices.cpu() if split else matrices
+        warp = _Warp(G, *images.shape[2:], images.device, dtype, split)
     return _Linear.apply(images.to(dtype), warp, False).to(images.dtype) if warp else images
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #cf9a382a
 def apply_colour(
     images: torch.Tensor,  # (n, c, h, w), float, in [-1, 1]
     matrices: torch.Tensor,  # (n, c+1, c+1) from `colour_matrices`
-    look: bool = None,  # True: skip the work where nothing changes. None: True if the matrices are on the CPU
+    # True: skip the work where nothing changes.
+    look: bool = None,  # None: True if the matrices are on the CPU
 ) -> torch.Tensor:  # same shape, dtype and device; values may leave [-1, 1], nothing is clipped
     "Change the colours of every image by its matrix. Wrong shapes raise `InputError`."
     _checked(images, None, 0)
@@ -601,15 +592,13 @@ def apply_colour(
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     M = matrices[:, :c].detach().to(dtype).to(images.device)
     A, b, x = M[..., :c], M[..., c, None, None], images.to(dtype)
-    out = (
-        torch.addcmul(b, x, A[..., None])
-        if c == 1
-        else _Linear.apply(
-            x, lambda v, adjoint: ((A.mT if adjoint else A) @ v.flatten(2)).view(v.shape), False
-        )
-        + b
-    )
-    return out.to(images.dtype)
+    if c == 1:
+        return torch.addcmul(b, x, A[..., None]).to(images.dtype)
+
+    def mix(v, adjoint):
+        return ((A.mT if adjoint else A) @ v.flatten(2)).view(v.shape)
+
+    return (_Linear.apply(x, mix, False) + b).to(images.dtype)
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #12d19908
 def augment(
@@ -617,89 +606,78 @@ def augment(
     pipe,  # `Pipeline`, or a name that `pipeline` knows
     p=1.0,  # probability of each transform, in [0, 1]
     generator=None,  # torch.Generator; the numbers are on its device
-    static: bool = None,  # True: fixed shapes, and nothing waits for a device; False: only the work that is needed. None: True if the generator is on a GPU
+    # True: fixed shapes, and nothing waits for a device; False: only the work that is needed.
+    static: bool = None,  # None: True if the generator is on a GPU
 ) -> torch.Tensor:  # same shape, dtype and device
-    "Augment every image by its own draw (ADA, section 2 and appendix B). At p = 0 the images come back as they are."
+    """Augment every image by its own draw (ADA, section 2 and appendix B). At p = 0 the images come back as
+    they are."""
     _checked(images, None, 0)
     pipe, (n, c, *shape) = pipeline(pipe), images.shape
     params = sample_parameters(pipe, n, p, generator)
     look = None if static is None else not static
-    if any(getattr(pipe, t) for t in TRANSFORMS[:7]):
+    if pipe.has(_BLIT + _GEOMETRY):
         images = apply_geometry(images, geometric_matrices(params, shape), look)
-    if any(getattr(pipe, t) for t in TRANSFORMS[7:]):
+    if pipe.has(_COLOUR):
         images = apply_colour(images, colour_matrices(params, c), look)
     return images
 
 # %% ../../nbs/10_stylegan2_ada.ipynb #082e9489
-class Controller:
-    "Sets p from the signs of the discriminator's outputs (ADA, section 3). Bad settings raise `InputError`."
+@dataclass(frozen=True)
+class Rule:
+    "How p follows the discriminator's overfitting (ADA, section 3). Bad settings raise `InputError`."
 
-    def __init__(
-        self,
-        mode: str = 'ada',  # 'ada', 'fixed' (p stays) or 'none' (p is 0); r_t is measured in all of them
-        p: float = 0.0,  # p at the start, in [0, 1]
-        target: float = 0.6,  # of r_t
-        ada_kimg: float = 500.0,  # thousands of images in which p could go from 0 to 1; 100 is usual where a trained network goes on
-        interval: int = 4,  # iterations between updates
-        ceiling: float = 0.8,  # p goes no higher; None: no limit, as in the published code
-        warn: float = 0.7,
-    ):  # p from which a warning is given; None: never
+    mode: str = 'ada'  # 'ada', 'fixed' (p stays) or 'none' (p is 0); r_t is measured in all of them
+    p: float = 0.0  # p at the start, in [0, 1]
+    target: float = 0.6  # of r_t
+    # thousands of images in which p could go from 0 to 1; 100 is usual where a trained network is taken up
+    ada_kimg: float = 500.0
+    interval: int = 4  # iterations between updates
+    ceiling: float = 0.8  # p goes no higher; None: no limit, as in the published code
+    warn: float = 0.7  # p from which a warning is given; None: never
+
+    def __post_init__(self):
         def need(ok, name, what):
             if not ok:
-                raise InputError(f'{name}={locals_[name]!r}: give {what}')
+                raise InputError(f'{name}={getattr(self, name)!r}: give {what}')
 
-        locals_ = dict(
-            mode=mode,
-            p=p,
-            target=target,
-            ada_kimg=ada_kimg,
-            interval=interval,
-            ceiling=ceiling,
-            warn=warn,
-        )
-        need(mode in ('ada', 'fixed', 'none'), 'mode', 'ada, fixed or none')
-        need(0 <= p <= 1, 'p', 'a probability in [0, 1]')
-        need(mode != 'none' or p == 0, 'p', '0, or mode fixed or ada')
-        need(-1 < target < 1, 'target', 'a number between -1 and 1 (ADA: .6)')
-        need(ada_kimg > 0, 'ada_kimg', 'a number above 0')
-        need(
-            isinstance(interval, int) and interval > 0,
-            'interval',
-            'a whole number of iterations from 1',
-        )
-        need(
-            ceiling is None or mode != 'ada' or p <= ceiling <= 1,
-            'ceiling',
-            f'None or a number from p={p:g} to 1',
-        )
-        need(warn is None or warn > 0, 'warn', 'None or a number above 0')
-        self.mode, self.target, self.ada_kimg, self.interval, self.ceiling, self.warn = (
-            mode,
-            float(target),
-            float(ada_kimg),
-            interval,
-            ceiling,
-            warn,
-        )
-        self.p, self.r_t, self.iteration = (
-            float(p),
-            None,
-            0,
-        )  # r_t: of the last update; None before the first
-        self._seen, self._warned = (
-            torch.zeros(2),
-            False,
-        )  # sum and number of the signs since the last update
+        whole = isinstance(self.interval, int) and self.interval > 0
+        need(self.mode in ('ada', 'fixed', 'none'), 'mode', 'ada, fixed or none')
+        need(0 <= self.p <= 1, 'p', 'a probability in [0, 1]')
+        need(self.mode != 'none' or self.p == 0, 'p', '0, or mode fixed or ada')
+        need(-1 < self.target < 1, 'target', 'a number between -1 and 1 (ADA: .6)')
+        need(self.ada_kimg > 0, 'ada_kimg', 'a number above 0')
+        need(whole, 'interval', 'a whole number of iterations from 1')
+        if self.ceiling is not None and self.mode == 'ada':
+            fits = self.p <= self.ceiling <= 1
+            need(fits, 'ceiling', f'None or a number from p={self.p:g} to 1')
+        need(self.warn is None or self.warn > 0, 'warn', 'None or a number above 0')
+
+    def moved(self, p: float, r_t: float, batch: int) -> float:  # batch: images an iteration -> p
+        "p after one update."
+        move = (r_t > self.target) - (r_t < self.target)
+        p = max(p + move * batch * self.interval / (self.ada_kimg * 1000), 0.0)
+        return p if self.ceiling is None else min(p, self.ceiling)
+
+# %% ../../nbs/10_stylegan2_ada.ipynb #ed9d4c9d
+class Controller:
+    "Sets p from the signs of the discriminator's outputs. Its settings are the fields of `Rule`."
+
+    def __init__(self, *settings, **named):
+        self.rule = Rule(*settings, **named)
+        self.interval = self.rule.interval
+        self.p, self.iteration = float(self.rule.p), 0
+        self.r_t = None  # of the last update; None before the first
+        self._seen = torch.zeros(2)  # sum and number of the signs since the last update
+        self._warned = False
 
     @property
     def probability(self) -> float:
         "What `augment` takes: p, at most 1."
         return min(self.p, 1.0)
 
-    def report(
-        self, logits: torch.Tensor
-    ):  # D's outputs for (augmented) real images, any shape; of the main phase and of the R1 phase
-        "Count the signs of a batch of outputs; nothing waits for the device."
+    def report(self, logits: torch.Tensor):
+        """Count the signs of D's outputs for (augmented) real images, of any shape, of the main phase and of
+        the R1 phase; nothing waits for the device."""
         x = logits.detach().float()
         if self._seen.device != x.device:
             self._seen = self._seen.to(x.device)
@@ -707,28 +685,29 @@ class Controller:
         self._seen[1].add_(x.numel())
 
     def step(self, batch: int) -> float:  # images an iteration, on all devices together -> p
-        "End an iteration; at every `interval`-th move p by one step. With torch.distributed the signs of all processes count. Outputs that are not a number raise `InputError`."
+        """End an iteration; at every `interval`-th move p by one step. With torch.distributed the signs of
+        all processes count. Outputs that are not a number raise `InputError`."""
         self.iteration += 1
         if self.iteration % self.interval:
             return self.p
         signs, count = self._totals()
         self._seen.zero_()
+        adaptive = self.rule.mode == 'ada'
         if not count:
-            if self.mode == 'ada':
+            if adaptive:
                 raise InputError(
-                    "logits: none were reported since the last update; give D's outputs for real images to report() in every iteration"
+                    'logits: none were reported since the last update; '
+                    "give D's outputs for real images to report() in every iteration"
                 )
             return self.p
         if not math.isfinite(signs):
             raise InputError(
-                'logits: not a number. The training has diverged: go on from an earlier checkpoint, with a lower learning rate or a larger gamma'
+                'logits: not a number. The training has diverged: resume from an earlier '
+                'checkpoint, with a lower learning rate or a larger gamma'
             )
         self.r_t = signs / count
-        if self.mode == 'ada':
-            move = (self.r_t > self.target) - (self.r_t < self.target)
-            self.p = max(self.p + move * batch * self.interval / (self.ada_kimg * 1000), 0.0)
-            if self.ceiling is not None:
-                self.p = min(self.p, self.ceiling)
+        if adaptive:
+            self.p = self.rule.moved(self.p, self.r_t, batch)
             self._watch()
         return self.p
 
@@ -739,16 +718,15 @@ class Controller:
         return tuple(both.tolist())
 
     def _watch(self):
-        high = self.warn is not None and self.p >= self.warn
+        ceiling, warn = self.rule.ceiling, self.rule.warn
+        high = warn is not None and self.p >= warn
         if high and not self._warned:
-            limit = (
-                f'It stops at {self.ceiling:g}.'
-                if self.ceiling is not None
-                else 'It has no ceiling.'
-            )
+            limit = 'It has no ceiling.' if ceiling is None else f'It stops at {ceiling:g}.'
             warnings.warn(
-                f'ADA: p has reached {self.p:.2f}, and the discriminator still overfits (r_t {self.r_t:.2f}, target {self.target:g}). {limit} Above .8 the augmentations are likely to '
-                'show in generated images. More training images, a larger gamma or a stronger pipeline bring p down.',
+                f'ADA: p has reached {self.p:.2f}, and the discriminator still overfits '
+                f'(r_t {self.r_t:.2f}, target {self.rule.target:g}). {limit} Above .8 the '
+                'augmentations are likely to show in generated images. More training images, '
+                'a larger gamma or a stronger pipeline bring p down.',
                 stacklevel=3,
             )
         self._warned = high
@@ -757,10 +735,8 @@ class Controller:
         "What belongs into the log of a run."
         return {'p': self.p, 'r_t': self.r_t}
 
-    def state_dict(
-        self,
-    ) -> dict:  # plain numbers, also for JSON: p, r_t, iteration, signs, count, warned
-        "Everything that changes in a run; `load_state_dict` goes on from it exactly. The settings are not in it."
+    def state_dict(self) -> dict:  # plain numbers, also for JSON
+        "All that changes in a run, but not the settings; `load_state_dict` resumes from it exactly."
         signs, count = self._seen.tolist()
         return {
             'p': self.p,
@@ -772,12 +748,12 @@ class Controller:
         }
 
     def load_state_dict(self, state: dict):
-        "Go on from a `state_dict`. Missing or unknown entries raise `InputError`."
-        if set(state) != set(self.state_dict()):
+        "Resume from a `state_dict`. Missing or unknown entries raise `InputError`."
+        wanted = self.state_dict()
+        if set(state) != set(wanted):
             raise InputError(
-                f'state of the ADA controller: entries {sorted(state)}; {sorted(self.state_dict())} are needed'
+                f'state of the ADA controller: entries {sorted(state)}; {sorted(wanted)} are needed'
             )
-        self.p, self.r_t, self.iteration, self._warned = (
-            state[k] for k in ('p', 'r_t', 'iteration', 'warned')
-        )
+        self.p, self.r_t, self.iteration = (state[k] for k in ('p', 'r_t', 'iteration'))
+        self._warned = state['warned']
         self._seen.copy_(torch.tensor([state['signs'], state['count']]))

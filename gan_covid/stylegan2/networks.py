@@ -36,6 +36,10 @@ def _size(size, name='size'):
     return v
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #cfe080e1
+def _written(*sizes) -> str:
+    return ' and '.join(f'{h}×{w}' for h, w in sizes)
+
+# %% ../../nbs/09_stylegan2_networks.ipynb #7c2d22e6
 def _fitting(size):
     "Sizes near `size` whose first block has a shorter side of 4 to 15 pixels, nearest first."
     found = {}
@@ -46,44 +50,42 @@ def _fitting(size):
                 found[h << k, w << k] = abs((h << k) - size[0]) + abs((w << k) - size[1])
     return sorted(found, key=lambda s: (found[s], s))
 
+# %% ../../nbs/09_stylegan2_networks.ipynb #cb00b407
+def _named_block(size, first):
+    "`first_block` where the first block is given."
+    (h, w), (a, b) = size, first
+    k = max(1, round(math.log2(math.sqrt(h * w / (a * b)))))
+    if size == (a << k, b << k):
+        return first, k
+    others = {(a << j, b << j) for j in (k - 1, k, k + 1) if j > 0}
+    near = sorted(others, key=lambda s: abs(s[0] - h) + abs(s[1] - w))[:2]
+    raise InputError(
+        f'size={_written(size)} (height × width) is not first={_written(first)} doubled once or '
+        f'more: the nearest that fit are {_written(*near)}'
+    )
+
 # %% ../../nbs/09_stylegan2_networks.ipynb #66f26bb5
 def first_block(
     size,  # pixels: a number or (height, width)
     first=None,  # size of the first block; None: as small as possible with sides of 4 pixels or more
 ) -> tuple:  # (h0, w0), number of doublings
-    "The first block of networks for images of this size. `InputError` names the size and the nearest that fit."
+    """The first block of networks for images of this size. Of a size that does not fit the `InputError` names
+    the nearest that do."""
     h, w = size = _size(size)
-
-    def name(s):
-        return f'{s[0]}×{s[1]}'
-
     if first is not None:
-        a, b = first = _size(first, 'first')
-        k = max(1, round(math.log2(math.sqrt(h * w / (a * b)))))
-        if size == (a << k, b << k):
-            return first, k
-        near = sorted(
-            {(a << j, b << j) for j in (k - 1, k, k + 1) if j > 0},
-            key=lambda s: abs(s[0] - h) + abs(s[1] - w),
-        )[:2]
-        raise InputError(
-            f'size={name(size)} (height × width) is not first={name(first)} doubled once or more: the nearest that fit are {" and ".join(map(name, near))}'
-        )
+        return _named_block(size, _size(first, 'first'))
     k = 0
     while h % 2 == w % 2 == 0 and min(h, w) >= 8:
         h, w, k = h // 2, w // 2, k + 1
     if k and min(h, w) <= 15:
         return (h, w), k
-    own = (
-        f', or name the first block: first=({h}, {w})'
-        if k
-        else f', or name the first block: first=({h // 2}, {w // 2})'
-        if h % 2 == w % 2 == 0
-        else ''
-    )
+    if not k:
+        h, w = (h // 2, w // 2) if h % 2 == w % 2 == 0 else (0, 0)
+    own = f', or name the first block: first=({h}, {w})' if h else ''
     raise InputError(
-        f'size={name(size)} (height × width) is not a block with a shorter side of 4 to 15 pixels doubled once or more: the nearest that fit are '
-        f'{" and ".join(map(name, _fitting(size)[:2])) or "8×8"}{own}'
+        f'size={_written(size)} (height × width) is not a block with a shorter side of 4 to 15 '
+        'pixels doubled once or more: the nearest that fit are '
+        f'{_written(*_fitting(size)[:2]) or "8×8"}{own}'
     )
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #63fc3f3e
@@ -92,26 +94,22 @@ def blocks(first, k):
     return [(first[0] << i, first[1] << i) for i in range(k + 1)]
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #241a8c41
+# name -> channels × resolution, most channels, length of latent vectors
 WIDTHS = {
     'tiny': (1024, 64, 64),
     'small': (4096, 128, 128),
     'auto': (16384, 512, 512),
-}  # channels × resolution, most channels, length of latent vectors
+}
 
 
 def _width(width):
     "(base, most channels, latent length) of a name or of a pair."
-    if isinstance(width, str):
-        if width not in WIDTHS:
-            raise InputError(
-                f'width={width!r}: choose one of {", ".join(WIDTHS)}, or (base, most channels)'
-            )
+    if isinstance(width, str) and width in WIDTHS:
         return WIDTHS[width]
-    v = tuple(width)
+    v = () if isinstance(width, str) else tuple(width)
     if len(v) != 2 or min(v) < 1:
-        raise InputError(
-            f'width={width!r}: choose one of {", ".join(WIDTHS)}, or (base, most channels)'
-        )
+        names = ', '.join(WIDTHS)
+        raise InputError(f'width={width!r}: choose one of {names}, or (base, most channels)')
     return (*v, 512)
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #1bfae43f
@@ -130,19 +128,14 @@ class Dense(nn.Module):
 
     def __init__(self, i, o, act=False, lr=1.0, bias=0.0, generator=None):
         super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(_normal(o, i, generator=generator) / lr),
-            nn.Parameter(torch.full((o,), float(bias))),
-        )
+        self.weight = nn.Parameter(_normal(o, i, generator=generator) / lr)
+        self.bias = nn.Parameter(torch.full((o,), float(bias)))
         self.act, self.lr = act, lr
 
     def forward(self, x):
         gain = self.lr * (math.sqrt(2) if self.act else 1)
-        y = F.linear(
-            x * (gain / math.sqrt(self.weight.shape[1])),
-            self.weight,
-            self.bias * gain if gain != 1 else self.bias,
-        )
+        x = x * (gain / math.sqrt(self.weight.shape[1]))
+        y = F.linear(x, self.weight, self.bias * gain if gain != 1 else self.bias)
         return lrelu_(y) if self.act else y
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #bcbfa834
@@ -155,8 +148,8 @@ def labels(
     c,  # [n, k] (one-hot or a mixture), or class numbers [n], or None
     n: int,  # images in the batch
     k: int,  # classes of the network
-    like,
-):  # tensor whose type and device are wanted
+    like,  # tensor whose type and device are wanted
+):
     "Labels as [n, k]; None where the network has no classes."
     if not k:
         return None
@@ -170,13 +163,13 @@ def labels(
     c = c.to(like.device)
     if c.ndim == 1 and not c.is_floating_point():
         if len(c) and not 0 <= int(c.min()) <= int(c.max()) < k:
-            raise InputError(
-                f'c: class numbers from 0 to {k - 1} are known, not {int(c.min())} … {int(c.max())}'
-            )
+            there = f'{int(c.min())} … {int(c.max())}'
+            raise InputError(f'c: class numbers from 0 to {k - 1} are known, not {there}')
         c = F.one_hot(c.long(), k)
     if tuple(c.shape) != (n, k):
         raise InputError(
-            f'c: labels of shape {tuple(c.shape)}, but {(n, k)} is needed for {n} images and {k} classes'
+            f'c: labels of shape {tuple(c.shape)}, but {(n, k)} is needed '
+            f'for {n} images and {k} classes'
         )
     return c.to(like.dtype)
 
@@ -189,40 +182,26 @@ class Mapping(nn.Module):
         z_dim: int,  # length of z; 0: labels only, as in a discriminator
         c_dim: int,  # classes; 0: none
         w_dim: int,  # length of w
-        num_ws: int = None,  # w is repeated for so many layers; None: once, [n, w_dim], and without average
+        num_ws: int = None,  # repeat w for so many layers; None: once, [n, w_dim], and without average
         layers: int = 2,
         lr: float = 0.01,  # learning rate relative to the rest
         beta: float = 0.995,  # of the moving average of w
-        generator=None,
-    ):  # torch.Generator of the initial weights; None: torch's global one
+        generator=None,  # torch.Generator of the initial weights; None: torch's global one
+    ):
         super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.layers, self.beta = (
-            z_dim,
-            c_dim,
-            w_dim,
-            num_ws,
-            layers,
-            beta,
-        )
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.num_ws, self.layers, self.beta = num_ws, layers, beta
         if c_dim:
             self.embed = Dense(c_dim, w_dim, generator=generator)
         inputs = z_dim + (w_dim if c_dim else 0)
         for i in range(layers):
-            self.add_module(
-                f'fc{i}', Dense(w_dim if i else inputs, w_dim, act=True, lr=lr, generator=generator)
-            )
+            layer = Dense(w_dim if i else inputs, w_dim, act=True, lr=lr, generator=generator)
+            self.add_module(f'fc{i}', layer)
         if num_ws:
             self.register_buffer('w_avg', torch.zeros(w_dim))
 
-    def forward(
-        self,
-        z,  # [n, z_dim]; None if z_dim is 0
-        c=None,  # labels: see `labels`
-        psi=1.0,  # truncation: 1 none, 0 the average
-        cutoff=None,  # truncate the first so many layers; None: all
-        track=None,
-    ):  # move the average; None: in training mode
-        "[n, num_ws, w_dim], or [n, w_dim] without num_ws."
+    def _input(self, z, c):
+        "z and the embedding of the labels, each of unit mean square, side by side."
         if self.z_dim and (z.ndim != 2 or z.shape[1] != self.z_dim):
             raise InputError(
                 f'z: shape {tuple(z.shape)}, but latent vectors of this network are [n, {self.z_dim}]'
@@ -233,7 +212,18 @@ class Mapping(nn.Module):
         x = [unit(z.to(like.dtype))] if self.z_dim else []
         if c is not None:
             x.append(unit(self.embed(c)))
-        x = torch.cat(x, 1) if len(x) > 1 else x[0]
+        return torch.cat(x, 1) if len(x) > 1 else x[0]
+
+    def forward(
+        self,
+        z,  # [n, z_dim]; None if z_dim is 0
+        c=None,  # labels: see `labels`
+        psi=1.0,  # truncation: 1 none, 0 the average
+        cutoff=None,  # truncate the first so many layers; None: all
+        track=None,  # move the average; None: in training mode
+    ):
+        "[n, num_ws, w_dim], or [n, w_dim] without num_ws."
+        x = self._input(z, c)
         for i in range(self.layers):
             x = getattr(self, f'fc{i}')(x)
         if not self.num_ws:
@@ -257,23 +247,21 @@ class StyledConv(nn.Module):
         super().__init__()
         self.up, self.size = up, size
         self.affine = Dense(w_dim, i, bias=1.0, generator=generator)
-        self.weight, self.bias = (
-            nn.Parameter(_normal(o, i, 3, 3, generator=generator)),
-            nn.Parameter(torch.zeros(o)),
-        )
+        self.weight = nn.Parameter(_normal(o, i, 3, 3, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(o))
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer('noise_const', _normal(*size, generator=generator))
 
     def forward(self, x, factor, w, noise, dtype):
-        "x [n, i, h, w] that still lacks `factor` [n, i] (None: 1), noise None or [n or 1, 1, h', w'] -> the same of the output."
+        """x [n, i, h, w] that still lacks `factor` [n, i] (None: 1), noise None or [n or 1, 1, h', w']
+        -> the same of the output."""
         s = self.affine(w)
         d = demodulation(self.weight, s)
         if factor is not None:
             s = s * factor
         x = x.to(dtype) * s.to(dtype)[:, :, None, None]
-        z = conv2d_resample(
-            x, self.weight.to(dtype), TAPS, self.up, padding=1, flip_weight=self.up == 1
-        )
+        weight, flip = self.weight.to(dtype), self.up == 1
+        z = conv2d_resample(x, weight, TAPS, self.up, padding=1, flip_weight=flip)
         # 1/d on noise and bias instead of d on the output
         strength = None if noise is None else self.noise_strength / d
         return noise_bias_lrelu_(z, self.bias / d, noise, strength), d * math.sqrt(2)
@@ -285,21 +273,34 @@ class ToRGB(nn.Module):
     def __init__(self, i, channels, w_dim, generator=None):
         super().__init__()
         self.affine = Dense(w_dim, i, bias=1.0, generator=generator)
-        self.weight, self.bias = (
-            nn.Parameter(_normal(channels, i, 1, 1, generator=generator)),
-            nn.Parameter(torch.zeros(channels)),
-        )
+        self.weight = nn.Parameter(_normal(channels, i, 1, 1, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x, factor, w):
         s = self.affine(w) * (factor / math.sqrt(self.weight.shape[1]))
-        return (
-            modulated_conv2d(x, self.weight, s, demodulate=False).to(s.dtype)
-            + self.bias[:, None, None]
-        )
+        y = modulated_conv2d(x, self.weight, s, demodulate=False)
+        return y.to(s.dtype) + self.bias[:, None, None]
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #add39d23
-class _Level(nn.Module):
-    pass
+class _SynthesisLevel(nn.Module):
+    "Two styled layers at one size, in the first level one on a learned constant; and a layer to pixels."
+
+    def __init__(self, i, o, channels, w_dim, size, generator):
+        super().__init__()
+        if i:
+            self.conv0 = StyledConv(i, o, w_dim, size, up=2, generator=generator)
+        else:
+            self.const = nn.Parameter(_normal(o, *size, generator=generator))
+        self.conv1 = StyledConv(o, o, w_dim, size, generator=generator)
+        self.torgb = ToRGB(o, channels, w_dim, generator=generator)
+
+    def start(self, n):
+        "The constant for n images."
+        x = self.const.expand(n, -1, -1, -1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def layers(self):
+        return [self.conv0, self.conv1] if hasattr(self, 'conv0') else [self.conv1]
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #e2d30707
 def _precision(x, bf16):
@@ -312,74 +313,57 @@ class Synthesis(nn.Module):
     def __init__(self, w_dim, size, channels, width='auto', first=None, bf16=False, generator=None):
         super().__init__()
         self.first, k = first_block(size, first)
-        self.size, self.channels, self.w_dim, self.bf16, self.num_ws = (
-            _size(size),
-            channels,
-            w_dim,
-            bf16,
-            2 * k + 2,
-        )
+        self.size, self.channels, self.w_dim, self.bf16 = _size(size), channels, w_dim, bf16
+        self.num_ws = 2 * k + 2
         self.sizes, cs = blocks(self.first, k), level_channels(width, k)
         self.register_buffer('taps', fir_filter(), persistent=False)
-        for i, (hw, c) in enumerate(zip(self.sizes, cs)):
-            level = _Level()
-            if i:
-                level.conv0 = StyledConv(cs[i - 1], c, w_dim, hw, up=2, generator=generator)
-            else:
-                level.const = nn.Parameter(_normal(c, *hw, generator=generator))
-            level.conv1 = StyledConv(c, c, w_dim, hw, generator=generator)
-            level.torgb = ToRGB(c, channels, w_dim, generator=generator)
+        for hw, before, c in zip(self.sizes, [0, *cs], cs):
+            level = _SynthesisLevel(before, c, channels, w_dim, hw, generator)
             self.add_module(f'b{hw[0]}x{hw[1]}', level)
+
+    def levels(self):
+        return [getattr(self, f'b{h}x{w}') for h, w in self.sizes]
 
     def noise_maps(self, n, noise, rng):
         "Noise of every 3×3 layer, in order: None or [n or 1, 1, h, w]."
+        at, dtype = self.taps.device, self.taps.dtype
+        where = rng.device if rng else at
         for hw in self.sizes[:1] + [s for s in self.sizes[1:] for _ in range(2)]:
             if noise == 'random':
-                at = self.taps.device
-                yield torch.randn(
-                    (n, 1, *hw),
-                    generator=rng,
-                    device=rng.device if rng else at,
-                    dtype=self.taps.dtype,
-                ).to(at)
+                m = torch.randn((n, 1, *hw), generator=rng, device=where, dtype=dtype)
+                yield m.to(at)
             else:
                 yield None
+
+    def _maps(self, n, noise, generator):
+        if not isinstance(noise, str):
+            return iter(noise)
+        if noise not in ('random', 'const', 'none'):
+            raise InputError(f"noise={noise!r}: choose 'random', 'const' or 'none'")
+        return self.noise_maps(n, noise, generator)
 
     def forward(
         self,
         ws,  # [n, num_ws, w_dim]
-        noise='random',  # 'random', 'const' (the same each time), 'none', or a list of maps [n or 1, 1, h, w], one for each 3×3 layer
+        # 'random', 'const' (the same each time), 'none', or a list of maps [n or 1, 1, h, w],
+        noise='random',  # one for each 3×3 layer
         generator=None,  # torch.Generator of random noise
-        fp32: bool = False,
-    ):  # leave out bfloat16, for derivatives that are differentiated again
+        fp32: bool = False,  # leave out bfloat16, for derivatives that are differentiated again
+    ):
         "Images around −1..1."
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise InputError(
                 f'ws: shape {tuple(ws.shape)}, but [n, {self.num_ws}, {self.w_dim}] is needed'
             )
-        if isinstance(noise, str) and noise not in ('random', 'const', 'none'):
-            raise InputError(f"noise={noise!r}: choose 'random', 'const' or 'none'")
-        maps = (
-            iter(noise)
-            if not isinstance(noise, str)
-            else self.noise_maps(len(ws), noise, generator)
-        )
-        w = ws.unbind(1)
-        half, x, factor, image, i = (
-            _precision(self.taps, self.bf16 and not fp32),
-            None,
-            None,
-            None,
-            0,
-        )
-        for hw in self.sizes:
-            level = getattr(self, f'b{hw[0]}x{hw[1]}')
+        maps, w = self._maps(len(ws), noise, generator), ws.unbind(1)
+        half = _precision(self.taps, self.bf16 and not fp32)
+        x = factor = image = None
+        i = 0
+        for level in self.levels():
             dtype = half if i else self.taps.dtype  # the first block stays in full precision
             if x is None:
-                x = level.const.expand(len(ws), -1, -1, -1).contiguous(
-                    memory_format=torch.channels_last
-                )
-            for conv in ([level.conv0] if i else []) + [level.conv1]:
+                x = level.start(len(ws))
+            for conv in level.layers():
                 m = next(maps)
                 if noise == 'const':
                     m = conv.noise_const[None, None]
@@ -391,9 +375,10 @@ class Synthesis(nn.Module):
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #11873e78
 class Generator(nn.Module):
-    "z [n, z_dim] (and labels) -> images [n, channels, height, width] around −1..1. `Generator(**G.config)` builds the same network again."
+    """z [n, z_dim] (and labels) -> images [n, channels, height, width] around −1..1.
+    `Generator(**G.config)` builds the same network again."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the keywords are the configuration that is stored with the weights
         self,
         z_dim: int = None,  # length of latent vectors; None: that of the width
         c_dim: int = 0,  # classes; 0: unconditional
@@ -404,33 +389,27 @@ class Generator(nn.Module):
         mapping_layers: int = 2,
         first=None,  # first block (h0, w0); None: see first_block
         bf16: bool = False,  # bfloat16 convolutions in all blocks but the first
-        generator=None,
-    ):  # torch.Generator of the initial weights; None: torch's global one
+        generator=None,  # torch.Generator of the initial weights; None: torch's global one
+    ):
         super().__init__()
         z_dim = z_dim or _width(width)[2]
         w_dim = w_dim or z_dim
         self.synthesis = Synthesis(w_dim, size, channels, width, first, bf16, generator)
+        self.size, self.num_ws = self.synthesis.size, self.synthesis.num_ws
         self.mapping = Mapping(
-            z_dim, c_dim, w_dim, self.synthesis.num_ws, mapping_layers, generator=generator
+            z_dim, c_dim, w_dim, self.num_ws, mapping_layers, generator=generator
         )
+        self.z_dim, self.c_dim, self.w_dim, self.channels = z_dim, c_dim, w_dim, channels
         self.config = dict(
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
-            size=list(self.synthesis.size),
+            size=list(self.size),
             channels=channels,
             width=width if isinstance(width, str) else list(width),
             mapping_layers=mapping_layers,
             first=list(self.synthesis.first),
             bf16=bool(bf16),
-        )
-        self.z_dim, self.c_dim, self.w_dim, self.size, self.channels, self.num_ws = (
-            z_dim,
-            c_dim,
-            w_dim,
-            self.synthesis.size,
-            channels,
-            self.synthesis.num_ws,
         )
 
     def forward(
@@ -438,18 +417,19 @@ class Generator(nn.Module):
         z,
         c=None,
         psi=1.0,
-        cutoff=None,  # see Mapping
+        cutoff=None,
         noise='random',
         generator=None,
-        fp32=False,  # see Synthesis
+        fp32=False,
         track=None,
-    ):  # see Mapping
-        "Images for latent vectors and labels."
+    ):
+        "Images for latent vectors and labels; psi, cutoff, track: see `Mapping`, the others: `Synthesis`."
         return self.synthesis(self.mapping(z, c, psi, cutoff, track), noise, generator, fp32)
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #019cba07
 class Conv(nn.Module):
-    "Layer of the discriminator: filter and halve (down=2), convolve, leaky ReLU with gain √2; `gain` on the result goes into weight and bias."
+    """Layer of the discriminator: filter and halve (down=2), convolve, leaky ReLU with gain √2.
+    `gain` on the result goes into weight and bias."""
 
     def __init__(self, i, o, k=3, down=1, act=True, bias=True, gain=1.0, generator=None):
         super().__init__()
@@ -458,78 +438,100 @@ class Conv(nn.Module):
         self.down, self.act, self.gain = down, act, gain * (math.sqrt(2) if act else 1)
 
     def forward(self, x):
-        o, i, k, _ = self.weight.shape
+        _, i, k, _ = self.weight.shape
         w = (self.weight * (self.gain / math.sqrt(i * k * k))).to(x.dtype)
         b = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
-        if k == 1:  # a matrix product over the channels
-            if self.down > 1:
-                x = downsample2d(x, TAPS, self.down)
-            n, _, height, width = x.shape
-            # of two axes: of more, torch may give a view, which must not be overwritten
-            y = linear(x.permute(0, 2, 3, 1).reshape(-1, i), w[:, :, 0, 0], b)
-            return (lrelu_(y) if self.act else y).view(n, height, width, o).permute(0, 3, 1, 2)
-        y = (
-            conv2d(x, w, b, padding=k // 2)
-            if self.down == 1
-            else conv2d_resample(x, w, TAPS, down=self.down, padding=k // 2)
-        )
-        if b is not None and self.down > 1:
-            y = y + b[:, None, None]
+        if k == 1:
+            return self._point(x, w, b)
+        if self.down == 1:
+            y = conv2d(x, w, b, padding=k // 2)
+        else:
+            y = conv2d_resample(x, w, TAPS, down=self.down, padding=k // 2)
+            y = y if b is None else y + b[:, None, None]
         return lrelu_(y) if self.act else y
+
+    def _point(self, x, w, b):
+        "A 1×1 kernel: a matrix product over the channels."
+        if self.down > 1:
+            x = downsample2d(x, TAPS, self.down)
+        (n, i, height, width), o = x.shape, len(w)
+        # of two axes: of more, torch may give a view, which must not be overwritten
+        y = linear(x.permute(0, 2, 3, 1).reshape(-1, i), w[:, :, 0, 0], b)
+        y = lrelu_(y) if self.act else y
+        return y.view(n, height, width, o).permute(0, 3, 1, 2)
+
+# %% ../../nbs/09_stylegan2_networks.ipynb #e8615b24
+class _DiscriminatorLevel(nn.Module):
+    "Two layers that halve the size; with kind 'resnet' a shortcut around them, with 'skip' pixels come in."
+
+    def __init__(self, channels, i, o, kind, finest, generator):
+        super().__init__()
+        gain, rng = math.sqrt(0.5) if kind == 'resnet' else 1.0, dict(generator=generator)
+        if finest or kind == 'skip':
+            self.fromrgb = Conv(channels, i, 1, **rng)
+        self.conv0 = Conv(i, i, **rng)
+        self.conv1 = Conv(i, o, down=2, gain=gain, **rng)
+        self.shortcut = kind == 'resnet'
+        if self.shortcut:
+            self.skip = Conv(i, o, 1, down=2, act=False, bias=False, gain=gain, **rng)
+
+    def forward(self, x):
+        y = self.conv1(self.conv0(x))
+        return y + self.skip(x) if self.shortcut else y
+
+# %% ../../nbs/09_stylegan2_networks.ipynb #c1f5a9ac
+class _Verdict(nn.Module):
+    "The end of a discriminator, at its smallest size: minibatch deviation, convolution, two dense layers."
+
+    def __init__(self, i, size, mbstd, o, pixels, generator):  # pixels: channels that come in, or 0
+        super().__init__()
+        rng, self.mbstd = dict(generator=generator), mbstd
+        if pixels:
+            self.fromrgb = Conv(pixels, i, 1, **rng)
+        self.conv = Conv(i + mbstd[1], i, **rng)
+        self.fc = Dense(i * size[0] * size[1], i, act=True, **rng)
+        self.out = Dense(i, o, **rng)
+
+    def forward(self, x):
+        if self.mbstd[1]:
+            x = minibatch_stddev(x, *self.mbstd).contiguous(memory_format=torch.channels_last)
+        return self.out(self.fc(self.conv(x).flatten(1)))
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #6296c546
 class Discriminator(nn.Module):
-    "Images [n, channels, height, width] around −1..1 (and labels) -> logits [n, 1], positive for real. `Discriminator(**D.config)` builds the same network again."
+    """Images [n, channels, height, width] around −1..1 (and labels) -> logits [n, 1], positive for real.
+    `Discriminator(**D.config)` builds the same network again."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the keywords are the configuration that is stored with the weights
         self,
         c_dim: int = 0,  # classes; 0: unconditional
         size=64,  # image: pixels, or (height, width)
         channels: int = 1,  # of the image
         kind: str = 'resnet',  # 'resnet', 'skip' or 'orig'
         width='auto',  # 'tiny', 'small', 'auto', or (base, most channels)
-        mbstd_group: int = 4,  # images of a group for the minibatch standard deviation; None: the whole batch
+        mbstd_group: int = 4,  # group size for the minibatch standard deviation; None: the whole batch
         mbstd_channels: int = 1,  # channels that it adds; 0: leave it out
         first=None,  # first block (h0, w0); None: see first_block
         bf16: bool = False,  # bfloat16 convolutions in all blocks but the last, smallest one
-        generator=None,
-    ):  # torch.Generator of the initial weights; None: torch's global one
+        generator=None,  # torch.Generator of the initial weights; None: torch's global one
+    ):
         super().__init__()
         if kind not in ('resnet', 'skip', 'orig'):
             raise InputError(f"kind={kind!r}: choose 'resnet', 'skip' or 'orig'")
         self.first, k = first_block(size, first)
-        self.size, self.c_dim, self.channels, self.kind, self.bf16, self.mbstd = (
-            _size(size),
-            c_dim,
-            channels,
-            kind,
-            bf16,
-            (mbstd_group, mbstd_channels),
-        )
-        self.sizes, cs, rng = (
-            blocks(self.first, k)[::-1],
-            level_channels(width, k)[::-1],
-            dict(generator=generator),
-        )
-        half = math.sqrt(0.5) if kind == 'resnet' else 1.0
-        for i, (hw, c) in enumerate(zip(self.sizes, cs)):
-            level = _Level()
-            if i == 0 or kind == 'skip':
-                level.fromrgb = Conv(channels, c, 1, **rng)
-            if i < k:
-                level.conv0 = Conv(c, c, **rng)
-                level.conv1 = Conv(c, cs[i + 1], down=2, gain=half, **rng)
-                if kind == 'resnet':
-                    level.skip = Conv(
-                        c, cs[i + 1], 1, down=2, act=False, bias=False, gain=half, **rng
-                    )
-            else:
-                level.conv = Conv(c + mbstd_channels, c, **rng)
-                level.fc = Dense(c * hw[0] * hw[1], c, act=True, **rng)
-                level.out = Dense(c, c if c_dim else 1, **rng)
-            self.add_module(f'b{hw[0]}x{hw[1]}', level)
+        self.size, self.c_dim, self.channels = _size(size), c_dim, channels
+        self.kind, self.bf16, self.mbstd = kind, bf16, (mbstd_group, mbstd_channels)
+        self.sizes, cs = blocks(self.first, k)[::-1], level_channels(width, k)[::-1]
+        names = [f'b{h}x{w}' for h, w in self.sizes]
+        for i, name in enumerate(names[:-1]):
+            level = _DiscriminatorLevel(channels, cs[i], cs[i + 1], kind, i == 0, generator)
+            self.add_module(name, level)
+        pixels = channels if kind == 'skip' else 0
+        outputs = cs[-1] if c_dim else 1
+        last = _Verdict(cs[-1], self.first, self.mbstd, outputs, pixels, generator)
+        self.add_module(names[-1], last)
         if c_dim:
-            self.mapping = Mapping(0, c_dim, cs[-1], layers=8, **rng)
+            self.mapping = Mapping(0, c_dim, cs[-1], layers=8, generator=generator)
         self.register_buffer('taps', fir_filter(), persistent=False)
         self.config = dict(
             c_dim=c_dim,
@@ -547,32 +549,29 @@ class Discriminator(nn.Module):
         self,
         image,  # [n, channels, h, w] around −1..1
         c=None,  # labels: see `labels`
-        fp32: bool = False,
-    ):  # leave out bfloat16, for derivatives that are differentiated again
+        fp32: bool = False,  # leave out bfloat16, for derivatives that are differentiated again
+    ):
         "Logits [n, 1]."
         if image.ndim != 4 or tuple(image.shape[1:]) != (self.channels, *self.size):
+            wanted = ', '.join(map(str, (self.channels, *self.size)))
             raise InputError(
-                f'image: shape {tuple(image.shape)}, but this discriminator reads [n, {self.channels}, {self.size[0]}, {self.size[1]}]'
+                f'image: shape {tuple(image.shape)}, but this discriminator reads [n, {wanted}]'
             )
         image, x = image.to(self.taps.dtype), None
         half = _precision(image, self.bf16 and not fp32)
-        for hw in self.sizes[:-1]:
-            level = getattr(self, f'b{hw[0]}x{hw[1]}')
+        *levels, last = (getattr(self, f'b{h}x{w}') for h, w in self.sizes)
+        for level in levels:
             if x is None:
                 x = level.fromrgb(image.to(half))
             elif self.kind == 'skip':
                 x = x + level.fromrgb(image.to(half))
             if self.kind == 'skip':
                 image = downsample2d(image, TAPS)
-            y = level.conv1(level.conv0(x))
-            x = y + level.skip(x) if self.kind == 'resnet' else y
-        level, x = getattr(self, f'b{self.first[0]}x{self.first[1]}'), x.to(self.taps.dtype)
+            x = level(x)
+        x = x.to(self.taps.dtype)
         if self.kind == 'skip':
-            x = x + level.fromrgb(image)
-        if self.mbstd[1]:
-            x = minibatch_stddev(x, *self.mbstd).contiguous(memory_format=torch.channels_last)
-        x = level.out(level.fc(level.conv(x).flatten(1)))
-        c = labels(c, len(image), self.c_dim, x)
+            x = x + last.fromrgb(image)
+        x, c = last(x), labels(c, len(image), self.c_dim, x)
         if c is None:
             return x
         return (x * self.mapping(None, c)).sum(1, keepdim=True) / math.sqrt(x.shape[1])
@@ -584,32 +583,29 @@ def count(network) -> int:
 
 # %% ../../nbs/09_stylegan2_networks.ipynb #cfdc2254
 def describe(
-    network, *inputs
-) -> list:  # a Generator or a Discriminator, and what it is called with -> dicts: name, type, shape (without the batch), parameters, detail
-    "The layers of a network as plain data, for drawing, in the order in which they run: fully connected layers, convolutions (styled ones with their affine layer) and the layers to and from pixels."
+    network,  # a Generator or a Discriminator
+    *inputs,  # what it is called with
+) -> list:  # dicts: name, type, shape (without the batch), parameters, detail
+    """The layers of a network as plain data, for drawing, in the order in which they run: fully connected
+    layers, convolutions (styled ones with their affine layer) and the layers to and from pixels."""
     rows, hooks = {}, []
 
     def note(name, module):
         def hook(module, given, out):
-            parameters = sum(p.numel() for p in module.parameters())
-            rows.setdefault(
-                name,
-                {
-                    'name': name,
-                    'type': type(module).__name__,
-                    'shape': list((out[0] if isinstance(out, tuple) else out).shape[1:]),
-                    'parameters': parameters,
-                    'detail': '',
-                },
-            )
+            out = out[0] if isinstance(out, tuple) else out
+            row = {
+                'name': name,
+                'type': type(module).__name__,
+                'shape': list(out.shape[1:]),
+                'parameters': sum(p.numel() for p in module.parameters()),
+                'detail': '',
+            }
+            rows.setdefault(name, row)
 
         hooks.append(module.register_forward_hook(hook))
 
-    parts = {
-        name: m
-        for name, m in network.named_modules()
-        if isinstance(m, (Dense, StyledConv, ToRGB, Conv))
-    }
+    kinds = Dense, StyledConv, ToRGB, Conv
+    parts = {name: m for name, m in network.named_modules() if isinstance(m, kinds)}
     for name, m in parts.items():
         if not any(name.startswith(f'{o}.') for o in parts):
             note(name, m)

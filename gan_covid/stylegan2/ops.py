@@ -15,7 +15,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..records import InputError
+from ..records import InputError, check_choice
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9e2adade
 def fir_filter(
@@ -23,7 +23,7 @@ def fir_filter(
     normalize: bool = True,  # divide by the sum
     dtype=torch.float32,
 ):
-    "A smoothing filter, normalised to sum 1. One-dimensional filters stay so, and are applied along both axes."
+    "A smoothing filter, normalised to sum 1. A one-dimensional one stays so; it is applied along both axes."
     f = torch.as_tensor(taps, dtype=dtype)
     if f.ndim not in (1, 2) or not f.numel():
         raise InputError(
@@ -53,40 +53,38 @@ def _extent(f):
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])  # width, height
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #683ccc6d
+def _fir_down(x, k, down, pad, flip):
+    "Pad (or crop), filter, keep every `down`-th pixel."
+    x0, x1, y0, y1 = pad
+    k = (k if flip else k.flip(0, 1)).expand(x.shape[1], 1, *k.shape)
+    even = x0 == x1 >= 0 and y0 == y1 >= 0
+    padding = (y0, x0) if even else 0
+    x = x if even else F.pad(x, pad)
+    return F.conv2d(x, k, stride=down[::-1], padding=padding, groups=len(k))
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #2712f76a
+def _fir_up(x, k, up, down, pad, flip):
+    "Insert zeros and filter, as a transposed convolution; then keep every `down`-th pixel."
+    (ux, uy), (dx, dy), (x0, x1, y0, y1), (kh, kw) = up, down, pad, k.shape
+    k = (k.flip(0, 1) if flip else k).expand(x.shape[1], 1, kh, kw)
+    cut = (kw - 1 - x0, kw - ux - x1, kh - 1 - y0, kh - uy - y1)
+    even = cut[0] == cut[1] >= 0 and cut[2] == cut[3] >= 0
+    padding = (cut[2], cut[0]) if even else 0
+    y = F.conv_transpose2d(x, k, stride=(uy, ux), padding=padding, groups=len(k))
+    if not even:
+        y = F.pad(y, [-a for a in cut])
+    return y[:, :, ::dy, ::dx] if dx > 1 or dy > 1 else y
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #be299742
 def _fir(x, k, up, down, pad, flip):
     "The sum above on both axes for one kernel k [kh, kw] in common to all channels."
-    (ux, uy), (dx, dy), (x0, x1, y0, y1), (c, h, w), (kh, kw) = up, down, pad, x.shape[1:], k.shape
     # depthwise kernels with a stride are slow in half precision on the CPU, and much slower transposed
-    y = (
-        x.float()
-        if x.dtype in (torch.bfloat16, torch.float16)
-        and x.device.type == 'cpu'
-        and max(ux, uy, dx, dy) > 1
-        else x
-    )
-    k = k.to(y)
-    if ux == uy == 1:
-        k = (k if flip else k.flip(0, 1)).expand(c, 1, kh, kw)
-        even = x0 == x1 >= 0 and y0 == y1 >= 0
-        y = F.conv2d(
-            y if even else F.pad(y, pad),
-            k,
-            stride=(dy, dx),
-            padding=(y0, x0) if even else 0,
-            groups=c,
-        )
-    else:
-        k = (k.flip(0, 1) if flip else k).expand(c, 1, kh, kw)
-        cut = (kw - 1 - x0, kw - ux - x1, kh - 1 - y0, kh - uy - y1)
-        even = cut[0] == cut[1] >= 0 and cut[2] == cut[3] >= 0
-        y = F.conv_transpose2d(
-            y, k, stride=(uy, ux), padding=(cut[2], cut[0]) if even else 0, groups=c
-        )
-        if not even:
-            y = F.pad(y, [-a for a in cut])
-        if dx > 1 or dy > 1:
-            y = y[:, :, ::dy, ::dx]
-    return y.to(x.dtype)
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    slow = half and x.device.type == 'cpu' and max(*up, *down) > 1
+    y = x.float() if slow else x
+    if up == (1, 1):
+        return _fir_down(y, k.to(y), down, pad, flip).to(x.dtype)
+    return _fir_up(y, k.to(y), up, down, pad, flip).to(x.dtype)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #cb880b20
 class _Fir(torch.autograd.Function):
@@ -96,18 +94,10 @@ class _Fir(torch.autograd.Function):
     def forward(ctx, x, k, up, down, pad, flip):
         y = _fir(x, k, up, down, pad, flip)
         ctx.save_for_backward(k)
-        (x0, _, y0, _), (h, w), (ho, wo) = pad, x.shape[2:], y.shape[2:]
-        ctx.turned = (
-            down,
-            up,
-            (
-                k.shape[1] - 1 - x0,
-                (w - 1) * up[0] + 1 + x0 - wo * down[0],
-                k.shape[0] - 1 - y0,
-                (h - 1) * up[1] + 1 + y0 - ho * down[1],
-            ),
-            not flip,
-        )
+        (x0, _, y0, _), (h, w), (ho, wo), (kh, kw) = pad, x.shape[2:], y.shape[2:], k.shape
+        columns = kw - 1 - x0, (w - 1) * up[0] + 1 + x0 - wo * down[0]
+        rows = kh - 1 - y0, (h - 1) * up[1] + 1 + y0 - ho * down[1]
+        ctx.turned = down, up, columns + rows, not flip
         return y
 
     @staticmethod
@@ -122,16 +112,16 @@ def _axis_matrix(taps, up, down, pad, flip, n, device, dtype):  # pad: (before, 
     rows = (n * up + before + after - length) // down + 1
     f = torch.tensor(taps if flip else taps[::-1], dtype=torch.float64)
     tap = torch.arange(n) * up + before - torch.arange(rows)[:, None] * down
-    A = torch.where(
-        (tap >= 0) & (tap < length), f[tap.clamp(0, length - 1)], torch.zeros((), dtype=f.dtype)
-    )
+    inside = (tap >= 0) & (tap < length)
+    A = torch.where(inside, f[tap.clamp(0, length - 1)], torch.zeros((), dtype=f.dtype))
     A = A.to(device, dtype)
     # matrix units read groups of eight: what lies side by side in memory should be a number of them
     return A if n % 8 == 0 else A.t().contiguous().t()
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #f726641f
 class _TwoProducts(torch.autograd.Function):
-    "A·x·Bᵀ for every channel of x [n, c, h, w]: A [h', h], B [w', w] -> [n, c, h', w']; its derivative is itself with Aᵀ, Bᵀ."
+    """A·x·Bᵀ for every channel of x [n, c, h, w]: A [h', h], B [w', w] -> [n, c, h', w'].
+    Its derivative is itself with Aᵀ, Bᵀ."""
 
     @staticmethod
     def forward(ctx, x, A, B):
@@ -144,14 +134,10 @@ class _TwoProducts(torch.autograd.Function):
             return out
         y = torch.bmm(A.expand(n, -1, -1), x.permute(0, 2, 3, 1).reshape(n, h, w * c))
         # written into a tensor of its own: what an activation overwrites must not be a view
-        out = torch.empty(
-            n, c, h2, w2, device=x.device, dtype=x.dtype, memory_format=torch.channels_last
-        )
-        torch.bmm(
-            B.expand(n * h2, -1, -1),
-            y.view(n * h2, w, c),
-            out=out.permute(0, 2, 3, 1).view(n * h2, w2, c),
-        )
+        like = dict(device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+        out = torch.empty(n, c, h2, w2, **like)
+        rows = out.permute(0, 2, 3, 1).view(n * h2, w2, c)
+        torch.bmm(B.expand(n * h2, -1, -1), y.view(n * h2, w, c), out=rows)
         return out
 
     @staticmethod
@@ -164,48 +150,49 @@ def _by_matrices(x) -> bool:
     "Whether filters along both axes are quicker as two matrix products than as a depthwise convolution."
     return x.device.type == 'cuda'
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #cd71da66
+def _filter_by_matrices(x, f, up, down, pad, flip, gain):
+    taps, kind, (h, w) = tuple(f.tolist()), (x.device, x.dtype), x.shape[2:]
+    with_gain = tuple(gain * t for t in taps)
+    A = _axis_matrix(with_gain, up[1], down[1], pad[2:], flip, h, *kind)
+    return _TwoProducts.apply(x, A, _axis_matrix(taps, up[0], down[0], pad[:2], flip, w, *kind))
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #b2a952d2
+def _filter_by_convolutions(x, f, up, down, pad, flip, gain):
+    f = f.detach().to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
+    if f.ndim == 2:
+        return _Fir.apply(x, f * gain, up, down, pad, flip)
+    # a short filter is quicker in one pass over memory, a long one in two
+    if len(f) <= 6:
+        return _Fir.apply(x, torch.outer(f, f) * gain, up, down, pad, flip)
+    x = _Fir.apply(x, f[None] * gain, (up[0], 1), (down[0], 1), (*pad[:2], 0, 0), flip)
+    return _Fir.apply(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, *pad[2:]), flip)
+
 # %% ../../nbs/08_stylegan2_ops.ipynb #bbeece8b
 def upfirdn2d(
     x,  # images [n, c, h, w]
     f,  # filter: 1-D (along both axes), 2-D [kh, kw] or None (a single 1); on the CPU, or a GPU waits for it
     up=1,  # zeros inserted after every pixel: up - 1; a number or [x, y]
     down=1,  # every `down`-th pixel is kept, from the first on; a number or [x, y]
-    padding=0,  # in pixels of the image with zeros: a number, [x, y] or [x0, x1, y0, y1]; negative: crop
+    padding=0,  # pixels of the image with zeros: a number, [x, y] or [x0, x1, y0, y1]; negative: crop
     flip_filter: bool = False,  # False: convolution, True: correlation
-    gain=1.0,
-):  # factor on the result, applied once
-    "Insert zeros, pad, filter, thin out, without the zeros. Differentiable any number of times, not by the filter."
+    gain=1.0,  # factor on the result, applied once
+):
+    """Insert zeros, pad, filter, thin out, without ever touching the zeros. Differentiable any number of
+    times, not by the filter."""
     up, down, pad = _two(up, 'up'), _two(down, 'down'), _four(padding)
-    if f is None:
-        f = torch.ones(1, 1)
-    (h, w), (kw, kh) = x.shape[2:], (_extent(f) if f.ndim == 2 else (len(f), len(f)))
-    if (
-        min(
-            (h * up[1] + pad[2] + pad[3] - kh) // down[1],
-            (w * up[0] + pad[0] + pad[1] - kw) // down[0],
-        )
-        < 0
-    ):
+    f = torch.ones(1, 1) if f is None else f
+    (h, w), (kw, kh) = x.shape[2:], _extent(f)
+    rows = (h * up[1] + pad[2] + pad[3] - kh) // down[1]
+    columns = (w * up[0] + pad[0] + pad[1] - kw) // down[0]
+    if min(rows, columns) < 0:
         raise InputError(
             f'a {kw}×{kh} filter does not fit into {w}×{h} pixels with up={up}, padding={pad}: '
             'nothing would be left'
         )
-    if f.ndim == 1 and _by_matrices(x):
-        taps, kind = tuple(f.tolist()), (x.device, x.dtype)
-        A = _axis_matrix(
-            tuple(gain * t for t in taps), up[1], down[1], pad[2:], flip_filter, h, *kind
-        )
-        return _TwoProducts.apply(
-            x, A, _axis_matrix(taps, up[0], down[0], pad[:2], flip_filter, w, *kind)
-        )
-    f = f.detach().to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
-    if f.ndim == 2:
-        return _Fir.apply(x, f * gain, up, down, pad, flip_filter)
-    # a short filter is quicker in one pass over memory, a long one in two
-    if len(f) <= 6:
-        return _Fir.apply(x, torch.outer(f, f) * gain, up, down, pad, flip_filter)
-    x = _Fir.apply(x, f[None] * gain, (up[0], 1), (down[0], 1), (*pad[:2], 0, 0), flip_filter)
-    return _Fir.apply(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, *pad[2:]), flip_filter)
+    matrices = f.ndim == 1 and _by_matrices(x)
+    filtered = _filter_by_matrices if matrices else _filter_by_convolutions
+    return filtered(x, f, up, down, pad, flip_filter, gain)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #22ac314c
 def _more(padding, x0, x1, y0, y1):
@@ -215,49 +202,31 @@ def _more(padding, x0, x1, y0, y1):
 # %% ../../nbs/08_stylegan2_ops.ipynb #138ffe5d
 def _up_padding(f, up):
     (fw, fh), (ux, uy) = _extent(f), _two(up, 'up')
-    return ((fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2)
+    return (fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #ce63c6ae
 def _down_padding(f, down):
     (fw, fh), (dx, dy) = _extent(f), _two(down, 'down')
-    return ((fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2)
+    return (fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #2a218b8e
 def filter2d(x, f, padding=0, flip_filter=False, gain=1.0):
     "Smooth images [n, c, h, w] with `f`; the size stays."
     fw, fh = _extent(f)
-    return upfirdn2d(
-        x,
-        f,
-        padding=_more(padding, fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2),
-        flip_filter=flip_filter,
-        gain=gain,
-    )
+    pad = _more(padding, fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2)
+    return upfirdn2d(x, f, padding=pad, flip_filter=flip_filter, gain=gain)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #3cd0f271
 def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1.0):
     "Images [n, c, h, w] -> [n, c, up·h, up·w]; a constant image keeps its value."
-    ux, uy = _two(up, 'up')
-    return upfirdn2d(
-        x,
-        f,
-        up=up,
-        padding=_more(padding, *_up_padding(f, up)),
-        flip_filter=flip_filter,
-        gain=gain * ux * uy,
-    )
+    (ux, uy), pad = _two(up, 'up'), _more(padding, *_up_padding(f, up))
+    return upfirdn2d(x, f, up=up, padding=pad, flip_filter=flip_filter, gain=gain * ux * uy)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #5a1349cc
 def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1.0):
     "Images [n, c, h, w] -> [n, c, h/down, w/down], rounded up."
-    return upfirdn2d(
-        x,
-        f,
-        down=down,
-        padding=_more(padding, *_down_padding(f, down)),
-        flip_filter=flip_filter,
-        gain=gain,
-    )
+    pad = _more(padding, *_down_padding(f, down))
+    return upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter, gain=gain)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9e977607
 _without_weights = False
@@ -265,7 +234,8 @@ _without_weights = False
 
 @contextlib.contextmanager
 def no_weight_gradients():
-    "Within it, derivatives are taken by images and styles only: the weights (and biases) of convolutions are left out. For the inner derivative of gradient penalty and path length."
+    """Within it, derivatives are taken by images and styles only: weights (and biases) of convolutions are
+    left out. For the inner derivative of gradient penalty and path length."""
     # one flag for the process: on accelerators the backward pass runs in a thread of its own
     global _without_weights
     before, _without_weights = _without_weights, True
@@ -276,15 +246,12 @@ def no_weight_gradients():
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #0cc92da1
 def _turned(cfg, like, g, k):
-    "Settings of the convolution that is the derivative by the input: `like` and `g` are heights and widths of input and output."
+    "Settings of the derivative by the input; `like`, `g`, `k`: sizes of input, output and kernel."
     stride, padding, transposed, _, groups = cfg
-    rest = (
-        (0, 0)
-        if transposed
-        else tuple(
-            a - ((b - 1) * s - 2 * p + n) for a, b, s, p, n in zip(like, g, stride, padding, k)
-        )
-    )
+    rest = (0, 0)
+    if not transposed:
+        axes = zip(like, g, stride, padding, k)
+        rest = tuple(a - ((b - 1) * s - 2 * p + n) for a, b, s, p, n in axes)
     return stride, padding, not transposed, rest, groups
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #0530e296
@@ -320,19 +287,8 @@ class _ConvWeight(torch.autograd.Function):
     def forward(ctx, g, x, shape, cfg):
         ctx.save_for_backward(g, x)
         ctx.cfg, (stride, padding, transposed, rest, groups) = cfg, cfg
-        return torch.ops.aten.convolution_backward(
-            g,
-            x,
-            g.new_empty(shape),
-            None,
-            stride,
-            padding,
-            (1, 1),
-            transposed,
-            rest,
-            groups,
-            [False, True, False],
-        )[1]
+        how = stride, padding, (1, 1), transposed, rest, groups, [False, True, False]
+        return torch.ops.aten.convolution_backward(g, x, g.new_empty(shape), None, *how)[1]
 
     @staticmethod
     def backward(ctx, v):
@@ -373,21 +329,40 @@ def conv_transpose2d(
     groups=1,
 ):
     "Transposed convolution with a cheap second derivative; heeds `no_weight_gradients`."
-    return _Conv.apply(
-        x, w, b, (_pair(stride), _pair(padding), True, _pair(output_padding), groups)
-    )
+    cfg = _pair(stride), _pair(padding), True, _pair(output_padding), groups
+    return _Conv.apply(x, w, b, cfg)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #e6d4daa2
 def _transposed(w, groups):
     "[o, i/groups, …] -> [i, o/groups, …]."
     if groups == 1:
         return w.transpose(0, 1)
-    o, i = w.shape[:2]
-    return (
-        w.reshape(groups, o // groups, i, *w.shape[2:])
-        .transpose(1, 2)
-        .reshape(groups * i, o // groups, *w.shape[2:])
-    )
+    (o, i), k = w.shape[:2], w.shape[2:]
+    parts = w.reshape(groups, o // groups, i, *k).transpose(1, 2)
+    return parts.reshape(groups * i, o // groups, *k)
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #3931ebbd
+def _turned_kernel(w, flip_weight):
+    return w if flip_weight or w.shape[2:] == (1, 1) else w.flip(2, 3)
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #f1313e26
+def _enlarged(x, w, f, up, p, groups, flip_weight):
+    "Up-sample and convolve: a transposed convolution on the small image, then the filter."
+    kh, kw = w.shape[2:]
+    if kh == kw == 1:
+        return upfirdn2d(conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
+    t = _transposed(w.flip(2, 3) if flip_weight else w, groups)
+    x = conv_transpose2d(x, t, stride=up, groups=groups)
+    pad = p[0] - kw + 1, p[1] + up - kw, p[2] - kh + 1, p[3] + up - kh
+    return upfirdn2d(x, f, padding=pad, gain=up**2)
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #a0525d7f
+def _reduced(x, w, f, down, p, groups, flip_weight):
+    "Convolve and down-sample: the filter first, then a convolution that computes only what is kept."
+    if w.shape[2:] == (1, 1):
+        return conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
+    x = upfirdn2d(x, f, padding=p)
+    return conv2d(x, _turned_kernel(w, flip_weight), stride=down, groups=groups)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #6fed0817
 def conv2d_resample(
@@ -398,37 +373,23 @@ def conv2d_resample(
     down: int = 1,
     padding=0,  # with respect to the up-sampled image; what the filter needs is added
     groups: int = 1,
-    flip_weight: bool = True,
-):  # True: correlation, False: convolution (kernel turned by 180 degrees)
-    "Up-sample by `up`, convolve, down-sample by `down`; [n, o, h·up/down, w·up/down] if `padding` is that of the kernel."
-    kh, kw = w.shape[2:]
+    flip_weight: bool = True,  # True: correlation, False: convolution (kernel turned by 180 degrees)
+):
+    """Up-sample by `up`, convolve, down-sample by `down`; [n, o, h·up/down, w·up/down] if `padding` is
+    that of the kernel."""
     p = _four(padding)
     if up > 1:
         p = _more(p, *_up_padding(f, up))
     if down > 1:
         p = _more(p, *_down_padding(f, down))
-
-    def turned():
-        return w if flip_weight or kh == kw == 1 else w.flip(2, 3)
-
     if up == down == 1:
-        return conv2d(x, turned(), padding=p, groups=groups)
+        return conv2d(x, _turned_kernel(w, flip_weight), padding=p, groups=groups)
     if up == 1:
-        if kh == kw == 1:
-            return conv2d(upfirdn2d(x, f, down=down, padding=p), w, groups=groups)
-        return conv2d(upfirdn2d(x, f, padding=p), turned(), stride=down, groups=groups)
+        return _reduced(x, w, f, down, p, groups, flip_weight)
     if down == 1:
-        if kh == kw == 1:
-            return upfirdn2d(conv2d(x, w, groups=groups), f, up=up, padding=p, gain=up**2)
-        x = conv_transpose2d(
-            x, _transposed(w.flip(2, 3) if flip_weight else w, groups), stride=up, groups=groups
-        )
-        return upfirdn2d(
-            x, f, padding=(p[0] - kw + 1, p[1] + up - kw, p[2] - kh + 1, p[3] + up - kh), gain=up**2
-        )
-    return upfirdn2d(
-        conv2d(upfirdn2d(x, f, up=up, padding=p, gain=up**2), turned(), groups=groups), f, down=down
-    )
+        return _enlarged(x, w, f, up, p, groups, flip_weight)
+    x = upfirdn2d(x, f, up=up, padding=p, gain=up**2)
+    return upfirdn2d(conv2d(x, _turned_kernel(w, flip_weight), groups=groups), f, down=down)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #9acf212f
 def demodulation(
@@ -436,7 +397,7 @@ def demodulation(
     s,  # styles [n, i]
     eps=1e-8,
 ):
-    "The factor [n, o] that brings the expected variance of a modulated convolution back to 1 (1912.04958, eq. 3)."
+    "The factor [n, o] that brings a modulated convolution's expected variance back to 1 (1912.04958, eq. 3)."
     return (s.square() @ w.to(s.dtype).square().sum((2, 3)).t() + eps).rsqrt()
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #40ae76ad
@@ -445,7 +406,7 @@ def _wide(s):
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #404ed6f3
 def _spare(n, x) -> int:
-    "Columns of zeros to add to n of them: a GPU's matrix units read half precision in groups of eight, and are slow else."
+    "Columns of zeros to add to n of them: a GPU reads half precision in groups of eight, and is slow else."
     return -n % 8 if x.device.type == 'cuda' and x.dtype in (torch.bfloat16, torch.float16) else 0
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #30fac7a0
@@ -454,37 +415,38 @@ def linear(x, w, b=None):
     spare = _spare(w.shape[1], x)
     return F.linear(F.pad(x, (0, spare)), F.pad(w, (0, spare)), b) if spare else F.linear(x, w, b)
 
+# %% ../../nbs/08_stylegan2_ops.ipynb #2294ea72
+def _is_pointwise(w, up=1, down=1, padding=0, f=None, flip_weight=True) -> bool:
+    "Whether a convolution reads each place alone and keeps the size."
+    return w.shape[2:] == (1, 1) and up == down == 1 and _four(padding) == (0,) * 4
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #4330cfb0
+def _modulated_point(x, w, s, demodulate, eps):
+    "For a 1×1 kernel: scaling this little weight is cheaper than scaling the image."
+    v = w[:, :, 0, 0].t() * s[:, :, None].to(w)
+    if demodulate:
+        v = v * demodulation(w, s, eps)[:, None]
+    (n, _, height, width), o = x.shape, len(w)
+    v = F.pad(v, (0, _spare(o, x))).to(x.dtype)
+    y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, height * width, -1), v)[..., :o]
+    return y.view(n, height, width, -1).permute(0, 3, 1, 2)
+
 # %% ../../nbs/08_stylegan2_ops.ipynb #a6ecb23e
 def modulated_conv2d(
     x,  # [n, i, h, w]
     w,  # [o, i, kh, kw], used as it is
     s,  # styles [n, i]
     noise=None,  # added at the end; of a shape that fits [n, o, h', w']
-    up: int = 1,
-    down: int = 1,
-    padding=0,
-    f=None,
-    flip_weight: bool = True,  # as in conv2d_resample
     demodulate: bool = True,
     eps=1e-8,
+    **resample,  # up, down, padding, f, flip_weight: as for `conv2d_resample`
 ):
-    "Convolution whose input channels are scaled by a style, sample by sample, and its output by `demodulation`; [n, o, h', w']."
-    if w.shape[2:] == (1, 1) and up == down == 1 and _four(padding) == (0,) * 4:
-        # 1×1: scaling this little weight is cheaper than scaling the image
-        v = w[:, :, 0, 0].t() * s[:, :, None].to(w)
-        if demodulate:
-            v = v * demodulation(w, s, eps)[:, None]
-        n, _, h, wd = x.shape
-        v = F.pad(v, (0, _spare(len(w), x))).to(x.dtype)
-        y = (
-            torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * wd, -1), v)[..., : len(w)]
-            .view(n, h, wd, -1)
-            .permute(0, 3, 1, 2)
-        )
+    """Convolution whose input channels are scaled by a style, sample by sample, and its output by
+    `demodulation`; [n, o, h', w']."""
+    if _is_pointwise(w, **resample):
+        y = _modulated_point(x, w, s, demodulate, eps)
     else:
-        y = conv2d_resample(
-            x * _wide(s).to(x.dtype), w.to(x.dtype), f, up, down, padding, 1, flip_weight
-        )
+        y = conv2d_resample(x * _wide(s).to(x.dtype), w.to(x.dtype), **resample)
         if demodulate:
             y = y * _wide(demodulation(w, s, eps)).to(y.dtype)
     return y if noise is None else y + noise.to(y.dtype)
@@ -519,8 +481,9 @@ class _LReLUGrad(torch.autograd.Function):
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #64409bf6
 def own(x):
-    """`x`, if it is a tensor of its own. A view is a `RuntimeError`: autograd wraps what is overwritten through a view,
-    and derives it twice; on a GPU the second time comes after the first has freed what it needs."""
+    """`x`, if it is a tensor of its own. A view is a `RuntimeError`: autograd wraps what is overwritten
+    through a view, and derives it twice; on a GPU the second time comes after the first has freed what it
+    needs."""
     if x._is_view():
         raise RuntimeError(
             f'in-place activation of a view of shape {tuple(x.shape)}: give the tensor itself, or a copy'
@@ -529,23 +492,31 @@ def own(x):
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #8ecf4acf
 def lrelu_(x, slope: float = 0.2):
-    "Leaky ReLU in place, without gain: for a result that nothing else needs, as that of a convolution; not for a view."
+    """Leaky ReLU in place, without gain: for a result that nothing else needs, as that of a convolution;
+    not for a view."""
     return _LReLU.apply(own(x), slope)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #4e5e4e8f
+# name -> function, gain that keeps the variance
 ACTIVATIONS = {
-    'linear': (lambda x, a: x, 1.0),
-    'relu': (lambda x, a: F.relu(x), math.sqrt(2)),
+    'linear': (None, 1.0),
+    'relu': (F.relu, math.sqrt(2)),
     'lrelu': (F.leaky_relu, math.sqrt(2)),
-    'tanh': (lambda x, a: x.tanh(), 1.0),
-    'sigmoid': (lambda x, a: x.sigmoid(), 1.0),
-    'elu': (lambda x, a: F.elu(x), 1.0),
-    'selu': (lambda x, a: F.selu(x), 1.0),
-    'softplus': (lambda x, a: F.softplus(x), 1.0),
-    'swish': (lambda x, a: F.silu(x), math.sqrt(2)),
+    'tanh': (torch.tanh, 1.0),
+    'sigmoid': (torch.sigmoid, 1.0),
+    'elu': (F.elu, 1.0),
+    'selu': (F.selu, 1.0),
+    'softplus': (F.softplus, 1.0),
+    'swish': (F.silu, math.sqrt(2)),
 }
 
 
+def _activate(x, act, alpha):
+    if act == 'linear':
+        return x
+    return F.leaky_relu(x, alpha) if act == 'lrelu' else ACTIVATIONS[act][0](x)
+
+# %% ../../nbs/08_stylegan2_ops.ipynb #f91d7d65
 def bias_act(
     x,  # values of any shape
     b=None,  # bias [x.shape[dim]]
@@ -553,17 +524,18 @@ def bias_act(
     act: str = 'linear',  # a key of ACTIVATIONS
     alpha=None,  # slope of lrelu below zero: .2
     gain=None,  # factor after the activation; None: that of ACTIVATIONS
-    clamp=None,
-):  # limit of the absolute value, last of all
+    clamp=None,  # limit of the absolute value, last of all
+):
     "Bias, activation, gain and clamp."
-    if act not in ACTIVATIONS:
-        raise InputError(f'act={act!r}: choose one of {", ".join(ACTIVATIONS)}')
+    check_choice('act', act, ACTIVATIONS)
     alpha = 0.2 if alpha is None else float(alpha)
-    function, default = ACTIVATIONS[act]
-    gain = default if gain is None else float(gain)
+    gain = ACTIVATIONS[act][1] if gain is None else float(gain)
     if b is not None:
         x = x + b.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
-    x = lrelu_(x, alpha) if act == 'lrelu' and b is not None and alpha > 0 else function(x, alpha)
+    if act == 'lrelu' and b is not None and alpha > 0:
+        x = lrelu_(x, alpha)  # of the sum, which is ours
+    else:
+        x = _activate(x, act, alpha)
     if gain != 1:
         x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
@@ -588,12 +560,9 @@ class _RankAct(torch.autograd.Function):
         z, A, B = ctx.saved_tensors
         g = _LReLUGrad.apply(g.contiguous(memory_format=torch.channels_last), z, ctx.slope)
         rows = g.permute(0, 2, 3, 1).flatten(1, 2)
-        return (
-            g,
-            rows @ B.transpose(1, 2) if ctx.needs_input_grad[1] else None,
-            A.transpose(1, 2) @ rows if ctx.needs_input_grad[2] else None,
-            None,
-        )
+        by_A = rows @ B.transpose(1, 2) if ctx.needs_input_grad[1] else None
+        by_B = A.transpose(1, 2) @ rows if ctx.needs_input_grad[2] else None
+        return g, by_A, by_B, None
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #3e680e91
 def noise_bias_lrelu_(
@@ -610,24 +579,25 @@ def noise_bias_lrelu_(
     if noise is None:
         return _RankAct.apply(z, one.expand(n, -1, -1), B, slope)
     A, spare = noise.to(z.dtype).reshape(-1, h * w, 1), _spare(2, z)
-    A = torch.cat([A, one.expand(len(A), -1, -1), z.new_zeros(len(A), h * w, spare)], 2).expand(
-        n, -1, -1
-    )
-    B = torch.cat([strength.to(z.dtype).expand(n, c)[:, None], B, z.new_zeros(n, spare, c)], 1)
-    return _RankAct.apply(z, A, B, slope)
+    A = torch.cat([A, one.expand(len(A), -1, -1), z.new_zeros(len(A), h * w, spare)], 2)
+    strength = strength.to(z.dtype).expand(n, c)[:, None]
+    B = torch.cat([strength, B, z.new_zeros(n, spare, c)], 1)
+    return _RankAct.apply(z, A.expand(n, -1, -1), B, slope)
 
 # %% ../../nbs/08_stylegan2_ops.ipynb #f4444498
 def minibatch_stddev(
     x,  # [n, c, h, w]
     group=4,  # images in a group; None: the whole batch
-    channels: int = 1,
-):  # the input channels are averaged in that many bundles
-    "[n, c, h, w] -> [n, c + channels, h, w]: the standard deviation over the group, averaged over a bundle's channels and all pixels, is appended."
+    channels: int = 1,  # the input channels are averaged in that many bundles
+):
+    """[n, c, h, w] -> [n, c + channels, h, w]: the standard deviation over the group, averaged over a
+    bundle's channels and all pixels, is appended."""
     n, c, h, w = x.shape
     group = n if group is None else min(group, n)
     if n % group:
         raise InputError(
-            f'a batch of {n} images does not fall into groups of {group} for the minibatch standard deviation: choose a batch size that {group} divides'
+            f'a batch of {n} images does not fall into groups of {group} for the minibatch '
+            f'standard deviation: choose a batch size that {group} divides'
         )
     if c % channels:
         raise InputError(f'channels={channels}: does not divide the {c} channels of the layer')
