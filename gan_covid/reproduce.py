@@ -11,6 +11,7 @@ __all__ = ['ROOT', 'NAMES', 'OWN_PAPERS', 'NEEDED', 'PROFILES', 'STEPS', 'COMMON
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
 import ast
+import contextlib
 import difflib
 import functools
 import io
@@ -24,6 +25,7 @@ import sys
 import time
 import tokenize
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from .arms import named
@@ -105,9 +107,19 @@ def _module(path: Path, module: str, changed: int, size: int) -> tuple:
     text = path.read_text(encoding='utf-8')
     return _tree(text), _imports(text, module)
 
+# %% ../nbs/22_reproduce.ipynb #500904e9
+def _data(modules: set, root) -> list:
+    "What the data files say that belong to modules: the published numbers."
+    import yaml
+
+    folder = Path(root) / 'gan_covid' / 'sources'
+    files = sorted(folder.glob('*.yaml')) if 'gan_covid.published' in modules else ()
+    return [(f.name, yaml.safe_load(f.read_text(encoding='utf-8'))) for f in files]
+
 # %% ../nbs/22_reproduce.ipynb #3bf22dac
 def code_hash(notebook, root=ROOT) -> str:
-    "Sixteen digits that change with the code of a notebook and of all modules of this package behind it, and with nothing else."
+    """Sixteen digits that change with the code of a notebook and of all modules of this package behind it and
+    with their data files, and with nothing else."""
     source, seen, trees = _cells(notebook), set(), []
     waiting = _imports(source)
     while waiting:
@@ -119,7 +131,7 @@ def code_hash(notebook, root=ROOT) -> str:
         tree, imports = _module(path, module, path.stat().st_mtime_ns, path.stat().st_size)
         trees.append((module, tree))
         waiting |= imports - seen
-    return fingerprint([_tree(source), sorted(trees)])
+    return fingerprint([_tree(source), sorted(trees), _data(seen, root)])
 
 # %% ../nbs/22_reproduce.ipynb #ea61c734
 _KINDS = {
@@ -875,43 +887,52 @@ def reproduce(
                 print(f'figures: {write_report(page)}')
     return code
 
-# %% ../nbs/22_reproduce.ipynb #6c48991f
-def draw_figures(
-    profile: str = None, paper: str | list = None, records='records', figures='figures', work='work'
-) -> int:
-    "Redraw the figures of every paper that has records, from the records alone; needs no engine. Prepared images in `work`, where they are, allow the local figures too."
-    profile = profile_name(profile) if profile else None
-    for p in asked_for(paper):
-        if safe_name(p) != p:
+# %% ../nbs/22_reproduce.ipynb #282dd30d
+def _with_records(records, profile: str, paper) -> list:  # (profile, paper)
+    "The papers asked for (none: all) that have records, in the profile or in any."
+    found = set()
+    for p in asked_for(paper) or ['*']:
+        if p != '*' and safe_name(p) != p:
             raise InputError(f'--paper {p!r}: no such paper')
-    found = {
-        p: sorted(
-            {
-                (f.parent.name, f.name)
-                for f in Path(records).glob(f'{profile or "*"}/{p}')
-                if f.is_dir()
-            }
-        )
-        for p in asked_for(paper) or ['*']
+        folders = [f for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()]
+        if not folders:
+            which = f'profile {profile or "any"}, paper {"any" if p == "*" else p}'
+            raise InputError(f'{records}: no records of {which}. Make them with `make reproduce`')
+        found |= {(f.parent.name, f.name) for f in folders}
+    return sorted(found)
+
+# %% ../nbs/22_reproduce.ipynb #57cbb6f2
+def _draw_paper(profile: str, paper: str, records, figures, work) -> str:
+    "Draw the figures of one paper; what its notebook prints."
+    os.environ.setdefault('OMP_NUM_THREADS', '1')  # the papers beside each other fill the cores
+    values = {
+        'profile': profile,
+        'records': str(Path(records).resolve()),
+        'figures': str((Path(figures) / profile).resolve()),
+        'work': str(Path(work).resolve()),
     }
-    for p, runs in found.items():
-        if not runs:
-            raise InputError(
-                f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`'
-            )
-    for name, key in sorted(sum(found.values(), [])):
-        print(f'{name}/{key}', flush=True)
-        values = {
-            'profile': name,
-            'records': str(Path(records).resolve()),
-            'figures': str((Path(figures) / name).resolve()),
-            'work': str(Path(work).resolve()),
-        }
-        run_notebook(
-            ROOT / 'nbs' / 'papers' / f'{key}.ipynb',
-            Path(work) / name / 'notebooks' / f'{key}.ipynb',
-            values,
-        )
+    executed = Path(work) / profile / 'notebooks' / f'{paper}.ipynb'
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_notebook(ROOT / 'nbs' / 'papers' / f'{paper}.ipynb', executed, values)
+    return said.getvalue()
+
+# %% ../nbs/22_reproduce.ipynb #57cd322f
+def draw_figures(
+    profile: str = None,  # None: all that have records
+    paper: str | list = None,
+    records='records',
+    figures='figures',
+    work='work',  # prepared images, where they are, allow the local figures too
+    jobs: int = None,  # papers at once; None: as many as there are cores
+) -> int:
+    "Redraw the figures of every paper that has records, from the records alone; needs no engine."
+    drawn = _with_records(records, profile_name(profile) if profile else None, paper)
+    where = records, figures, work
+    with ProcessPoolExecutor(min(jobs or os.cpu_count() or 1, len(drawn))) as pool:
+        running = [pool.submit(_draw_paper, *names, *where) for names in drawn]
+        for n, ((name, key), job) in enumerate(zip(drawn, running), 1):
+            print(f'{n}/{len(drawn)} {name}/{key}\n{job.result()}', end='', flush=True)
+    for name in sorted({name for name, _ in drawn}):
         print(write_report(Path(figures) / name))
     return 0
 

@@ -246,6 +246,7 @@ FIELDS = {
     'keywords': 'keywords',
     'license': 'license',
     'packages': None,
+    'package_data': None,
     'install_requires': 'dependencies',
     'extras_require': 'optional-dependencies',
     'entry_points': 'scripts',
