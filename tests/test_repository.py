@@ -191,6 +191,7 @@ def test_readme_is_the_index_notebook():
             'WARN',
             '--to',
             'markdown',
+            '--no-input',
             '--stdout',
             'nbs/index.ipynb',
         ],
