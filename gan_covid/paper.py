@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from . import evaluation, plotting
+from . import claims, evaluation, manifest, plots, style, tables
 from . import published as pub
 from .records import InputError, check_choice, data_note, find_records
 
@@ -171,7 +171,7 @@ def say(text: str):
 # %% ../nbs/21_paper.ipynb #36207146
 def beside(rows, why: str = None) -> pd.DataFrame:
     "Published beside reproduced, with a verdict each row; `why`: a reason why none is comparable."
-    return plotting.published_beside(pd.DataFrame(list(rows)), why)
+    return tables.published_beside(pd.DataFrame(list(rows)), why)
 
 # %% ../nbs/21_paper.ipynb #1a72997e
 class Paper(Runs):
@@ -188,7 +188,7 @@ class Paper(Runs):
         super().__init__(key, profile, records, work)
         self._vanishing = None if figures else tempfile.TemporaryDirectory()
         folder = Path(figures or self._vanishing.name)
-        self.out, self.manifest = folder / key, plotting.Manifest(folder)
+        self.out, self.manifest = folder / key, manifest.Manifest(folder)
 
     def table(
         self,
@@ -205,7 +205,7 @@ class Paper(Runs):
             asked = df[df.reproduced.notna()] if 'reproduced' in df else df
             df = asked.drop(columns=['published', 'verdict', 'why'], errors='ignore')
         name, title = id.split('@')[0], self._title(id)
-        files = plotting.save_table(df, self.out, name, title, note or self.note)
+        files = tables.save_table(df, self.out, name, title, note or self.note)
         self._enter(id, files, steps, values, weights, data)
         show(files, self._heading(id, titled=False))
 
@@ -223,13 +223,13 @@ class Paper(Runs):
         name = name or id.split('@')[0]
         files = self.earlier(name) if earlier and fig is None else []
         if not files:
-            files = self.save(fig or plotting.scheme('gan', note='no records yet'), name)
+            files = self.save(fig or plots.scheme('gan', note='no records yet'), name)
         self._enter(id, files, steps, (), weights, data)
         show(files, self._heading(id))
 
     def add_table(self, id: str, df: pd.DataFrame, name: str, title: str, note=None):
         "A further table of an entry that is there."
-        show(self.add(id, plotting.save_table(df, self.out, name, title, note or self.note)))
+        show(self.add(id, tables.save_table(df, self.out, name, title, note or self.note)))
 
     def add_figure(self, id: str, fig, name: str, local=False):
         """A further figure of an entry that is there; `local`: with patients' pixels, kept out of git
@@ -239,7 +239,7 @@ class Paper(Runs):
             show(files)
 
     def save(self, fig, name: str, local=False) -> list:
-        return plotting.save_figure(fig, self.out, name, local=local)
+        return style.save_figure(fig, self.out, name, local=local)
 
     def add(self, id: str, files, local=False) -> list:
         "Further files of an entry that is there."
@@ -266,7 +266,7 @@ class Paper(Runs):
         "What does not add up in the source and what it does not state; not beside images of one's own."
         if self.own:
             return
-        odd, open_ = pub.does_not_add_up(self.key), pub.not_stated(self.key)
+        odd, open_ = claims.does_not_add_up(self.key), pub.not_stated(self.key)
         self.add_table(id, odd, 'does_not_add_up', 'The source against its own arithmetic', SOURCE)
         title = 'Not stated in the source, and what is done here'
         self.add_table(id, open_, 'not_stated', title, SOURCE)
@@ -274,13 +274,12 @@ class Paper(Runs):
     def finish(self) -> list:  # problems; empty if every id of the source has its files
         "Write the manifest and check it."
         self.manifest.write()
-        return plotting.Manifest.check(self.manifest.folder, papers=[self.key])
+        return manifest.Manifest.check(self.manifest.folder, papers=[self.key])
 
     def _enter(self, id, files, steps, values, weights, data):
         "A new entry of the manifest."
         records = [r['folder'] for s in steps for r in self[s].values()]
-        self.manifest.add(
-            id,
+        entry = manifest.Entry(
             self.key,
             self._title(id),
             files,
@@ -289,6 +288,7 @@ class Paper(Runs):
             weights=weights,
             values=values,
         )
+        self.manifest.add(id, entry)
         if self.own:
             self.manifest.items[id]['own'] = True
 
@@ -309,7 +309,7 @@ class Paper(Runs):
         "What stands above an entry that is shown: id, title, how many values have which verdict."
         item = self.manifest.items[id]
         found = Counter(v['verdict'] for v in item['values'] if not self.own)
-        words = ', '.join(f'{found[v]} {v}' for v in plotting.VERDICTS if found[v])
+        words = ', '.join(f'{found[v]} {v}' for v in tables.VERDICTS if found[v])
         parts = [f'**{id}**', f'{item["title"]}' if titled else '', words]
         return ' · '.join(part for part in parts if part)
 
@@ -755,14 +755,14 @@ def contrasts(
 # %% ../nbs/21_paper.ipynb #c81cb2b9
 def answer_figure(rows: pd.DataFrame, note: str):  # rows of `contrasts` -> Figure
     "A line a comparison: difference in accuracy and its 95 % interval; left of 0 is worse."
-    colours = {'GAN': plotting.COLOURS[0], 'leak': plotting.COLOURS[3], 'other': plotting.GREY}
+    colours = {'GAN': style.COLOURS[0], 'leak': style.COLOURS[3], 'other': style.GREY}
     words = {
         'GAN': 'GAN images',
         'leak': 'GAN that saw the test images',
         'other': 'for comparison',
     }
-    with plotting.style():
-        fig = plotting.canvas(plotting.WIDTH, 0.9 + 0.42 * len(rows), note)
+    with style.context():
+        fig = style.canvas(style.WIDTH, 0.9 + 0.42 * len(rows), note)
         ax = fig.add_subplot()
         ax.axvline(0, color='black', lw=0.8)
         for kind in dict.fromkeys(rows.kind):
@@ -830,7 +830,7 @@ def answer(
     if not len(rows):
         return
     with tempfile.TemporaryDirectory() as folder:
-        files = plotting.save_figure(
+        files = style.save_figure(
             answer_figure(rows, paper.note_c), folder, 'answer', formats=('png',)
         )
         display(Picture(data=small_png(files[0], 560)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from IPython.core.interactiveshell import InteractiveShell  # noqa: F401  display() outside a kernel
 
-from gan_covid.plotting import Manifest
+from gan_covid.manifest import Manifest
 from gan_covid.records import read_json
 from gan_covid.reproduce import ROOT, check_parameters
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from gan_covid.arms import LEAKY, named
-from gan_covid.plotting import Manifest
+from gan_covid.manifest import Manifest
 from gan_covid.published import ids
 from gan_covid.records import find_records, read_json, verify_record
 
 ROOT = Path(__file__).resolve().parent.parent
+TABLES = '.csv', '.md', '.tex'
 PROFILES = sorted(p.parent for p in (ROOT / 'figures').glob('*/manifest.json'))
 SHIPPED = sorted({(r['profile'], r['paper']) for r in find_records(ROOT / 'records')})
 
@@ -63,88 +64,60 @@ def test_no_picture_of_a_patient_is_tracked():
                 assert item['local'], f'{folder.name}/{id}'
 
 
-@pytest.mark.parametrize(
-    'profile, paper', [s for s in SHIPPED if s[0] == 'small'] or [('small', 'head_ct')]
-)
-def test_figures_are_redrawn_without_engines_to_the_same_tables(tmp_path, profile, paper):
-    "The paper's notebook runs with TensorFlow, torch and keras made unimportable, and gives the shipped tables byte for byte."
-    (tmp_path / 'block').mkdir()
+@pytest.fixture(scope='module')
+def redrawn(tmp_path_factory):
+    "All figures of `small`, drawn by one command where TensorFlow, torch and keras cannot be imported."
+    tmp = tmp_path_factory.mktemp('redrawn')
+    (tmp / 'block').mkdir()
     for engine in ('tensorflow', 'torch', 'keras'):
-        (tmp_path / 'block' / f'{engine}.py').write_text(
-            f"raise ImportError('{engine} is not to be loaded here')\n"
-        )
-    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'block')}
-    subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'gan_covid.cli',
-            'figures',
-            '--profile',
-            profile,
-            '--paper',
-            paper,
-            '--figures',
-            str(tmp_path / 'figures'),
-            '--work',
-            str(tmp_path / 'work'),
-            '--records',
-            str(ROOT / 'records'),
-        ],
-        check=True,
-        env=env,
-        cwd=ROOT,
-    )
-    tables = sorted(p.name for p in (ROOT / 'figures' / profile / paper).glob('*.csv'))
+        refusal = f"raise ImportError('{engine} is not to be loaded here')\n"
+        (tmp / 'block' / f'{engine}.py').write_text(refusal)
+    folders = {name: str(tmp / name) for name in ('figures', 'work')}
+    folders['records'] = str(ROOT / 'records')
+    options = [text for name, folder in folders.items() for text in (f'--{name}', folder)]
+    command = [sys.executable, '-m', 'gan_covid.cli', 'figures', '--profile', 'small', *options]
+    env = {**os.environ, 'PYTHONPATH': str(tmp / 'block')}
+    subprocess.run(command, check=True, env=env, cwd=ROOT)
+    return tmp / 'figures' / 'small'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('paper', [paper for profile, paper in SHIPPED if profile == 'small'])
+def test_figures_are_redrawn_without_engines_to_the_same_tables(redrawn, paper):
+    "The shipped tables byte for byte; and pictures of patients are marked so, whether they are here or not."
+    shipped = ROOT / 'figures' / 'small'
+    tables = {p.name: p.read_bytes() for p in (shipped / paper).iterdir() if p.suffix in TABLES}
     assert tables
-    assert {
-        t
-        for t in tables
-        if (tmp_path / 'figures' / profile / paper / t).read_bytes()
-        != (ROOT / 'figures' / profile / paper / t).read_bytes()
-    } == set()
-    drawn, shipped = (
-        {
-            i: v['local']
-            for i, v in read_json(f / profile / 'manifest.json')['items'].items()
-            if v['paper'] == paper
-        }
-        for f in (tmp_path / 'figures', ROOT / 'figures')
-    )
-    assert (
-        drawn == shipped
-    )  # what has pictures of patients is marked so, whether they are here or not
+    changed = [t for t, text in tables.items() if (redrawn / paper / t).read_bytes() != text]
+    assert changed == []
+    ours, theirs = (read_json(f / 'manifest.json')['items'] for f in (redrawn, shipped))
+    local = {i: v['local'] for i, v in theirs.items() if v['paper'] == paper}
+    assert {i: v['local'] for i, v in ours.items() if v['paper'] == paper} == local
+
+
+def markdown(notebook) -> str:
+    "A notebook's prose on one line."
+    found = [c for c in read_json(ROOT / 'nbs' / notebook)['cells'] if c['cell_type'] == 'markdown']
+    return ' '.join(''.join(c['source']) for c in found).replace('\n', ' ')
 
 
 def test_notebook_says_what_the_study_of_ada_found():
     study = read_json(ROOT / 'benchmarks' / 'results' / 'ada_small_sets.json')
-    text = ' '.join(
-        ''.join(c['source'])
-        for c in read_json(ROOT / 'nbs' / '12_stylegan2_training.ipynb')['cells']
-        if c['cell_type'] == 'markdown'
-    ).replace('\n', ' ')
+    text = markdown('12_stylegan2_training.ipynb')
 
-    def mean(v):
-        return f'{sum(v) / len(v):.3f}'
+    def mean(values):
+        return f'{sum(values) / len(values):.3f}'
 
-    def seeds(mode):
-        return ', '.join(f'{v:.3f}' for v in study['last'][mode])
+    def said(mode):
+        last = study['last'][mode]
+        return mean(last), ', '.join(f'{v:.3f}' for v in last)
 
-    last, best = study['last'], study['best']
-    assert (
-        f'is {mean(last["without"])} without (seeds: {seeds("without")}) and {mean(last["with"])} with ADA ({seeds("with")})'
-        in text
-    )
+    (without, seeds), (with_ada, seeds_ada), best = said('without'), said('with'), study['best']
+    assert f'is {without} without (seeds: {seeds}) and {with_ada} with ADA ({seeds_ada})' in text
     assert f'about the same, {mean(best["without"])} and {mean(best["with"])}' in text
-    gaps = {
-        m: [
-            [x['d_train'] - x['d_val'] for x in r['log'] if 'd_val' in x][-1]
-            for r in study['runs']
-            if r['mode'] == m
-        ]
-        for m in last
-    }
-    assert (
-        7 <= min(gaps['without']) <= max(gaps['without']) < 8.1
-        and 3 <= min(gaps['with']) <= max(gaps['with']) < 4
-    )
+    gaps = {'with': [], 'without': []}
+    for run in study['runs']:
+        last = [x for x in run['log'] if 'd_val' in x][-1]
+        gaps[run['mode']].append(last['d_train'] - last['d_val'])
+    assert 7 <= min(gaps['without']) <= max(gaps['without']) < 8.1
+    assert 3 <= min(gaps['with']) <= max(gaps['with']) < 4
