@@ -247,6 +247,7 @@ def manifest(folder, **more):
     return Manifest(folder).add('T19', entry)
 
 
+@pytest.mark.slow
 def test_parallel_notebooks_lose_nothing(tmp_path):
     code = (
         'import sys; from gan_covid.manifest import Entry, Manifest\n'
