@@ -18,7 +18,7 @@ setup(
     author=cfg['author'],
     keywords=cfg['keywords'].split(),
     license=cfg['license'],
-    packages=['gan_covid', 'gan_covid.dcgan', 'gan_covid.stylegan2'],
+    packages=['gan_covid', 'gan_covid.anatomy', 'gan_covid.dcgan', 'gan_covid.stylegan2'],
     package_data={'gan_covid': ['sources/*.yaml']},  # the published numbers
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix(suffix): v.split() for k, v in cfg.items() if k.endswith(suffix)},

@@ -118,7 +118,7 @@ def _add_run(commands):
 
 # %% ../nbs/23_cli.ipynb #278fefe9
 def _run(a):
-    from gan_covid.reproduce import run_notebook
+    from gan_covid.notebooks import run_notebook
 
     run_notebook(a.notebook, a.output, {**_object(a.json), **_values(a.values)}, cwd=os.getcwd())
 
@@ -378,12 +378,11 @@ def _add_reproduce(commands):
 
 # %% ../nbs/23_cli.ipynb #f04010a2
 def _reproduce(a):
-    from gan_covid.reproduce import ROOT, reproduce
+    from dataclasses import fields
 
-    extra = ['--workflow-profile', str(ROOT / 'workflow' / 'profiles' / 'slurm')] if a.slurm else []
-    if a.dry_run:
-        extra.append('--dry-run')
-    return reproduce(a.profile, a.paper, a.data, a.work, a.records, a.figures, a.jobs, extra)
+    from gan_covid.reproduce import Request, reproduce
+
+    return reproduce(Request(**{f.name: getattr(a, f.name) for f in fields(Request)}))
 
 # %% ../nbs/23_cli.ipynb #62627a7a
 def _add_figures(commands):

@@ -34,8 +34,16 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from .folders import _SPLIT_NAMES, _list, _pictures, _sheet, _slug, natural, scan_folder
-from .reading import SUFFIXES, _bytes, image_size, read_image, read_mask
+from gan_covid.folders import (
+    SPLIT_NAMES,
+    image_files,
+    list_folder,
+    natural,
+    read_table,
+    scan_folder,
+    slug,
+)
+from .reading import SUFFIXES, image_size, read_bytes, read_image, read_mask
 from .records import InputError, atomic_write, sha256_file
 
 # %% ../nbs/01_datasets.ipynb #90d298b0
@@ -251,12 +259,12 @@ _RADIOGRAPHY = {
 def _classes_radiography(root) -> list:
     "Folders with images of a class: (label, class folder, image folder, mask folder or None)."
     out = []
-    for d in _list(root, 'dirs'):
-        if (label := _RADIOGRAPHY.get(_slug(d.name))) is None:
+    for d in list_folder(root, 'dirs'):
+        if (label := _RADIOGRAPHY.get(slug(d.name))) is None:
             continue
-        sub = {s.name.lower(): s for s in _list(d, 'dirs')}
+        sub = {s.name.lower(): s for s in list_folder(d, 'dirs')}
         images = sub.get('images', d)
-        if _pictures(images):
+        if image_files(images):
             out.append((label, d, images, sub.get('masks')))
     return out
 
@@ -268,13 +276,13 @@ def _is_radiography(root) -> bool:
 def _scan_radiography(root) -> _Scan:
     s = _Scan(folders=[root])
     sheets = {
-        _RADIOGRAPHY.get(_slug(p.name.lower().split('.meta')[0])): p
-        for p in _list(root, 'files')
+        _RADIOGRAPHY.get(slug(p.name.lower().split('.meta')[0])): p
+        for p in list_folder(root, 'files')
         if '.metadata.' in p.name.lower()
     }
     s.known |= {
         p
-        for p in _list(root, 'files')
+        for p in list_folder(root, 'files')
         if '.metadata.' in p.name.lower() or re.match(r'(readme|manifest)', p.name.lower())
     }
     for label, folder, images, masks in _classes_radiography(root):
@@ -283,11 +291,11 @@ def _scan_radiography(root) -> _Scan:
             try:
                 url = {
                     _number(r['file name']): r['url']
-                    for r in _sheet(sheets[label]).dropna(subset=['file name']).to_dict('records')
+                    for r in read_table(sheets[label]).dropna(subset=['file name']).to_dict('records')
                 }
             except (InputError, KeyError) as e:
                 s.notes.append(f'{sheets[label]}: metadata not used ({e})')
-        files = _pictures(images)
+        files = image_files(images)
         for p in files:
             source = str(url.get(_number(p.name), '')).strip()
             mask = masks / p.name if masks else None
@@ -388,7 +396,7 @@ def _patients_covid_ct(bases, label: str, notes: list) -> dict:
     if path is None:
         notes.append(f'{stem}.csv is not there: the patients of {label} are not known')
         return {}
-    t = _sheet(path)
+    t = read_table(path)
     name, patient = (
         next((c for c in t if re.fullmatch(pattern, c)), None)
         for pattern in (r'(file|image)( name)?', r'patient( id)?')
@@ -421,7 +429,7 @@ def _scan_covid_ct(root) -> _Scan:
         if found is None:
             continue
         folder = unzip(found) if found.suffix == '.zip' else found
-        paths = _pictures(folder, deep=True)
+        paths = image_files(folder, deep=True)
         files = {_loose(p.name): p for p in paths}
         lists = _lists_covid_ct(
             [d for b in bases for d in (b / 'Data-split' / label, b / 'Data-split', b / label, b)],
@@ -462,7 +470,7 @@ def _images_head_ct(root) -> Path:
         (
             d
             for d in (root / 'head_ct' / 'head_ct', root / 'head_ct', root)
-            if d.is_dir() and _pictures(d)
+            if d.is_dir() and image_files(d)
         ),
         None,
     )
@@ -474,14 +482,14 @@ def _is_head_ct(root) -> bool:
 # %% ../nbs/01_datasets.ipynb #69711f51
 def _scan_head_ct(root) -> _Scan:
     s, path, folder = _Scan(known={root / 'labels.csv'}), root / 'labels.csv', _images_head_ct(root)
-    t = _sheet(path)
+    t = read_table(path)
     for c in ('id', 'hemorrhage'):
         if c not in t:
             raise InputError(
                 f"{path}: no column '{c}' among {list(t)}. Take the file as it was downloaded"
             )
     labels, files = {}, {}
-    for p in _pictures(folder):
+    for p in image_files(folder):
         if p.stem.isdecimal():
             files[int(p.stem)] = p
         else:
@@ -537,7 +545,7 @@ def locate(
             try:
                 if _IS[name](f):
                     found.append(f)
-                below += _list(f, 'dirs')
+                below += list_folder(f, 'dirs')
             except InputError:
                 if not depth:
                     raise
@@ -571,7 +579,7 @@ def _holds(name: str, path) -> bool:
         raise InputError(
             f'{path}: the zip cannot be read ({e}). Download it again, or remove it'
         ) from None
-    folders = {_slug(p) for n in names for p in n.split('/')[:-1]}
+    folders = {slug(p) for n in names for p in n.split('/')[:-1]}
     if name == 'radiography':
         return len(folders & set(_RADIOGRAPHY)) > 1 and not {'ctcovid', 'datasplit'} & folders
     if name == 'covid_ct':
@@ -584,7 +592,7 @@ def _holds(name: str, path) -> bool:
 def _zips(folder) -> list:
     return [
         p
-        for p in _list(folder, 'files')
+        for p in list_folder(folder, 'files')
         if p.suffix.lower() == '.zip' and not p.name.startswith('CT_')
     ]
 
@@ -595,7 +603,7 @@ def _threads(workers) -> int:
 # %% ../nbs/01_datasets.ipynb #b192cdd5
 def _look(path, min_side: int) -> tuple:
     "(width, height, sha256) of a picture; `InputError` if it is broken or too small."
-    data = _bytes(path)
+    data = read_bytes(path)
     width, height = image_size(path, data)
     if min(width, height) < min_side:
         raise InputError(f'{path}: only {width}×{height} pixels, less than {min_side}')
@@ -1099,24 +1107,24 @@ _CGAN, _AUG = (
 
 def _generated_label(folder) -> str:
     "Class of a folder's name: 'COVID', 'NonCOVID', or None."
-    m = re.fullmatch(r'(ct)?(non)?covid(19)?', _slug(folder))
+    m = re.fullmatch(r'(ct)?(non)?covid(19)?', slug(folder))
     return m and ('NonCOVID' if m[2] else 'COVID')
 
 # %% ../nbs/01_datasets.ipynb #baa3e425
 def _generated_kind(folder) -> str:
     "'alone' (generated images only), 'mixed' (real ones among them), or None if the folder is no such folder. The signs between the words tell them apart."
-    if not _CGAN.fullmatch(_slug(folder.name)):
+    if not _CGAN.fullmatch(slug(folder.name)):
         return None
-    top = _list(folder, 'dirs')
-    dirs = top + [d for t in top for d in _list(t, 'dirs')]
-    if any(_CGAN.fullmatch(_slug(d.name)) for d in top) or not any(
-        _generated_label(d.name) and _pictures(d, True) for d in dirs
+    top = list_folder(folder, 'dirs')
+    dirs = top + [d for t in top for d in list_folder(t, 'dirs')]
+    if any(_CGAN.fullmatch(slug(d.name)) for d in top) or not any(
+        _generated_label(d.name) and image_files(d, True) for d in dirs
     ):
         return None
     mixed = (
         re.search(r'[^a-z0-9]cgan$|and', folder.name.lower())
-        and _slug(folder.name) != 'cgan'
-        or any('cgan' in _slug(d.name) or d.name.lower().startswith('test') for d in dirs)
+        and slug(folder.name) != 'cgan'
+        or any('cgan' in slug(d.name) or d.name.lower().startswith('test') for d in dirs)
     )
     return 'mixed' if mixed else 'alone'
 
@@ -1132,7 +1140,7 @@ def _find_generated(path) -> tuple:
     for depth in range(4):
         found, below = [], []
         for f in level:
-            if _AUG.fullmatch(_slug(f.name)):
+            if _AUG.fullmatch(slug(f.name)):
                 seen.append(
                     f'{f}: not used, because classical augmentations of real images are not generated images'
                 )
@@ -1141,7 +1149,7 @@ def _find_generated(path) -> tuple:
                 if kind := _generated_kind(f):
                     found.append((f, kind))
                 else:
-                    below += _list(f, 'dirs')
+                    below += list_folder(f, 'dirs')
             except InputError as e:
                 if not depth:
                     raise
@@ -1172,7 +1180,7 @@ def _zip_generated(path) -> bool:
             f'{path}: the zip cannot be read ({e}). Download it again, or remove it'
         ) from None
     return any(
-        _CGAN.fullmatch(_slug(d))
+        _CGAN.fullmatch(slug(d))
         for n in names
         if n.lower().endswith(SUFFIXES)
         for d in n.split('/')[:-1]
@@ -1286,14 +1294,14 @@ def load_generated(
         raise InputError(
             f"real: no image of {' or '.join(classes)}. Give the table of load('covid_ct', ...)"
         )
-    found = [(p, p.relative_to(where).parts[:-1]) for p in _pictures(where, deep=True)]
+    found = [(p, p.relative_to(where).parts[:-1]) for p in image_files(where, deep=True)]
     if mixed:
-        says = any('cgan' in _slug(d) for _, dirs in found for d in dirs)
+        says = any('cgan' in slug(d) for _, dirs in found for d in dirs)
         found = [
             (p, dirs)
             for p, dirs in found
             if (
-                any('cgan' in _slug(d) for d in dirs)
+                any('cgan' in slug(d) for d in dirs)
                 if says
                 else not any(d.lower().startswith('test') for d in dirs)
             )
@@ -1315,7 +1323,7 @@ def load_generated(
             f"{n} real images left out, {byname} known by their name, {n - byname} by their pixels (all of them in table.attrs['left_out'])"
         )
     expected = sorted(
-        {_SPLIT_NAMES.get(re.sub('cgan$', '', _slug(d))) for _, dirs in found for d in dirs}
+        {SPLIT_NAMES.get(re.sub('cgan$', '', slug(d))) for _, dirs in found for d in dirs}
         & {'train', 'val'}
     )
     if mixed and (part := real.split.isin(expected).to_numpy(bool)).any():
@@ -1511,7 +1519,7 @@ def verify(
         [
             short(f)
             for folder in dict.fromkeys(scan.folders)
-            for f in _list(folder, 'files')
+            for f in list_folder(folder, 'files')
             if f not in known
         ],
         check_split(table),

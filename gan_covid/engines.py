@@ -147,6 +147,19 @@ def repeatable():
     if threads := os.environ.get('OMP_NUM_THREADS'):
         os.environ.setdefault('TF_NUM_INTRAOP_THREADS', threads)
 
+# %% ../nbs/05_engines.ipynb #c0cf24a7
+@functools.cache
+def _settle(backend: str):
+    "Once in a process that computes with TensorFlow: no graph rewriter, and start the device."
+    if backend != 'tensorflow':
+        return
+    tf = importlib.import_module('tensorflow')
+    # the graph rewriter goes through hash tables whose order differs from process to process: it then adds
+    # three or more numbers in another order. Training is as fast without it
+    tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
+    with quiet_stderr():
+        tf.constant(0)  # the device lines come with the first tensor
+
 # %% ../nbs/05_engines.ipynb #7ae0e4ad
 def load_keras(
     backend: str = None,
@@ -158,6 +171,7 @@ def load_keras(
             raise InputError(
                 f'backend={backend!r}: Keras already runs on {keras.backend.backend()!r} in this process. Set KERAS_BACKEND before it starts'
             )
+        _settle(keras.backend.backend())
         return keras
     repeatable()
     backend = (
@@ -176,11 +190,7 @@ def load_keras(
         if _has('triton'):
             importlib.import_module('triton')
         keras = importlib.import_module('keras')
-        if backend == 'tensorflow':
-            tf = importlib.import_module('tensorflow')
-            # the graph rewriter goes through hash tables whose order differs from process to process: it then adds three or more numbers in another order. Training is as fast without it
-            tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
-            tf.constant(0)  # the device lines come with the first tensor
+    _settle(backend)
     return keras
 
 # %% ../nbs/05_engines.ipynb #03e2eafd

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILTERS', 'FITS', 'to_float', 'to_uint8', 'to_nchw', 'height_width', 'resize_picture', 'resize', 'contact_sheet',
-           'save_sheet', 'show_sheet']
+           'save_sheet', 'show_sheet', 'show_grid']
 
 # %% ../nbs/00d_images.ipynb #9ab91f7e
 from pathlib import Path
@@ -142,3 +142,22 @@ def show_sheet(
     "A contact sheet to look at in a notebook."
     sheet = contact_sheet(images, columns, gap=max(1, 2 // scale))
     return Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1))
+
+# %% ../nbs/00d_images.ipynb #f82d0ff1
+def show_grid(
+    pictures: dict,  # {title: (h, w) array}
+    columns: int = None,  # in a row; None: all in one
+    height: float = 2.4,  # of the figure, in inches; it is 9 inches wide
+    **how,  # for `imshow`, e.g. vmin and vmax; without them each picture has its own gray scale
+):
+    "Pictures with titles, to look at in a notebook: a matplotlib figure."
+    import matplotlib.pyplot as plt
+
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    _, axes = plt.subplots(rows, columns, figsize=(9, height), layout='constrained', squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, (title, picture) in zip(axes.flat, pictures.items()):
+        ax.imshow(picture, cmap='gray', **how)
+        ax.set_title(title, fontsize=8)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['InputError', 'check_choice', 'safe_name', 'safe_names', 'system_trouble', 'read_yaml', 'convert', 'convert_fields',
-           'atomic_save', 'make_folder', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'sha256_array',
-           'fingerprint', 'environment', 'InUse', 'Lock', 'hold', 'alone', 'own_folder', 'Run', 'find_records',
-           'verify_record', 'publish', 'data_note']
+           'atomic_save', 'make_folder', 'atomic_write', 'as_plain', 'write_json', 'read_json', 'sha256_file',
+           'sha256_array', 'fingerprint', 'environment', 'InUse', 'holder_of', 'Lock', 'hold', 'alone', 'own_folder',
+           'Run', 'find_records', 'verify_record', 'publish', 'data_note']
 
 # %% ../nbs/00_records.ipynb #fa184c83
 import _thread
@@ -62,13 +62,14 @@ def _is_safe(text: str) -> bool:
 
 # %% ../nbs/00_records.ipynb #adc44e9d
 def safe_name(name) -> str:
-    "A name as one part of a path: itself where that is safe, else its safe letters, `~` and digits of its hash."
+    "One part of a path: the name itself if it is safe, else its safe letters, `~` and digits of its hash."
     text = unicodedata.normalize('NFC', str(name))
     if _is_safe(text):
         return text
     letters = re.sub(r'^\W+|\W+$', '', _UNSAFE.sub('_', text))
     digits = hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]
-    return f'{letters.encode()[:60].decode(errors="ignore") or "_"}~{digits}'
+    short = letters.encode()[:60].decode(errors='ignore') or '_'
+    return f'{short}~{digits}'
 
 # %% ../nbs/00_records.ipynb #d86932ed
 def safe_names(
@@ -93,7 +94,7 @@ def safe_names(
 # %% ../nbs/00_records.ipynb #b2def4b0
 _ROOM, _OTHER = 'Make room, then give the same command again', 'Give another folder or file'
 _RIGHTS = 'Look at the rights of the file and of its folder, or give another one'
-_TROUBLES = {
+_WORDS_OF_TROUBLES = {
     'ENOSPC': ('no space left on the disk', _ROOM),
     'EDQUOT': ('your quota of the disk is used up', _ROOM),
     'EROFS': ('the file system is read-only', _OTHER),
@@ -107,33 +108,43 @@ _TROUBLES = {
     'ESTALE': ('the network disk has lost the file', 'Give the same command again'),
     'EMFILE': ('too many open files', 'Allow more, e.g. with `ulimit -n 4096`'),
 }
-_TROUBLES = {
-    getattr(errno, name): words for name, words in _TROUBLES.items() if hasattr(errno, name)
+_TROUBLES = {  # by number; not every system has all of them
+    getattr(errno, name): words
+    for name, words in _WORDS_OF_TROUBLES.items()
+    if hasattr(errno, name)
 }
 
-# %% ../nbs/00_records.ipynb #d393a193
+# %% ../nbs/00_records.ipynb #ed36699e
 _NUMBER = re.compile(r'\[Errno (\d+)\]|errno = (\d+)|\(os error (\d+)\)')
 
+# %% ../nbs/00_records.ipynb #25477cc1
+def _error_number(error: BaseException):
+    "The system's number of an error, also where only its text tells it; None if there is none."
+    text, code = str(error), getattr(error, 'errno', None)
+    found = _NUMBER.search(text)
+    if code is None and found:
+        code = int(next(filter(None, found.groups())))
+    if code is None and 'no space left' in text.lower():
+        code = errno.ENOSPC
+    return code
 
+# %% ../nbs/00_records.ipynb #d393a193
 def system_trouble(
     error: BaseException,  # what was raised
     path=None,  # where, if the error does not say it
 ) -> str | None:  # None: this is no error of the system
     "One line: the path, what the system said, what to do."
-    text, code = str(error), getattr(error, 'errno', None)
-    if code is None and (found := _NUMBER.search(text)):
-        code = int(next(filter(None, found.groups())))
-    if code is None and 'no space left' in text.lower():
-        code = errno.ENOSPC
+    code = _error_number(error)
     if code not in _TROUBLES:
         return None
-    named = re.search(r": '([^']+)'", text)
-    where = (
-        path
-        or getattr(error, 'filename2', None)
-        or getattr(error, 'filename', None)
-        or (named[1] if named else None)
+    named = re.search(r": '([^']+)'", str(error))
+    places = (
+        path,
+        getattr(error, 'filename2', None),
+        getattr(error, 'filename', None),
+        named and named[1],
     )
+    where = next(filter(None, places), None)
     what, remedy = _TROUBLES[code]
     return (f'{where}: ' if where else '') + f'{what}. {remedy}'
 
@@ -142,13 +153,15 @@ def read_yaml(
     text: str,  # of a file, or of a value
     where: str,  # what an error message calls it
 ):
-    "YAML with every plain value as text: `no` is 'no', `010` is '010', `~` is '~', and nothing is ''; see `convert`. Broken YAML is an `InputError`."
+    """YAML with every plain value as text: `no` is 'no', `010` is '010', `~` is '~', and nothing is ''.
+
+    See `convert`. Broken YAML is an `InputError`."""
     import yaml
 
-    resolvers = {
+    merge = {
         '<': yaml.SafeLoader.yaml_implicit_resolvers['<']
     }  # `<<`, which takes up another mapping
-    loader = type('Loader', (yaml.SafeLoader,), {'yaml_implicit_resolvers': resolvers})
+    loader = type('Loader', (yaml.SafeLoader,), {'yaml_implicit_resolvers': merge})
     try:
         return yaml.load(text, loader)
     except yaml.YAMLError as e:
@@ -170,7 +183,9 @@ def _number(value):
 
 # %% ../nbs/00_records.ipynb #46c5284d
 def _guess(value):
-    "What a plain value of no declared type is: a number, true, false or nothing as in YAML; all else, dates too, stays text."
+    """What a plain value of no declared type is: a number, true, false or nothing, as in YAML.
+
+    All else, dates too, stays text."""
     if isinstance(value, list):
         return [_guess(v) for v in value]
     if isinstance(value, dict):
@@ -187,7 +202,7 @@ def _guess(value):
         return value
     return found if found is None or isinstance(found, bool) else value
 
-# %% ../nbs/00_records.ipynb #2d8c9988
+# %% ../nbs/00_records.ipynb #e4f9f3a5
 _WORDS = {
     int: 'a whole number',
     float: 'a number',
@@ -198,88 +213,105 @@ _WORDS = {
     dict: 'pairs, e.g. {a: 1}',
     type(None): 'nothing (null)',
 }
-_CONTAINERS = (list, tuple, dict)
+_NOTHING = '', '~', 'null', 'Null', 'NULL', 'None', 'none'
 
+# %% ../nbs/00_records.ipynb #0fa587a6
+def _as_truth(value) -> bool:
+    "A value as true or false; an `InputError` where it is neither."
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    word = value.lower() if isinstance(value, str) else None
+    if word not in ('true', 'yes', 'on', 'false', 'no', 'off'):
+        raise InputError(repr(value))
+    return word in ('true', 'yes', 'on')
 
+# %% ../nbs/00_records.ipynb #de4e3483
+def _as_number(value, kind):
+    "A value as int or float; an `InputError` where it is no number, or no whole one."
+    number = _number(value)
+    if number is None or (kind is int and number != int(number)):
+        raise InputError(repr(value))
+    return kind(number)
+
+# %% ../nbs/00_records.ipynb #a9e1157e
+def _as_container(value, kind, inner: tuple):
+    "A value as list, tuple or dict; `inner`: the types of its items. An `InputError` where it cannot be."
+    if isinstance(value, str):
+        value = read_yaml(value, 'value')
+    if kind is dict and isinstance(value, dict):
+        keys, values = inner or (object, object)
+        return {_any(k, keys): _any(v, values) for k, v in value.items()}
+    if kind is not dict and isinstance(value, (list, tuple, np.ndarray)):
+        return kind(_any(v, inner[0] if inner else object) for v in value)
+    raise InputError(repr(value))
+
+# %% ../nbs/00_records.ipynb #2d8c9988
 def _as(value, kind):
-    "`value` as one kind, which is no union; an `InputError` where it cannot be."
+    "A value as one kind, which is no union; an `InputError` where it cannot be."
     base, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if base is object:
+        return _guess(value)
+    if base is bool:
+        return _as_truth(value)
+    if base in (int, float):
+        return _as_number(value, base)
+    if base in (list, tuple, dict):
+        return _as_container(value, base, inner)
     if base is type(None):
-        if value is None or value in ('', '~', 'null', 'Null', 'NULL', 'None', 'none'):
+        if value is None or value in _NOTHING:
             return None
     elif base is str:
         if isinstance(value, str):
             return str(value)
-    elif base is bool:
-        if isinstance(value, (bool, np.bool_)):
-            return bool(value)
-        if isinstance(value, str) and value.lower() in ('true', 'false'):
-            return value.lower() == 'true'
-        if isinstance(value, str) and value.lower() in ('yes', 'no', 'on', 'off'):
-            return value.lower() in ('yes', 'on')
-    elif base in (int, float):
-        number = _number(value)
-        if number is not None and (base is float or number == int(number)):
-            return base(number)
-    elif base in _CONTAINERS:
-        if isinstance(value, str):
-            value = read_yaml(value, 'value')
-        if base is dict and isinstance(value, dict):
-            of = inner or (object, object)
-            return {_any(k, of[0]): _any(v, of[1]) for k, v in value.items()}
-        if base is not dict and isinstance(value, (list, tuple, np.ndarray)):
-            return base(_any(v, inner[0] if inner else object) for v in value)
-    elif base is object:
-        return _guess(value)
     elif not isinstance(base, type) or isinstance(value, base):
         return value
     raise InputError(repr(value))
 
+# %% ../nbs/00_records.ipynb #68dec098
+def _kinds(kind) -> tuple:
+    "The members of a union; of anything else, itself."
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
+
 # %% ../nbs/00_records.ipynb #cf35523b
 def _any(value, kind):
     "`value` as the first kind of a union that it fits; numbers and truth before text."
-    kinds = (
-        typing.get_args(kind)
-        if typing.get_origin(kind) in (typing.Union, types.UnionType)
-        else (kind,)
-    )
-    for k in sorted(kinds, key=lambda k: k is str):
+    for k in sorted(_kinds(kind), key=lambda k: k is str):
         try:
             return _as(value, k)
         except InputError:
             pass
     raise InputError(repr(value))
 
+# %% ../nbs/00_records.ipynb #63d09ac4
+def _words(kind) -> str:
+    "A type in words, for messages."
+    base, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    words = _WORDS.get(base, base.__name__)
+    if not inner:
+        return words
+    return f'{words}, of ' + ' and '.join(
+        _WORDS.get(typing.get_origin(i) or i, 'values') for i in inner
+    )
+
 # %% ../nbs/00_records.ipynb #e68a8f50
 def convert(
     name: str,  # what an error message calls it
     value,  # text, or a value of any type
-    kind,  # int, float, bool, str, list, dict, tuple, list[str], dict[str, int], int | None, … ; object: as YAML reads it
+    kind,  # int, float, bool, str, list[str], dict[str, int], int | None, …; object: as YAML reads it
 ):  # the value as this type
     "A user's value as the declared type; one that cannot be is an `InputError` that says what is meant."
     try:
         return _any(value, kind)
-    except (InputError, RecursionError):
-        pass  # a list may hold itself
-    kinds = (
-        typing.get_args(kind)
-        if typing.get_origin(kind) in (typing.Union, types.UnionType)
-        else (kind,)
-    )
-
-    def words(k):
-        base, inner = typing.get_origin(k) or k, typing.get_args(k)
-        return _WORDS.get(base, base.__name__) + (
-            f', of {" and ".join(_WORDS.get(typing.get_origin(i) or i, "values") for i in inner)}'
-            if inner
-            else ''
-        )
-
-    raise InputError(f'{name}={value!r}: give {" or ".join(map(words, kinds))}') from None
+    except (InputError, RecursionError):  # a list may hold itself
+        wanted = ' or '.join(map(_words, _kinds(kind)))
+        raise InputError(f'{name}={value!r}: give {wanted}') from None
 
 # %% ../nbs/00_records.ipynb #6caf1542
 def convert_fields(settings):
-    "Each field of a dataclass as its declared type, in place; None may stand where it is the default. For `__post_init__`."
+    """Each field of a dataclass as its declared type, in place. For `__post_init__`.
+
+    None may stand where it is the default."""
     for f in dataclasses.fields(settings):
         kind = f.type | None if f.default is None and f.type is not object else f.type
         object.__setattr__(settings, f.name, convert(f.name, getattr(settings, f.name), kind))
@@ -289,7 +321,9 @@ def atomic_save(
     path,  # the file to make or replace; its folder is made
     writer,  # function that writes a whole file at the path it is given
 ) -> Path:
-    "Let `writer` write a temporary file beside `path`, then rename it; on failure the old file is untouched. A full disk or a folder that cannot be written is an `InputError`."
+    """Let `writer` write a temporary file beside `path`, then rename it; if it fails, the old file stays.
+
+    A full disk or a folder that cannot be written is an `InputError`."""
     path = Path(path)
     make_folder(path.parent)
     # the ending stays, because Keras, NumPy and Pillow choose the format by it
@@ -298,7 +332,7 @@ def atomic_save(
         part.touch()
         mode = (
             part.stat().st_mode
-        )  # as the umask wants it; safetensors makes files that only their owner can read
+        )  # as the umask wants it; safetensors gives rights to the owner only
         writer(part)
         if part.stat().st_mode != mode:
             part.chmod(mode)
@@ -306,9 +340,9 @@ def atomic_save(
             os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException as e:
-        full = (
-            _full(part) if isinstance(e, Exception) else False
-        )  # before the half-written file is gone
+        full = isinstance(e, Exception) and _full(
+            part
+        )  # asked before the half-written file is gone
         try:
             part.unlink(missing_ok=True)
         except OSError:
@@ -351,30 +385,27 @@ def atomic_write(path, data) -> Path:
     return atomic_save(path, writer)
 
 # %% ../nbs/00_records.ipynb #3d19c43b
-def _plain(x):
+def as_plain(x):
+    "What JSON can hold: NumPy types, sets and paths made plain, NaN and infinity as None."
     if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
+        return {str(k): as_plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, set)):
-        return [_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
+        return [as_plain(v) for v in (sorted(x) if isinstance(x, set) else x)]
     if isinstance(x, np.ndarray):
-        return _plain(x.tolist())
+        return as_plain(x.tolist())
     if isinstance(x, np.generic):
-        return _plain(x.item())
+        return as_plain(x.item())
     if isinstance(x, float) and not np.isfinite(x):
         return None
-    if isinstance(x, Path):
-        return x.as_posix()
-    return x
+    return x.as_posix() if isinstance(x, Path) else x
 
 # %% ../nbs/00_records.ipynb #988c10e7
 def write_json(path, obj) -> Path:
-    "Write `obj` as JSON: sorted keys, one item a line but a list of numbers in one, NumPy types made plain, NaN and infinity as null."
-    text = json.dumps(_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    "Write `obj` as JSON: sorted keys, one item a line, but a list of numbers in one; see `as_plain`."
+    text = json.dumps(as_plain(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # a line break is never inside a string, where JSON writes \n
-    return atomic_write(
-        path,
-        re.sub(r'\[\n([^][{}"]*)\n *\]', lambda m: '[' + ' '.join(m[1].split()) + ']', text) + '\n',
-    )
+    text = re.sub(r'\[\n([^][{}"]*)\n *\]', lambda m: '[' + ' '.join(m[1].split()) + ']', text)
+    return atomic_write(path, text + '\n')
 
 # %% ../nbs/00_records.ipynb #b7dec472
 def read_json(path):
@@ -400,9 +431,11 @@ def _comes_first(path) -> str:
         return ''
     profile, paper, step, name = path.parts[-5:-1]
     key = 'dataset' if step == 'prepare' else 'name'
+    given = f'-p {key}={name} -p paper={paper} -p profile={profile}'
     return (
-        f'. The step {step!r} comes first: gan-covid run nbs/runs/{step}.ipynb {step}.ipynb -p {key}={name} -p paper={paper} -p profile={profile} '
-        f'(and the same work); or all steps in their order: gan-covid reproduce --profile {profile} --paper {paper}'
+        f'. The step {step!r} comes first: gan-covid run nbs/runs/{step}.ipynb {step}.ipynb {given} '
+        '(and the same work); or all steps in their order: '
+        f'gan-covid reproduce --profile {profile} --paper {paper}'
     )
 
 # %% ../nbs/00_records.ipynb #08f3fdf7
@@ -421,27 +454,28 @@ def sha256_array(a: np.ndarray) -> str:
 # %% ../nbs/00_records.ipynb #a026f3fe
 def fingerprint(obj) -> str:
     "Sixteen hexadecimal digits that change with any value in a JSON-like object."
-    return hashlib.sha256(json.dumps(_plain(obj), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(as_plain(obj), sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/00_records.ipynb #6947806a
-_LIBRARIES = 'numpy pandas scipy sklearn skimage PIL matplotlib keras tensorflow torch torchmetrics torch_fidelity'.split()
-_DISTRIBUTIONS = {
+# %% ../nbs/00_records.ipynb #99d245a8
+_LIBRARIES = (
+    'numpy pandas scipy sklearn skimage PIL matplotlib keras tensorflow torch torchmetrics torch_fidelity'
+).split()
+_DISTRIBUTIONS = {  # where their names differ
     'sklearn': 'scikit-learn',
     'skimage': 'scikit-image',
     'PIL': 'pillow',
     'torch_fidelity': 'torch-fidelity',
 }
 
-
+# %% ../nbs/00_records.ipynb #6947806a
 def _cpu() -> str:
+    "The processor's name."
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         lines = []
-    return next(
-        (l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')),
-        platform.processor() or platform.machine(),
-    )
+    named = (line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
+    return next(named, platform.processor() or platform.machine())
 
 # %% ../nbs/00_records.ipynb #7df1640f
 def environment(
@@ -451,30 +485,25 @@ def environment(
     "What a run ran on."
     from gan_covid import __version__
 
-    versions = {
-        n: importlib.metadata.version(_DISTRIBUTIONS.get(n, n))
-        for n in _LIBRARIES
-        if n in sys.modules
-    }
-    return {
+    loaded = [n for n in _LIBRARIES if n in sys.modules]
+    affinity = getattr(os, 'sched_getaffinity', None)  # the cores that this process may use
+    found = {
         'gan_covid': __version__,
         'python': platform.python_version(),
         'system': f'{platform.system()} {platform.machine()}',
         'processor': _cpu(),
-        'cores': len(os.sched_getaffinity(0))
-        if hasattr(os, 'sched_getaffinity')
-        else os.cpu_count(),
+        'cores': len(affinity(0)) if affinity else os.cpu_count(),
         'device': device,
-        'versions': versions,
-        **({'precision': precision} if precision else {}),
+        'versions': {n: importlib.metadata.version(_DISTRIBUTIONS.get(n, n)) for n in loaded},
     }
+    return found | ({'precision': precision} if precision else {})
 
 # %% ../nbs/00_records.ipynb #a471cf1e
 class InUse(InputError):
     "Another process is at work in a folder."
 
-# %% ../nbs/00_records.ipynb #c1871a19
-def _who(path) -> dict:
+# %% ../nbs/00_records.ipynb #a947a318
+def holder_of(path) -> dict:
     "What the holder of a folder wrote about itself; empty if that cannot be read."
     try:
         found = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -484,17 +513,20 @@ def _who(path) -> dict:
 
 # %% ../nbs/00_records.ipynb #154b93c9
 def _in_use(path) -> InUse:
-    who = _who(path)
-    known = (
-        f' (process {who.get("pid")} on {who.get("host")}, since {who.get("since")})' if who else ''
-    )
+    "The error that says who holds a folder, and how to stop it."
+    who = holder_of(path)
+    known = ''
+    if who:
+        known = f' (process {who.get("pid")} on {who.get("host")}, since {who.get("since")})'
     stop = f'stop it with `{who["stop"]}`' if who.get('stop') else 'stop it'
+    folder = Path(path).parent
     return InUse(
-        f'{Path(path).parent}: another run is at work there{known}. Wait for it, {stop}, or give another folder'
+        f'{folder}: another run is at work there{known}. Wait for it, {stop}, or give another folder'
     )
 
 # %% ../nbs/00_records.ipynb #74e5005c
 def _same_file(fd: int, path) -> bool:
+    "Is the open file `fd` still the one at `path`?"
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except OSError:
@@ -502,7 +534,9 @@ def _same_file(fd: int, path) -> bool:
 
 # %% ../nbs/00_records.ipynb #91910d75
 def _locked(path: Path) -> int | None:
-    "A descriptor that holds `path` by `flock`; None where the system or the file system has no such locks. Held by others: `InUse`."
+    """A descriptor that holds `path` by `flock`. Held by others: `InUse`.
+
+    None where the system or the file system has no such locks."""
     while fcntl:
         fd, problem = os.open(path, os.O_RDWR | os.O_CREAT, 0o644), None
         try:
@@ -515,7 +549,7 @@ def _locked(path: Path) -> int | None:
         if isinstance(problem, BlockingIOError):
             raise _in_use(path)
         if problem:  # ENOSYS, ENOTSUP, ENOLCK, …: says nothing about other runs
-            if not _who(path):
+            if not holder_of(path):
                 path.unlink(missing_ok=True)
             return None
 
@@ -539,32 +573,35 @@ def _has_pulse(path, seconds: float) -> bool:
             return True
     return False
 
+# %% ../nbs/00_records.ipynb #695f8672
+def _create(path: Path, me: dict) -> int:
+    "A descriptor of a file that did not exist, with `me` in it; it exists: `FileExistsError`."
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    os.write(fd, json.dumps(me).encode())
+    return fd
+
 # %% ../nbs/00_records.ipynb #b0455abf
 def _claimed(path: Path, me: dict, lost: float, settle: float) -> int:
-    "A descriptor of `path`, a file that only one process can create. One without a pulse is taken over; one with a pulse: `InUse`."
+    """A descriptor of `path`, a file that only one process can create.
+
+    One without a pulse for `lost` seconds is taken over; one with a pulse: `InUse`."""
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(fd, json.dumps(me).encode())
-            return fd
+            return _create(path, me)
         except FileExistsError:
-            print(
-                f'{path}: is its holder still at work? Looking for {lost:g} seconds',
-                file=sys.stderr,
-                flush=True,
-            )
+            asking = f'{path}: is its holder still at work? Looking for {lost:g} seconds'
+            print(asking, file=sys.stderr, flush=True)
         if _has_pulse(path, lost):
             if path.exists():
                 raise _in_use(path)
             continue  # given back meanwhile
         part = path.with_name(f'{path.name}.{me["token"]}')
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        os.write(fd, json.dumps(me).encode())
+        fd = _create(part, me)
         os.replace(part, path)
         time.sleep(
             settle
         )  # another may have found the same file without a pulse: the last one has it
-        if _who(path).get('token') == me['token']:
+        if holder_of(path).get('token') == me['token']:
             return fd
         os.close(fd)
         raise _in_use(path)
@@ -573,12 +610,10 @@ def _claimed(path: Path, me: dict, lost: float, settle: float) -> int:
 class Lock:
     "A folder held by this process; see `hold`. A context manager."
 
-    beat, lost, settle = (
-        10.0,
-        60.0,
-        2.0,
-    )  # seconds, where there is no flock: between touches; without one, the holder is gone; see `_claimed`
     patience = 3.0  # seconds that a process may need to end after it was stopped
+    beat = 10.0  # where there is no flock: seconds between touches,
+    lost = 60.0  # without one the holder is gone,
+    settle = 2.0  # see `_claimed`
 
     def __init__(self, folder: Path):
         self.folder, self.path, self.count = folder, folder / '.lock', 0
@@ -588,14 +623,15 @@ class Lock:
             'since': time.strftime('%Y-%m-%d %H:%M:%S'),
             'token': secrets.token_hex(8),
         }
-        self.fd, self.given_back = self._locked(), threading.Event()
+        self.fd, self.given_back = self._wait_for_lock(), threading.Event()
         if self.fd is None:
             self.path = folder / '.claim'
             self.fd = _claimed(self.path, self.me, self.lost, self.settle)
             threading.Thread(target=self._pulse, daemon=True).start()
         self.note()
 
-    def _locked(self):
+    def _wait_for_lock(self):
+        "As `_locked`, with patience."
         end = time.monotonic() + self.patience
         while True:
             try:
@@ -606,18 +642,16 @@ class Lock:
             time.sleep(0.1)
 
     def _pulse(self):
+        "Touch the file until the folder is given back, or taken over by another run: then stop this one."
         while not self.given_back.wait(self.beat):
             try:
                 os.utime(self.fd)
             except OSError:
                 continue
-            if _who(self.path).get('token', self.me['token']) == self.me['token']:
+            if holder_of(self.path).get('token', self.me['token']) == self.me['token']:
                 continue
-            print(
-                f'{self.folder}: another run has taken this folder over; this one stops',
-                file=sys.stderr,
-                flush=True,
-            )
+            lost = f'{self.folder}: another run has taken this folder over; this one stops'
+            print(lost, file=sys.stderr, flush=True)
             _thread.interrupt_main()
             return
 
@@ -645,12 +679,15 @@ class Lock:
     def __exit__(self, *error):
         self.release()
 
-# %% ../nbs/00_records.ipynb #6798833b
+# %% ../nbs/00_records.ipynb #b36bda42
 _held = {}  # folder -> Lock of this process
 
-
+# %% ../nbs/00_records.ipynb #6798833b
 def hold(folder) -> Lock:
-    "Hold a folder, which is made if need be, until `release`. In use by another process: `InUse`, an `InputError` that says by which. Within one process it may be held several times."
+    """Hold a folder, which is made if need be, until `release`.
+
+    In use by another process: `InUse`, an `InputError` that says by which. Within one process it may be held
+    several times."""
     folder = make_folder(folder).resolve()
     try:
         lock = _held.get(folder) or _held.setdefault(folder, Lock(folder))
@@ -663,7 +700,9 @@ def hold(folder) -> Lock:
 
 # %% ../nbs/00_records.ipynb #f2c235df
 def alone(train):
-    "Decorator: the function holds its argument `folder` while it works. Of several processes of one training (torchrun) the first holds it for all."
+    """Decorator: the function holds its argument `folder` while it works.
+
+    Of several processes of one training (torchrun) the first holds it for all."""
     signature = inspect.signature(train)
 
     @functools.wraps(train)
@@ -685,7 +724,7 @@ def own_folder(path) -> Path:
 
 # %% ../nbs/00_records.ipynb #a96e1d90
 class Run:
-    "One expensive step: knows whether it is finished, keeps its checkpoints apart, and ends in `record.json`."
+    "One expensive step: knows if it is finished, keeps its checkpoints apart, and ends in `record.json`."
 
     def __init__(
         self,
@@ -696,16 +735,17 @@ class Run:
         name: str,  # tells runs of one step apart, e.g. 'hemorrhage'
         parameters: dict,  # everything the result depends on besides data and code
         data: dict = None,  # {'name', 'kind': 'phantom'|'real', 'images', 'fingerprint', 'title'}
-        seed: int = 0,
-    ):  # the one seed of the run
+        seed: int = 0,  # the one seed of the run
+    ):
         self.where = dict(profile=profile, paper=paper, step=step, name=name)
         for what, value in self.where.items():
-            if safe_name(value) != str(value):
+            safe = safe_name(value)
+            if safe != str(value):
                 raise InputError(
-                    f'{what}={value!r}: cannot be the name of a folder. Write e.g. {safe_name(value)!r}'
+                    f'{what}={value!r}: cannot be the name of a folder. Write e.g. {safe!r}'
                 )
         self.folder = Path(root) / profile / paper / step / name
-        self.parameters, self.data, self.seed = _plain(parameters), _plain(data or {}), seed
+        self.parameters, self.data, self.seed = as_plain(parameters), as_plain(data or {}), seed
         self.checkpoints = self.folder / 'checkpoints'
         self._key = fingerprint([self.parameters, self.data, seed])
         self._start, self._release = time.time(), lambda: None
@@ -719,19 +759,12 @@ class Run:
             self._claim()
 
     def _claim(self):
-        "Begin or go on; what another set of parameters left behind is cleared away."
+        "Begin or resume; what another set of parameters left behind is cleared away."
         mark = self.folder / 'parameters.json'
         if not (mark.exists() and read_json(mark)['key'] == self._key):
             _clear(self.folder)
-            write_json(
-                mark,
-                {
-                    'key': self._key,
-                    'parameters': self.parameters,
-                    'data': self.data,
-                    'seed': self.seed,
-                },
-            )
+            given = {'parameters': self.parameters, 'data': self.data, 'seed': self.seed}
+            write_json(mark, {'key': self._key, **given})
         make_folder(self.checkpoints)
 
     @property
@@ -750,7 +783,7 @@ class Run:
         self,
         results: dict,  # what tables and figures are drawn from
         files=(),  # small files in the run folder that belong to the record (sheets, arrays)
-        weights: str = None,  # 'imagenet', 'random', 'file:<hash>': what pretrained weights stand behind it
+        weights: str = None,  # where weights come from: 'imagenet', 'random', 'file:<hash>'
         device: str = 'cpu',
         precision: str = None,  # what the engine computed in, see `environment`
         seconds: float = None,  # time of the whole run, if it was resumed; else since the object was made
@@ -767,7 +800,7 @@ class Run:
             'environment': environment(device, precision),
             'seconds': round(time.time() - self._start if seconds is None else seconds, 1),
             'files': {Path(f).name: sha256_file(self.folder / Path(f).name) for f in files},
-            'results': _plain(results),
+            'results': as_plain(results),
         }
         write_json(self.folder / 'record.json', record)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -807,22 +840,26 @@ def verify_record(record: dict) -> list:
             problems.append(f'{folder / name}: changed after the record was written')
     return problems
 
+# %% ../nbs/00_records.ipynb #7c026bea
+def _copy(source: Path, target: Path, names: list):
+    "Make the files of a folder the named ones of another."
+    for name in names:
+        new, old = source / name, target / name
+        if not old.exists() or sha256_file(old) != sha256_file(new):
+            atomic_save(old, lambda part, new=new: shutil.copyfile(new, part))
+    for f in target.iterdir():
+        if f.is_file() and f.name not in names:
+            f.unlink()
+
 # %% ../nbs/00_records.ipynb #5485b4ed
-def publish(work, records, profile: str, paper: str = '*') -> list:
-    "Make the records of a paper those that `work` holds, with the files that they name; returns the folders. Other runs and files go, unless `work` has no record of the paper."
+def publish(work, records, profile: str, paper: str = '*') -> list:  # the folders
+    """Make the records of a paper those that `work` holds, with the files that they name.
+
+    Other runs and files go, unless `work` has no record of the paper."""
     out = []
     for record in find_records(work, profile, paper):
-        target, names = (
-            Path(records) / record['folder'].relative_to(work),
-            [*record['files'], 'record.json'],
-        )
-        for name in names:
-            source = record['folder'] / name
-            if not (target / name).exists() or sha256_file(target / name) != sha256_file(source):
-                atomic_save(target / name, lambda part: shutil.copyfile(source, part))
-        for f in target.iterdir():
-            if f.is_file() and f.name not in names:
-                f.unlink()
+        target = Path(records) / record['folder'].relative_to(work)
+        _copy(record['folder'], target, [*record['files'], 'record.json'])
         out.append(target)
     done = {f.parts[-3] for f in out}
     for old in find_records(records, profile, paper):
@@ -833,7 +870,7 @@ def publish(work, records, profile: str, paper: str = '*') -> list:
 # %% ../nbs/00_records.ipynb #e587b3de
 def data_note(record: dict) -> str:
     "What a figure or table says about its origin: the data, and the weights if any."
-    note = record['data'].get('title', '') + (
-        ' (drawn phantoms, not patients)' if record['data'].get('kind') == 'phantom' else ''
-    )
+    note = record['data'].get('title', '')
+    if record['data'].get('kind') == 'phantom':
+        note += ' (drawn phantoms, not patients)'
     return note + (f'; {record["weights"]} weights' if record.get('weights') else '')

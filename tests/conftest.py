@@ -1,4 +1,5 @@
-"""What every test shares: few threads, the engines' safe loading order, one start of the random numbers, and the real data sets if there are any."""
+"""What every test shares: few threads, the engines' safe loading order, one start of the random numbers,
+and the real data sets if there are any."""
 
 import importlib.util
 import os
@@ -16,7 +17,7 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 if importlib.util.find_spec('triton'):
     import triton  # noqa: F401  loaded for its effect
 
-import pytest
+import pytest  # noqa: E402  after the environment is set
 
 
 def pytest_runtest_setup(item):
@@ -33,11 +34,13 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope='session')
 def real_data():
-    "Folder that holds the downloaded data sets: the environment variable GAN_COVID_DATA. Without it the test is skipped."
+    """Folder that holds the downloaded data sets: the environment variable GAN_COVID_DATA.
+
+    Without it the test is skipped."""
     folder = os.environ.get('GAN_COVID_DATA')
     if not folder:
         pytest.skip(
-            'real images are needed: set GAN_COVID_DATA to the folder that holds the downloaded data sets'
+            'real images are needed: set GAN_COVID_DATA to the folder of the downloaded data sets'
         )
     if not Path(folder).is_dir():
         pytest.fail(f'GAN_COVID_DATA={folder}: no such folder')

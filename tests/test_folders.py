@@ -1,6 +1,5 @@
-"""Folders of one's own: masks, patients, tables, series and foreign formats in them go nowhere without a word."""
+"""Folders of one's own: masks, patients, tables, series and foreign formats go nowhere without a word."""
 
-import os
 import re
 import warnings
 from pathlib import Path
@@ -48,11 +47,7 @@ def said(f, *words):
     return out, text
 
 
-def names(table):
-    return sorted(os.path.relpath(p, Path(table.image[0]).parents[1]) for p in table.image)
-
-
-# ---------------------------------------------------------------- masks
+# --- masks ---
 
 MASKS = {
     'beside': '{c}/x{i}_mask.png',
@@ -68,48 +63,29 @@ MASKS = {
 
 @pytest.mark.parametrize('where', MASKS)
 def test_masks_become_the_mask_column_and_no_images(tmp_path, where):
+    top = 'images/' if where == 'other top' else ''
     for c in 'ab':
         for i in range(3):
-            put(tmp_path, f'{"images/" if where == "other top" else ""}{c}/x{i}.png')
+            put(tmp_path, f'{top}{c}/x{i}.png')
             mask(tmp_path, MASKS[where].format(c=c, i=i))
     table, _ = said(lambda: load_folder(tmp_path, patients=False), '6 of 6 images have a mask')
-    assert (
-        len(table) == 6
-        and set(table.label) == {'a', 'b'}
-        and table['mask'].notna().all()
-        and not table.image.isin(table['mask']).any()
-    )
-    assert all(
-        re.findall(r'x\d', i)[-1] == re.findall(r'x\d', m)[-1]
-        for i, m in zip(table.image, table['mask'])
-    )
+    assert len(table) == 6 and set(table.label) == {'a', 'b'}
+    assert table['mask'].notna().all() and not table.image.isin(table['mask']).any()
+    for image, its_mask in zip(table.image, table['mask']):
+        assert re.findall(r'x\d', image)[-1] == re.findall(r'x\d', its_mask)[-1]
     (images, own, classes, _), _ = said(lambda: load_images(tmp_path), 'have a mask')
     assert len(images) == 6 and classes == ['a', 'b'] and own.image.tolist() == table.image.tolist()
 
 
 def test_a_mask_without_an_image_is_named(tmp_path):
-    mask(
-        put(tmp_path, 'a/x.png', 'b/y.png'),
-        'a/x_mask.png',
-        'a/x_mask_1.png',
-        'a/z_mask.png',
-        'b/masks/w.png',
-    )
-    table, text = said(
-        lambda: load_folder(tmp_path, patients=False),
-        '3 not used',
-        'z_mask.png',
-        'by its name or folder a mask',
-        'x_mask_1.png',
-    )
-    assert [Path(p).name for p in table.image] == ['x.png', 'y.png'] and Path(
-        table['mask'][0]
-    ).name == 'x_mask.png'
-    assert {Path(r['file']).name for r in table.attrs['rejected']} == {
-        'x_mask_1.png',
-        'z_mask.png',
-        'w.png',
-    }
+    put(tmp_path, 'a/x.png', 'b/y.png')
+    mask(tmp_path, 'a/x_mask.png', 'a/x_mask_1.png', 'a/z_mask.png', 'b/masks/w.png')
+    words = '3 not used', 'z_mask.png', 'by its name or folder a mask', 'x_mask_1.png'
+    table, text = said(lambda: load_folder(tmp_path, patients=False), *words)
+    assert [Path(p).name for p in table.image] == ['x.png', 'y.png']
+    assert Path(table['mask'][0]).name == 'x_mask.png'
+    rejected = {Path(r['file']).name for r in table.attrs['rejected']}
+    assert rejected == {'x_mask_1.png', 'z_mask.png', 'w.png'}
     (images, *_), _ = said(lambda: load_images(tmp_path), '3 files not used')
     assert len(images) == 2
 
@@ -123,18 +99,13 @@ def test_folders_of_images_and_masks_are_no_classes(tmp_path):
 
 
 def test_names_that_only_contain_the_word_are_images(tmp_path):
-    put(
-        tmp_path,
-        'with_mask/unmasked.png',
-        'with_mask/2.png',
-        'without_mask/maskless.png',
-        'without_mask/x_label.png',
-    )
+    put(tmp_path, 'with_mask/unmasked.png', 'with_mask/2.png')
+    put(tmp_path, 'without_mask/maskless.png', 'without_mask/x_label.png')
     table, text = said(lambda: load_folder(tmp_path, patients=False))
     assert len(table) == 4 and set(table.label) == {'with_mask', 'without_mask'} and text == ''
 
 
-# ---------------------------------------------------------------- one picture, two classes
+# --- one picture, two classes ---
 
 
 @pytest.mark.parametrize('how', ['file', 'pixels'])
@@ -145,18 +116,17 @@ def test_one_picture_in_two_classes_is_refused(tmp_path, how):
         (tmp_path / 'b' / 'again.png').write_bytes((tmp_path / 'a' / '2.png').read_bytes())
     else:
         same.convert('RGB').save(tmp_path / 'b' / 'again.png')
-    for f in lambda: load_folder(tmp_path), lambda: load_images(tmp_path):
-        with pytest.raises(
-            InputError, match=r'a/2.png \(a\) and .*b/again.png \(b\).*remove the other'
-        ):
-            f()
-    (tmp_path / 'b' / 'again.png').rename(tmp_path / 'a' / 'again.png')
-    assert (
-        len(load_folder(tmp_path)) == len(load_images(tmp_path)[0]) == 4
+    words = r'a/2.png \(a\) and .*b/again.png \(b\).*remove the other'
+    for f in load_folder, load_images:
+        with pytest.raises(InputError, match=words):
+            f(tmp_path)
+    (tmp_path / 'b' / 'again.png').rename(
+        tmp_path / 'a' / 'again.png'
     )  # twice in one class is allowed
+    assert len(load_folder(tmp_path)) == len(load_images(tmp_path)[0]) == 4
 
 
-# ---------------------------------------------------------------- labels in a table
+# --- labels in a table ---
 
 
 def flat(root, n=6):
@@ -164,14 +134,12 @@ def flat(root, n=6):
 
 
 def test_a_table_beside_a_flat_folder_is_asked_about(tmp_path):
-    (flat(tmp_path) / 'labels.csv').write_text(
-        'id, hemorrhage\n' + ''.join(f'{i},{i % 2}\n' for i in range(6))
-    )
-    for f in lambda: load_folder(tmp_path), lambda: load_images(tmp_path):
-        with pytest.raises(
-            InputError, match='labels.csv names them, with the columns id, hemorrhage: give labels='
-        ):
-            f()
+    lines = ''.join(f'{i},{i % 2}\n' for i in range(6))
+    (flat(tmp_path) / 'labels.csv').write_text('id, hemorrhage\n' + lines)
+    words = 'labels.csv names them, with the columns id, hemorrhage: give labels='
+    for f in load_folder, load_images:
+        with pytest.raises(InputError, match=words):
+            f(tmp_path)
     table = load_folder(tmp_path, labels=tmp_path / 'labels.csv', patients=False)
     assert table.label.tolist() == ['0', '1'] * 3
     images, own, classes, _ = load_images(tmp_path, labels=tmp_path / 'labels.csv')
@@ -225,7 +193,7 @@ def test_a_table_that_does_not_fit_is_refused_by_line(tmp_path, text, words):
             f(tmp_path / 'i', labels=tmp_path / 't.csv')
 
 
-# ---------------------------------------------------------------- patients
+# --- patients ---
 
 
 @pytest.mark.parametrize(
@@ -242,14 +210,12 @@ def test_names_that_tell_the_patient_are_said(tmp_path, name, pattern):
     for p in range(10):
         for k in range(3):
             put(tmp_path, f'{"ab"[p % 2]}/' + name.format(p=p, k=k))
-    table, text = said(
-        lambda: load_folder(tmp_path), 'LOOK', 'training and test', f"patients=r'{pattern}'"
-    )
+    words = 'LOOK', 'training and test', f"patients=r'{pattern}'"
+    table, text = said(lambda: load_folder(tmp_path), *words)
     assert table.patient.isna().all()
     table, text = said(lambda: load_folder(tmp_path, patients=pattern))
-    assert (
-        table.patient.nunique() == 10 and table.groupby('patient').size().eq(3).all() and text == ''
-    )
+    assert table.patient.nunique() == 10 and table.groupby('patient').size().eq(3).all()
+    assert text == ''
     split = stratified_split(table, {'train': 0.6, 'val': 0.2, 'test': 0.2})
     assert split.groupby('patient').split.nunique().eq(1).all()
     assert said(lambda: load_folder(tmp_path, patients=False))[1] == ''
@@ -264,33 +230,25 @@ def test_unknown_patients_are_said(tmp_path):
 @pytest.mark.parametrize('each, taken', [(3, True), (130, False)])
 def test_sub_folders_with_many_images_are_asked_about(tmp_path, each, taken):
     put(tmp_path, *(f'{c}/{c}{p}/{k}.png' for c in 'ab' for p in range(3) for k in range(each)))
-    table, text = said(
-        lambda: load_folder(tmp_path), '6 sub-folders', f'{each} images each', 'patients=False'
-    )
+    words = '6 sub-folders', f'{each} images each', 'patients=False'
+    table, text = said(lambda: load_folder(tmp_path), *words)
     assert table.patient.notna().all() == taken and ('series' in text) != taken
     assert said(lambda: load_folder(tmp_path, patients='folders'))[0].patient.nunique() == 6
 
 
 def test_a_patient_on_two_sides_of_a_given_split_is_said(tmp_path):
-    put(
-        tmp_path,
-        *(f'{s}/a/{s}{p}/{k}.png' for s in ('train', 'test') for p in range(3) for k in range(2)),
-        'train/a/both/1.png',
-        'test/a/both/2.png',
-    )
-    table, _ = said(
-        lambda: load_folder(tmp_path),
-        'LEAK: 1 patients stand in more than one',
-        'train/a/both/1.png',
-    )
+    for s in 'train', 'test':
+        put(tmp_path, *(f'{s}/a/{s}{p}/{k}.png' for p in range(3) for k in range(2)))
+    put(tmp_path, 'train/a/both/1.png', 'test/a/both/2.png')
+    words = 'LEAK: 1 patients stand in more than one', 'train/a/both/1.png'
+    table, _ = said(lambda: load_folder(tmp_path), *words)
     assert len(check_split(table)) == 1
-    (tmp_path / 'test' / 'a' / 'test0' / 'again.png').write_bytes(
-        (tmp_path / 'train' / 'a' / 'train0' / '0.png').read_bytes()
-    )
+    picture = (tmp_path / 'train' / 'a' / 'train0' / '0.png').read_bytes()
+    (tmp_path / 'test' / 'a' / 'test0' / 'again.png').write_bytes(picture)
     said(lambda: load_folder(tmp_path), 'LEAK: 1 pictures stand in more than one', 'again.png')
 
 
-# ---------------------------------------------------------------- splits
+# --- splits ---
 
 
 @pytest.mark.parametrize(
@@ -305,20 +263,15 @@ def test_a_patient_on_two_sides_of_a_given_split_is_said(tmp_path):
     ],
 )
 def test_a_given_split_is_found_above_and_below_the_classes(tmp_path, layout):
-    n = {'Training': 4, 'validation': 1, 'Test': 2}
-    put(
-        tmp_path,
-        *(layout.format(s=s, c=c, i=i) for s, k in n.items() for c in 'ab' for i in range(k)),
-    )
-    for table in (
+    for s, n in {'Training': 4, 'validation': 1, 'Test': 2}.items():
+        put(tmp_path, *(layout.format(s=s, c=c, i=i) for c in 'ab' for i in range(n)))
+    prepared, trained = (
         said(lambda: load_folder(tmp_path))[0],
         said(lambda: load_images(tmp_path))[0][1],
-    ):
-        assert (
-            table.split.value_counts().to_dict() == {'train': 8, 'val': 2, 'test': 4}
-            and set(table.label) == {'a', 'b'}
-            and table.patient.isna().all()
-        )
+    )
+    for table in prepared, trained:
+        assert table.split.value_counts().to_dict() == {'train': 8, 'val': 2, 'test': 4}
+        assert set(table.label) == {'a', 'b'} and table.patient.isna().all()
 
 
 def test_half_a_split_is_refused(tmp_path):
@@ -328,7 +281,7 @@ def test_half_a_split_is_refused(tmp_path):
             f(tmp_path)
 
 
-# ---------------------------------------------------------------- what is not read
+# --- what is not read ---
 
 FOREIGN = {
     '1.dcm': b'x',
@@ -356,7 +309,7 @@ def test_foreign_formats_are_called_by_their_names(tmp_path, name):
         'slide.svs': 'whole-slide',
     }.get(name, 'NIfTI')
     for f in load_folder, load_images:
-        with pytest.raises(InputError, match=f'{name}: {kind}.*not read yet. .*[Ee]xport') as e:
+        with pytest.raises(InputError, match=f'{name}: {kind}.*not read yet. .*[Ee]xport'):
             f(tmp_path)
     put(tmp_path, 'a/1.png', 'b/2.png')
     table, _ = said(lambda: load_folder(tmp_path), '2 not used', name, kind)
@@ -369,9 +322,8 @@ def test_arrays_are_for_training_only(tmp_path):
     for c in 'ab':
         (tmp_path / c).mkdir()
         np.save(tmp_path / c / 'x.npy', noise(c))
-    with pytest.raises(
-        InputError, match=r'x.npy: NumPy array \(.npy\), which is not read yet. Export it as PNG'
-    ):
+    words = r'x.npy: NumPy array \(.npy\), which is not read yet. Export it as PNG'
+    with pytest.raises(InputError, match=words):
         load_folder(tmp_path)
     assert len(load_images(tmp_path)[0]) == 2
 
@@ -379,9 +331,8 @@ def test_arrays_are_for_training_only(tmp_path):
 def test_what_dicom_needs_is_said(tmp_path):
     put(tmp_path, 'a/1.dcm')
     for f in load_folder, load_images:
-        with pytest.raises(
-            InputError, match='rescale slope and intercept.*one window.*MONOCHROME1'
-        ) as e:
+        words = 'rescale slope and intercept.*one window.*MONOCHROME1'
+        with pytest.raises(InputError, match=words) as e:
             f(tmp_path)
         assert 'pixel_array' not in str(e.value)
 
@@ -398,20 +349,16 @@ def test_a_class_does_not_vanish(tmp_path, bad):
         elif bad == 'masks':
             mask(tmp_path, f'b/{i}_mask.png')
         else:
-            Image.fromarray(noise(i)).save(
-                tmp_path / 'b' / f'{i}.tif',
-                save_all=True,
-                append_images=[Image.fromarray(noise(9))],
-            )
+            more = [Image.fromarray(noise(9))]
+            path = tmp_path / 'b' / f'{i}.tif'
+            Image.fromarray(noise(i)).save(path, save_all=True, append_images=more)
     with pytest.raises(InputError, match="no image of class 'b' can be used. The first: .*b/0"):
         load_folder(tmp_path)
 
 
 def test_a_class_does_not_vanish_from_a_split(tmp_path):
-    put(
-        tmp_path,
-        *(f'{s}/{c}/{s}{i}.png' for s in ('train', 'test') for c in 'ab' for i in range(3)),
-    )
+    for s in 'train', 'test':
+        put(tmp_path, *(f'{s}/{c}/{s}{i}.png' for c in 'ab' for i in range(3)))
     for f in (tmp_path / 'test' / 'b').iterdir():
         f.write_bytes(b'')
     with pytest.raises(InputError, match="no image of class 'b' in test can be used.*empty"):
@@ -419,47 +366,24 @@ def test_a_class_does_not_vanish_from_a_split(tmp_path):
 
 
 def test_every_file_that_is_not_used_is_named_with_its_reason(tmp_path):
-    put(
-        tmp_path,
-        'a/1.png',
-        'b/2.png',
-        'loose.png',
-        'a/notes.txt',
-        'ages.csv',
-        'a/4.dcm',
-        'b/.hidden',
-        'b/Thumbs.db',
-        'b/sub/5.png',
-    )
+    put(tmp_path, 'a/1.png', 'b/2.png', 'b/sub/5.png', 'loose.png')
+    put(tmp_path, 'a/notes.txt', 'ages.csv', 'a/4.dcm', 'b/.hidden', 'b/Thumbs.db')
     (tmp_path / 'a' / '3.png').write_bytes(b'')
     (tmp_path / 'a' / 'noending').write_bytes((tmp_path / 'a' / '1.png').read_bytes())
-    table, text = said(
-        lambda: load_folder(tmp_path, patients=False),
-        '6 not used',
-        "table.attrs['rejected']",
-        "class 'a' has lost 1 of its 2 images",
-    )
+    words = '6 not used', "table.attrs['rejected']", "class 'a' has lost 1 of its 2 images"
+    table, text = said(lambda: load_folder(tmp_path, patients=False), *words)
     why = {Path(r['file']).name: r['why'] for r in table.attrs['rejected']}
-    assert set(why) == {'loose.png', 'notes.txt', 'ages.csv', '4.dcm', '3.png', 'noending'} and all(
-        why.values()
-    )
-    assert (
-        'in no folder of a class' in why['loose.png']
-        and 'labels=' in why['ages.csv']
-        and 'without an ending' in why['noending']
-    )
+    assert set(why) == {'loose.png', 'notes.txt', 'ages.csv', '4.dcm', '3.png', 'noending'}
+    assert all(why.values())
+    assert 'in no folder of a class' in why['loose.png']
+    assert 'labels=' in why['ages.csv'] and 'without an ending' in why['noending']
     assert sorted(Path(p).name for p in table.image) == ['1.png', '2.png', '5.png']
 
 
 def test_many_unused_files_come_as_a_list(tmp_path):
     put(tmp_path, 'a/1.png', 'b/2.png', *(f'a/n{i}.txt' for i in range(20)), 'a/x.dcm')
-    table, text = said(
-        lambda: load_folder(tmp_path, patients=False),
-        '21 not used, e.g. ',
-        'DICOM',
-        '20 more (no image)',
-        "to_csv('rejected.csv')",
-    )
+    words = '21 not used, e.g. ', 'DICOM', '20 more (no image)', "to_csv('rejected.csv')"
+    table, text = said(lambda: load_folder(tmp_path, patients=False), *words)
     assert len(text) < 1200 and len(pd.DataFrame(table.attrs['rejected'])) == 21
 
 

@@ -1,4 +1,4 @@
-"""One reader for every picture file: what a GAN, a classifier and the search for duplicates see is the same."""
+"""One reader for every picture file: a GAN, a classifier and the search for duplicates see the same."""
 
 import struct
 import warnings
@@ -34,7 +34,7 @@ def said(f, *words):
     return out, text
 
 
-# ---------------------------------------------------------------- 12 bits in 16
+# --- 12 bits in 16 ---
 
 
 def twelve(root, n=3, top=4095):
@@ -52,33 +52,30 @@ def test_twelve_bits_keep_their_grays_on_both_ways(tmp_path):
     ready, text = said(
         lambda: preprocessing.prepare(table, tmp_path / 'out', 64), '12 bits', '0…4095', 'window='
     )
-    assert (
-        len(np.unique(ready.images[0])) > 100 and ready.images[0].max() > 240
-    )  # 14 grays below 17 before
+    first = ready.images[0]
+    assert len(np.unique(first)) > 100 and first.max() > 240  # without a window: 14 grays below 17
     assert ready.info['window'] == [0, 4095]
     (images, _, _, window), _ = said(lambda: load_images(tmp_path / 'in'), '12 bits', 'window=')
     assert window == (0, 4095)
-    assert np.array_equal(
-        ready.images[..., 0], np.rint(images[..., 0] / 4095 * 255).astype(np.uint8)
-    )
+    expected = np.rint(images[..., 0] / 4095 * 255).astype(np.uint8)
+    assert np.array_equal(ready.images[..., 0], expected)
 
 
 @pytest.mark.filterwarnings('ignore')
 def test_a_given_window_is_used_and_kept(tmp_path):
     table = load_folder(twelve(tmp_path / 'in'))
-    ready, text = said(
-        lambda: preprocessing.prepare(table, tmp_path / 'out', 64, window=(1000, 2000))
-    )
+
+    def prepare():
+        return preprocessing.prepare(table, tmp_path / 'out', 64, window=(1000, 2000))
+
+    ready, text = said(prepare)
     assert 'bits' not in text and ready.info['parameters']['window'] == [1000, 2000]
     raw = np.stack([read_pixels(p) for p in table.image]).astype(float)
-    assert np.array_equal(
-        ready.images[..., 0], np.rint(np.clip((raw - 1000) / 1000, 0, 1) * 255).astype(np.uint8)
-    )
+    expected = np.rint(np.clip((raw - 1000) / 1000, 0, 1) * 255).astype(np.uint8)
+    assert np.array_equal(ready.images[..., 0], expected)
     for f in Path(tmp_path / 'in').rglob('*.png'):
         f.unlink()
-    assert (
-        len(preprocessing.prepare(table, tmp_path / 'out', 64, window=(1000, 2000))) == 6
-    )  # finished: no file is opened
+    assert len(prepare()) == 6  # finished: no file is opened
     for bad in ((2, 1), (0, np.nan), 'ab', 3):
         with pytest.raises(InputError, match='window='):
             preprocessing.prepare(table, tmp_path / 'new', 64, window=bad)
@@ -102,7 +99,7 @@ def test_windows_do_not_touch_eight_bits(tmp_path):
     assert np.array_equal(read_image(f, (-100, 155)), a)
 
 
-# ---------------------------------------------------------------- pictures that lie on their side
+# --- pictures that lie on their side ---
 
 TURNS = {
     1: lambda a: a,
@@ -117,26 +114,13 @@ TURNS = {
 
 
 def turned(path, a, orientation):
+    "Save an array with an EXIF orientation."
+    if path.suffix == '.tif':
+        return put(path, a, tiffinfo={274: orientation})
     exif = Image.Exif()
     exif[274] = orientation
-    return put(
-        path,
-        a,
-        **(
-            {'tiffinfo': {274: orientation}}
-            if path.suffix == '.tif'
-            else {
-                'exif': exif.tobytes(),
-                **(
-                    {'lossless': True}
-                    if path.suffix == '.webp'
-                    else {'quality': 100}
-                    if path.suffix == '.jpg'
-                    else {}
-                ),
-            }
-        ),
-    )
+    quality = {'.webp': {'lossless': True}, '.jpg': {'quality': 100}}.get(path.suffix, {})
+    return put(path, a, exif=exif.tobytes(), **quality)
 
 
 @pytest.mark.parametrize('orientation', TURNS)
@@ -156,13 +140,12 @@ def test_orientation_holds_for_every_reader(tmp_path, orientation, ending):
 
 def test_a_large_jpeg_on_its_side_is_not_read_too_small(tmp_path):
     "JPEGs are decoded smaller where that is enough; height and width change places then."
-    turned(tmp_path / 'x.jpg', RNG.integers(0, 256, (512, 256), np.uint8), 6)
-    assert read_image(tmp_path / 'x.jpg', enough=(64, 500)).shape == (256, 512) and read_image(
-        tmp_path / 'x.jpg', enough=(64, 128)
-    ).shape == (64, 128)
+    path = turned(tmp_path / 'x.jpg', RNG.integers(0, 256, (512, 256), np.uint8), 6)
+    assert read_image(path, enough=(64, 500)).shape == (256, 512)
+    assert read_image(path, enough=(64, 128)).shape == (64, 128)
 
 
-# ---------------------------------------------------------------- what is read alike, and what is refused alike
+# --- what is read alike, and what is refused alike ---
 
 
 @pytest.mark.parametrize(
@@ -208,9 +191,8 @@ def test_a_file_of_several_pages_is_refused_by_name(tmp_path, ending):
 
 def sixteen_bit_colour(path):
     def chunk(kind, data):
-        return (
-            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        )
+        length, check = struct.pack('>I', len(data)), struct.pack('>I', zlib.crc32(kind + data))
+        return length + kind + data + check
 
     path.write_bytes(
         b'\x89PNG\r\n\x1a\n'

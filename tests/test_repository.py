@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: notebooks and modules agree, metadata says one thing, nothing private or heavy slips in."""
+"""The repository as a whole: notebooks and modules agree, metadata is said once, nothing private slips in."""
 
 import ast
 import configparser
@@ -82,7 +82,7 @@ def tree():
     return [Path(p) for p in sorted(set(out.split('\0'))) if p and (ROOT / p).is_file()]
 
 
-# --- notebooks and modules ------------------------------------------------------------------------------------------------------
+# --- notebooks and modules
 
 
 def test_clean_and_export_change_nothing(tmp_path):
@@ -157,7 +157,7 @@ def test_exported_cells_hold_one_short_definition(path):
 
 @pytest.mark.parametrize('path', PAPERMILL, ids=short)
 def test_parameters_cell(path):
-    "One, right after the title, each line `name: type = default  # help`: what papermill can list and we can check."
+    "One, right after the title, each line `name: type = default  # help`: what papermill and we can read."
     from papermill import inspect_notebook
 
     cs = cells(path)
@@ -217,7 +217,7 @@ def test_readme_leads_somewhere():
     assert '{{' not in text, 'a number is still to be filled in'
 
 
-# --- metadata -------------------------------------------------------------------------------------------------------------------
+# --- metadata
 
 
 def test_versions_are_equal():
@@ -282,7 +282,7 @@ def test_setup_py_names_every_package(monkeypatch):
     assert not [short(p) for p in MODULES if not (p.parent / '__init__.py').exists()]
 
 
-# --- locks ----------------------------------------------------------------------------------------------------------------------
+# --- locks
 
 
 def lock(file):
@@ -328,11 +328,8 @@ def test_locks_hold_what_settings_ini_asks_for():
         full, wanted('requirements', *(k for k in SETTINGS if k.endswith('_requirements')))
     ), 'run make lock'
     assert not missing(light, wanted('requirements', 'build_requirements')), 'run make lock'
-    pins = [
-        Requirement(l)
-        for l in (ROOT / 'constraints.txt').read_text().splitlines()
-        if not l.startswith('#')
-    ]
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith('#')]
     assert len(pins) == 4 and not missing(full, pins), 'run make lock'
 
 
@@ -357,11 +354,11 @@ def test_light_lock_is_a_part_of_the_full_one_without_engines():
     ]
 
 
-# --- engines --------------------------------------------------------------------------------------------------------------------
+# --- engines
 
 
 def test_only_engine_modules_load_an_engine():
-    "Everything but `dcgan` and `stylegan2` is importable where neither TensorFlow nor torch is installed, and loads neither where they are."
+    "All modules but `dcgan` and `stylegan2` can be imported without an engine, and load none."
     names = [
         'gan_covid',
         *(dotted(p) for p in MODULES if p.parent.name not in ('dcgan', 'stylegan2')),
@@ -370,13 +367,14 @@ def test_only_engine_modules_load_an_engine():
         'import importlib, sys\n'
         f'for n in {names}:\n'
         '    importlib.import_module(n)\n'
-        '    if bad := {"torch", "tensorflow", "keras", "jax", "triton"} & set(sys.modules): sys.exit(f"{n} loads {sorted(bad)}")'
+        '    bad = {"torch", "tensorflow", "keras", "jax", "triton"} & set(sys.modules)\n'
+        '    if bad: sys.exit(f"{n} loads {sorted(bad)}")'
     )
     r = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
 
 
-# --- what is in the tree --------------------------------------------------------------------------------------------------------
+# --- what is in the tree
 
 # written so that none of them finds itself
 PATHS = re.compile(rb'(?:^|[^\w.)}\]*<-])/(?:work|farm|home|Users|root|tmp)/[^\n]{0,40}', re.M)

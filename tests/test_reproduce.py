@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_covid import cli, records, reproduce
+from gan_covid import cli, notebooks, profiles, records, reproduce
 from gan_covid.arms import named
 from gan_covid.records import InputError
 
@@ -31,7 +31,7 @@ def test_notebook_without_parameters_cell(tmp_path):
         c['metadata'] = {}
     (tmp_path / 'n.ipynb').write_text(json.dumps(nb))
     with pytest.raises(InputError, match='exactly one cell tagged `parameters`'):
-        reproduce.parameters_of(tmp_path / 'n.ipynb')
+        notebooks.parameters_of(tmp_path / 'n.ipynb')
 
 
 @pytest.mark.parametrize(
@@ -48,29 +48,29 @@ def test_notebook_without_parameters_cell(tmp_path):
     ],
 )
 def test_profile_that_cannot_be(tmp_path, change, words):
-    text = (reproduce.PROFILES / 'smoke.yaml').read_text()
+    text = (profiles.PROFILES / 'smoke.yaml').read_text()
     assert change[0] in text
     (tmp_path / 'mine.yaml').write_text(text.replace(*change, 1))
     with pytest.raises(InputError, match='mine.yaml.*' + words):
-        reproduce.load_profile(tmp_path / 'mine.yaml')
+        profiles.load_profile(tmp_path / 'mine.yaml')
 
 
-@pytest.mark.parametrize('name', [p.stem for p in reproduce.PROFILES.glob('*.yaml')])
+@pytest.mark.parametrize('name', [p.stem for p in profiles.PROFILES.glob('*.yaml')])
 def test_shipped_profiles_are_sound(name):
-    profile = reproduce.load_profile(name)
+    profile = profiles.load_profile(name)
     assert profile['papers']
     for paper in profile['papers']:
         settings = profile['papers'][paper]
-        for step in reproduce.STEPS:
-            reproduce.settings_of(settings, step)
+        for step in profiles.STEPS:
+            profiles.settings_of(settings, step)
         of_step = {
-            **{f'train_{m}': reproduce.train_runs(settings, m) for m in reproduce.MODELS},
-            'classify': reproduce.classify_runs(settings, reproduce.FOREIGN),
+            **{f'train_{m}': profiles.train_runs(settings, m) for m in profiles.MODELS},
+            'classify': profiles.classify_runs(settings, profiles.FOREIGN),
         }
-        assert of_step['classify'] and any(of_step[f'train_{m}'] for m in reproduce.MODELS)
+        assert of_step['classify'] and any(of_step[f'train_{m}'] for m in profiles.MODELS)
         assert settings.get('score', {}).get('classifier', 'original') in of_step['classify']
         for step, runs in of_step.items():
-            takes = reproduce.parameters_of(reproduce.ROOT / 'nbs' / 'runs' / f'{step}.ipynb')
+            takes = notebooks.parameters_of(notebooks.ROOT / 'nbs' / 'runs' / f'{step}.ipynb')
             assert all(k in takes for r in runs.values() for k in r)
         for r in of_step[
             'classify'
@@ -80,11 +80,11 @@ def test_shipped_profiles_are_sound(name):
                 for kind, source, _ in map(named, [r['arm'], *r.get('also', [])])
                 if kind.generated
             }
-            assert sets <= {*reproduce.gans_of(settings), *reproduce.FOREIGN}
+            assert sets <= {*profiles.gans_of(settings), *profiles.FOREIGN}
 
 
 def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
-    text = (reproduce.PROFILES / 'smoke.yaml').read_text()
+    text = (profiles.PROFILES / 'smoke.yaml').read_text()
     for old, new, words in (
         (
             'latent_400: {labels',
@@ -100,10 +100,10 @@ def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
         assert old in text
         (tmp_path / 'mine.yaml').write_text(text.replace(old, new))
         with pytest.raises(InputError, match=words):
-            reproduce.load_profile(tmp_path / 'mine.yaml')
-    settings = reproduce.load_profile('smoke')['papers']['ct_report']
+            profiles.load_profile(tmp_path / 'mine.yaml')
+    settings = profiles.load_profile('smoke')['papers']['ct_report']
     with pytest.raises(InputError, match='to be a run of their own'):
-        reproduce.classify_runs(
+        profiles.classify_runs(
             {
                 **settings,
                 'classifiers': {'ct_cnn': {'arms': [['original', 'original+generated@loey']]}},
@@ -111,13 +111,13 @@ def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
             ('loey',),
         )
     with pytest.raises(InputError, match="no GAN 'publisht' among `gans`"):
-        reproduce.classify_runs(
+        profiles.classify_runs(
             {**settings, 'classifiers': {'ct_cnn': {'arms': ['original+generated@publisht']}}}
         )
 
 
 def test_runs_that_left_the_profile_are_set_aside(tmp_path):
-    profile, base = reproduce.load_profile('smoke'), tmp_path / 'smoke' / 'ct_report'
+    profile, base = profiles.load_profile('smoke'), tmp_path / 'smoke' / 'ct_report'
     for run in (
         'classify/ct_cnn-original',
         'classify/ct_cnn-original+classical',
@@ -140,8 +140,8 @@ def test_runs_that_left_the_profile_are_set_aside(tmp_path):
 
 
 def test_images_of_others_are_an_arm_only_where_they_are():
-    settings = reproduce.load_profile('smoke')['papers']['ct_report']
-    without, with_ = reproduce.classify_runs(settings), reproduce.classify_runs(settings, ('loey',))
+    settings = profiles.load_profile('smoke')['papers']['ct_report']
+    without, with_ = profiles.classify_runs(settings), profiles.classify_runs(settings, ('loey',))
     assert (
         {n for n in with_ if n not in without} == {n for n in with_ if n.endswith('@loey')} != set()
     )
@@ -202,7 +202,7 @@ def _copy(tmp_path):
 
 def _hashes(root):
     return {
-        p.stem: reproduce.code_hash(p, root)
+        p.stem: notebooks.code_hash(p, root)
         for p in [
             *sorted((root / 'nbs' / 'runs').glob('*.ipynb')),
             *sorted((root / 'nbs' / 'papers').glob('*.ipynb')),
@@ -238,7 +238,7 @@ def test_failing_cell_keeps_its_notebook_and_says_why(tmp_path):
     nb = json.loads((RUNS / 'train_dcgan.ipynb').read_text())
     (tmp_path / 'n.ipynb').write_text(json.dumps(nb))
     with pytest.raises(InputError, match="record.json: not found. The step 'prepare' comes first"):
-        reproduce.run_notebook(
+        notebooks.run_notebook(
             tmp_path / 'n.ipynb',
             tmp_path / 'out' / 'n.ipynb',
             {'work': str(tmp_path), 'label': 'normal'},
@@ -268,4 +268,4 @@ def test_two_calls_in_one_work_folder_are_kept_apart(tmp_path):
     with open(tmp_path / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match='another run is at work there'):
-            reproduce.reproduce(work=tmp_path)
+            reproduce.reproduce(reproduce.Request(work=tmp_path))

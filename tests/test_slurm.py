@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gan_covid import reproduce
+from gan_covid import notebooks
 
-SLURM = reproduce.ROOT / 'workflow' / 'profiles' / 'slurm'
+SLURM = notebooks.ROOT / 'workflow' / 'profiles' / 'slurm'
 
-# sbatch keeps what it is asked for, and runs the job at once; srun gives a step its processors, as SLURM's does
+# sbatch keeps what it is asked for, and runs the job at once; srun gives a step its processors, as SLURM's
 STAND_INS = {
     'sbatch': """#!/bin/sh
 printf '%s\\n' "$*" >> "$STANDIN/sbatch"
@@ -35,7 +35,7 @@ exec sh -s
     'scancel': '#!/bin/sh\n',
 }
 
-# stands for `gan-covid run NOTEBOOK LOG --json VALUES`: keeps arguments and threads, and leaves the record behind
+# stands for `gan-covid run NOTEBOOK LOG --json VALUES`: keeps arguments and threads, leaves the record
 GAN_COVID = f"""#!{sys.executable}
 import json, os, pathlib, sys
 notebook, values = pathlib.Path(sys.argv[2]), json.loads(sys.argv[5])
@@ -101,7 +101,7 @@ def cluster(tmp_path, monkeypatch):
             '-m',
             'snakemake',
             '--snakefile',
-            str(reproduce.ROOT / 'workflow' / 'Snakefile'),
+            str(notebooks.ROOT / 'workflow' / 'Snakefile'),
             '--directory',
             str(work),
             '--cores',
@@ -122,7 +122,7 @@ def cluster(tmp_path, monkeypatch):
             'rules',
             *extra,
         ]
-        done = subprocess.run(command, cwd=reproduce.ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=notebooks.ROOT, capture_output=True, text=True)
         asked = (
             (tmp_path / 'sbatch').read_text().splitlines() if (tmp_path / 'sbatch').exists() else []
         )

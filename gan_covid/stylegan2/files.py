@@ -29,15 +29,15 @@ from ..datasets import _threads, as_table, refuse_contradictions
 from ..folders import Scan, natural, scan_folder
 from ..images import FILTERS, FITS, height_width, resize
 from gan_covid.reading import (
-    _ADVICE,
+    ADVICE,
     SUFFIXES,
-    _bytes,
     check_window,
+    read_bytes,
     read_pixels,
     stored_range,
     window_note,
 )
-from ..records import InputError, _plain, atomic_save, check_choice, sha256_file
+from ..records import InputError, as_plain, atomic_save, check_choice, sha256_file
 from gan_covid.stylegan2.networks import (
     Discriminator,
     Generator,
@@ -174,7 +174,7 @@ def save_networks(
         }
     try:
         text = json.dumps(
-            {'version': _VERSION, 'networks': entries, 'about': _plain(about or {})},
+            {'version': _VERSION, 'networks': entries, 'about': as_plain(about or {})},
             allow_nan=False,
         )
     except (TypeError, ValueError) as e:
@@ -527,7 +527,7 @@ def read_pickle(
     path,  # .pkl checkpoint of StyleGAN2-ADA (PyTorch)
 ) -> dict:  # plain values; networks as dicts with class_name, version, module_src (source as text), state, ...
     "What a published checkpoint holds. Nothing in it is run or imported; anything that a checkpoint does not need is refused with an `InputError` that names it."
-    data = _bytes(path)
+    data = read_bytes(path)
     try:
         _scan(data, path)
         tree = _Finish(8 * len(data) + 2**20)(_Reader(data, path).load())
@@ -935,7 +935,7 @@ _OWN = *SUFFIXES, '.npy'
 
 def _own(path) -> tuple:
     "(array (h, w, c) of uint8, uint16 or float32, SHA-256 of the file)."
-    data = _bytes(path)
+    data = read_bytes(path)
     if path.suffix.lower() == '.npy':
         try:
             a = np.load(io.BytesIO(data), allow_pickle=False)
@@ -1008,7 +1008,7 @@ def _refuse_unread(scan: Scan):
     "A file that holds images, but is not read, is an `InputError`."
     for r in scan.rejected:
         kind = next(
-            (k for k in _ADVICE if r['why'].startswith(k) and k not in ('archive', 'film')), None
+            (k for k in ADVICE if r['why'].startswith(k) and k not in ('archive', 'film')), None
         )
         if kind:
             raise InputError(f'{r["file"]}: {r["why"]}')
