@@ -80,8 +80,9 @@ bench: .venv/.done ## run benchmarks/bench_*.py: speed against the plain way of 
 	    $(bin)/python "$$b" $(if $(SAVE),--json "benchmarks/results/$$(basename "$$b" .py).json") || exit 1; done
 
 # links in nbs/index.ipynb start with ../, as seen from nbs/; README.md stands one floor up
-readme: .venv/.done ## README.md from nbs/index.ipynb
-	$(bin)/python -m nbconvert --log-level WARN --to markdown --output-dir .make --output README nbs/index.ipynb
+readme: .venv/.done ## README.md from nbs/index.ipynb: its text, and the tables that it computes
+	$(bin)/python workflow/notebooks.py run nbs/index.ipynb
+	$(bin)/python -m nbconvert --log-level WARN --to markdown --no-input --output-dir .make --output README nbs/index.ipynb
 	sed 's#](\.\./#](#g' .make/README.md > README.md
 
 html: $(light)/.done ## the papers' notebooks, executed, as pages in work/html

@@ -19,6 +19,7 @@ setup(
     keywords=cfg['keywords'].split(),
     license=cfg['license'],
     packages=['gan_covid', 'gan_covid.anatomy', 'gan_covid.datasets', 'gan_covid.dcgan', 'gan_covid.stylegan2'],
+    package_data={'gan_covid': ['sources/*.yaml']},  # the published numbers
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix(suffix): v.split() for k, v in cfg.items() if k.endswith(suffix)},
     entry_points={'console_scripts': cfg['console_scripts'].split()},

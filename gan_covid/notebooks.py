@@ -80,6 +80,15 @@ def _module(path: Path, module: str, changed: int, size: int) -> tuple:
     text = path.read_text(encoding='utf-8')
     return _tree(text), _imports(text, module)
 
+# %% ../nbs/21b_notebooks.ipynb #500904e9
+def _data(modules: set, root) -> list:
+    "What the data files say that belong to modules: the published numbers."
+    import yaml
+
+    folder = Path(root) / 'gan_covid' / 'sources'
+    files = sorted(folder.glob('*.yaml')) if 'gan_covid.published' in modules else ()
+    return [(f.name, yaml.safe_load(f.read_text(encoding='utf-8'))) for f in files]
+
 # %% ../nbs/21b_notebooks.ipynb #3bf22dac
 def code_hash(notebook, root=ROOT) -> str:
     "Sixteen digits that change with the code of a notebook or of a module behind it, and with nothing else."
@@ -94,7 +103,7 @@ def code_hash(notebook, root=ROOT) -> str:
         tree, imports = _module(path, module, path.stat().st_mtime_ns, path.stat().st_size)
         trees.append((module, tree))
         waiting |= imports - seen
-    return fingerprint([_tree(source), sorted(trees)])
+    return fingerprint([_tree(source), sorted(trees), _data(seen, root)])
 
 # %% ../nbs/21b_notebooks.ipynb #ea61c734
 # what a parameters cell may declare; of any other type: as YAML reads it

@@ -7,6 +7,7 @@ __all__ = ['kept_in', 'set_aside', 'Request', 'reproduce', 'draw_figures', 'publ
 
 # %% ../nbs/22_reproduce.ipynb #7ffbb4f6
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -260,43 +262,52 @@ def reproduce(request: Request) -> int:
             _publish(request, settings, papers, work)
     return code
 
-# %% ../nbs/22_reproduce.ipynb #6c48991f
-def draw_figures(
-    profile: str = None, paper: str | list = None, records='records', figures='figures', work='work'
-) -> int:
-    "Redraw the figures of every paper that has records, from the records alone; needs no engine. Prepared images in `work`, where they are, allow the local figures too."
-    profile = profile_name(profile) if profile else None
-    for p in asked_for(paper):
-        if safe_name(p) != p:
+# %% ../nbs/22_reproduce.ipynb #282dd30d
+def _with_records(records, profile: str, paper) -> list:  # (profile, paper)
+    "The papers asked for (none: all) that have records, in the profile or in any."
+    found = set()
+    for p in asked_for(paper) or ['*']:
+        if p != '*' and safe_name(p) != p:
             raise InputError(f'--paper {p!r}: no such paper')
-    found = {
-        p: sorted(
-            {
-                (f.parent.name, f.name)
-                for f in Path(records).glob(f'{profile or "*"}/{p}')
-                if f.is_dir()
-            }
-        )
-        for p in asked_for(paper) or ['*']
+        folders = [f for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()]
+        if not folders:
+            which = f'profile {profile or "any"}, paper {"any" if p == "*" else p}'
+            raise InputError(f'{records}: no records of {which}. Make them with `make reproduce`')
+        found |= {(f.parent.name, f.name) for f in folders}
+    return sorted(found)
+
+# %% ../nbs/22_reproduce.ipynb #57cbb6f2
+def _draw_paper(profile: str, paper: str, records, figures, work) -> str:
+    "Draw the figures of one paper; what its notebook prints."
+    os.environ.setdefault('OMP_NUM_THREADS', '1')  # the papers beside each other fill the cores
+    values = {
+        'profile': profile,
+        'records': str(Path(records).resolve()),
+        'figures': str((Path(figures) / profile).resolve()),
+        'work': str(Path(work).resolve()),
     }
-    for p, runs in found.items():
-        if not runs:
-            raise InputError(
-                f'{records}: no records of profile {profile or "any"}, paper {"any" if p == "*" else p}. Make them with `make reproduce`'
-            )
-    for name, key in sorted(sum(found.values(), [])):
-        print(f'{name}/{key}', flush=True)
-        values = {
-            'profile': name,
-            'records': str(Path(records).resolve()),
-            'figures': str((Path(figures) / name).resolve()),
-            'work': str(Path(work).resolve()),
-        }
-        run_notebook(
-            ROOT / 'nbs' / 'papers' / f'{key}.ipynb',
-            Path(work) / name / 'notebooks' / f'{key}.ipynb',
-            values,
-        )
+    executed = Path(work) / profile / 'notebooks' / f'{paper}.ipynb'
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_notebook(ROOT / 'nbs' / 'papers' / f'{paper}.ipynb', executed, values)
+    return said.getvalue()
+
+# %% ../nbs/22_reproduce.ipynb #57cd322f
+def draw_figures(
+    profile: str = None,  # None: all that have records
+    paper: str | list = None,
+    records='records',
+    figures='figures',
+    work='work',  # prepared images, where they are, allow the local figures too
+    jobs: int = None,  # papers at once; None: as many as there are cores
+) -> int:
+    "Redraw the figures of every paper that has records, from the records alone; needs no engine."
+    drawn = _with_records(records, profile_name(profile) if profile else None, paper)
+    where = records, figures, work
+    with ProcessPoolExecutor(min(jobs or os.cpu_count() or 1, len(drawn))) as pool:
+        running = [pool.submit(_draw_paper, *names, *where) for names in drawn]
+        for n, ((name, key), job) in enumerate(zip(drawn, running), 1):
+            print(f'{n}/{len(drawn)} {name}/{key}\n{job.result()}', end='', flush=True)
+    for name in sorted({name for name, _ in drawn}):
         print(write_report(Path(figures) / name))
     return 0
 

@@ -64,3 +64,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='session')
+def radiographs(tmp_path_factory):
+    "Folder of the runs on drawn radiographs: test_wmlq2022 and test_mgv2023 share the phantoms in it."
+    return tmp_path_factory.mktemp('radiographs')

@@ -1,50 +1,36 @@
-"""The run notebooks as the CT report needs them: a conditional GAN, a GAN that saw the test images, other people's images, a fixed split; each of them small, on phantoms."""
+"""The run notebooks as the CT report needs them, each of them small, on phantoms.
+
+A conditional GAN, a GAN that saw the test images, other people's images, a fixed split.
+"""
 
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from steps import Steps
 
 from gan_covid import phantoms
 from gan_covid.arms import named
-from gan_covid.notebooks import ROOT, run_notebook
-from gan_covid.preprocessing import Prepared
-from gan_covid.records import InputError, read_json
+from gan_covid.records import InputError
 
+pytestmark = pytest.mark.slow
 LABELS = ['COVID', 'NonCOVID']
+CLEAN, LEAKY = 'original+generated+kept', 'original+generated+kept@published'
 
 
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-    "A function that runs a step and gives its record; prepared images, one conditional GAN on the training part and one on all images."
-    work = tmp_path_factory.mktemp('ct')
+class Report(Steps):
+    "The steps of the report, small."
 
-    def step(notebook, name, folder=None, **values):
-        takes = dict(
-            profile='t', paper='ct_report', work=str(work), dataset='covid_ct', name=name, **values
-        )
-        if notebook == 'prepare':
-            takes.pop('name')
-        run_notebook(
-            ROOT / 'nbs' / 'runs' / f'{notebook}.ipynb',
-            work / 'notebooks' / f'{notebook}-{name}.ipynb',
-            takes,
-        )
-        return read_json(work / 't' / 'ct_report' / (folder or notebook) / name / 'record.json')
-
-    step.base = work / 't' / 'ct_report'
-    step.data = phantoms.write('covid_ct', work / 'data', 24, size=96, seed=0)
-    step.prepared = step('prepare', 'covid_ct', data=str(work / 'data'), size=32, split='published')
-    for name, images in (('both', 'train'), ('leaky', 'all')):
-        step(
+    def train(self, name, images):
+        return self.run(
             'train_dcgan',
             name,
             conditional=True,
             labels=LABELS,
             images=images,
             networks='cgan_32',
-            epochs=2,
+            epochs=1,
             batch=8,
             gradient_penalty=0.0,
             real_noise=0.0,
@@ -52,194 +38,151 @@ def runs(tmp_path_factory):
             sheets=1,
             sheet_images=16,
         )
-    return step
+
+    def draw(self, name, gan, **more):
+        settings = {'per_class': 12, 'select': 'both', 'keep': 0.5} | more
+        return self.once('generate', name, gans=dict.fromkeys(LABELS, gan), **settings)['results']
+
+    def classify(self, name, arm, **more):
+        "The repeats of a classifier, of one epoch each."
+        settings = {'protocol': 'ct_report-ct_cnn', 'size': 32, 'epochs': 1, 'weights': 'random'}
+        settings |= {'splits': 'fixed', 'copies': 'keep', 'repeats': 2} | more
+        return self.once('classify', name, arm=arm, **settings)['results']['repeats']
+
+    def score(self, name, features='pixels'):
+        judge = {'classifier': 'original', 'features': features, 'repeats': 4}
+        return self.once('score', name, **judge)['results']
+
+    def split(self):
+        return self.prepared().table.split
 
 
-def generated(runs, name, gan, **more):
-    done = runs.base / 'generate' / name / 'record.json'
-    return (
-        read_json(done)
-        if done.exists()
-        else runs(
-            'generate',
-            name,
-            gans={l: gan for l in LABELS},
-            **{'per_class': 12, 'select': 'both', 'keep': 0.5, **more},
-        )
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """Prepared images, one conditional GAN of the training part and one of all images, their images,
+    and the classifier of the real ones that scores ask."""
+    work = tmp_path_factory.mktemp('ct')
+    report = Report(work, 'ct_report', 'covid_ct')
+    report.data = phantoms.write('covid_ct', work / 'data', 24, size=96, seed=0)
+    report.made = report.run(
+        'prepare', 'covid_ct', data=str(work / 'data'), size=32, split='published'
     )
+    report.gans = {n: report.train(n, part) for n, part in (('both', 'train'), ('leaky', 'all'))}
+    report.sets = {n: report.draw(n, g) for n, g in (('dcgan', 'both'), ('published', 'leaky'))}
+    report.original = report.classify('original', 'original')
+    return report
 
 
 def test_official_split_is_kept(runs):
-    r = runs.prepared['results']
-    assert (
-        runs.prepared['parameters']['split'] == 'published'
-        and set(r['counts']) == set(LABELS)
-        and all(set(c) == {'train', 'val', 'test'} for c in r['counts'].values())
-    )
+    r = runs.made['results']
+    assert runs.made['parameters']['split'] == 'published'
+    assert set(r['counts']) == set(LABELS)
+    assert all(set(c) == {'train', 'val', 'test'} for c in r['counts'].values())
     assert r['left_out'] == [] and r['crossing'] == []
-    assert set(r['patients_by_part']) == set(LABELS) and r['patients'] >= max(
-        sum(c.values()) for c in r['patients_by_part'].values()
-    )
+    assert set(r['patients_by_part']) == set(LABELS)
+    assert r['patients'] >= max(sum(c.values()) for c in r['patients_by_part'].values())
 
 
 def test_gans_and_what_they_saw(runs):
-    split = Prepared.open(runs.base / 'prepare' / 'covid_ct' / 'images').table.split.value_counts()
+    split = runs.split().value_counts()
     for name, parts in (('both', ['train']), ('leaky', ['train', 'val', 'test'])):
-        r = read_json(runs.base / 'train_dcgan' / name / 'record.json')
-        assert (
-            r['parameters']['labels'] == LABELS
-            and r['parameters']['classes'] == 2
-            and r['results']['seen'] == {s: int(split[s]) for s in parts}
-        )
+        r = runs.gans[name]
+        assert (r['parameters']['labels'], r['parameters']['classes']) == (LABELS, 2)
+        assert r['results']['seen'] == {s: int(split[s]) for s in parts}
 
 
 def test_picked_images(runs):
-    r = generated(runs, 'dcgan', 'both')['results']
+    r = runs.sets['dcgan']
     f = np.load(runs.base / 'generate' / 'dcgan' / 'images.npz')
-    assert (
-        r['kept'] == {l: 6 for l in LABELS}
-        and r['test_images_seen'] == 0
-        and f['images'].shape == (24, 32, 32, 1)
-    )
-    for l in LABELS:  # the best sums of two ranks
-        mine = f['label'] == l
+    assert r['kept'] == dict.fromkeys(LABELS, 6) and r['test_images_seen'] == 0
+    assert f['images'].shape == (24, 32, 32, 1)
+    for label in LABELS:  # the best sums of two ranks
+        mine = f['label'] == label
+        realism, logit = (np.argsort(np.argsort(f[k][mine])) for k in ('realism', 'logit'))
+        best, kept = realism + logit, f['kept'][mine]
+        assert min(best[kept]) >= max(best[~kept])
+        assert np.flatnonzero(kept).tolist() == r['picked'][label]
 
-        def rank(v):
-            return np.argsort(np.argsort(v[mine]))
 
-        worst_kept, best_left = (
-            f_((rank(f['realism']) + rank(f['logit']))[k])
-            for f_, k in ((min, f['kept'][mine]), (max, ~f['kept'][mine]))
-        )
-        assert (
-            worst_kept >= best_left and np.flatnonzero(f['kept'][mine]).tolist() == r['picked'][l]
-        )
-    by_d = generated(runs, 'by_d', 'both', select='discriminator')['results']
-    assert all(
-        min(np.array(by_d['logit'][l])[by_d['picked'][l]]) >= np.median(by_d['logit'][l])
-        for l in LABELS
-    )
+def test_images_picked_by_the_discriminator(runs):
+    r = runs.draw('by_d', 'both', select='discriminator')
+    for label in LABELS:
+        logit = np.array(r['logit'][label])
+        assert min(logit[r['picked'][label]]) >= np.median(logit)
     with pytest.raises(InputError, match="select='eye'"):
-        generated(runs, 'x', 'both', select='eye')
-
-
-def classify(runs, arm, name=None, **more):
-    return runs(
-        'classify',
-        name or f'ct_cnn-{arm}',
-        arm=arm,
-        protocol='ct_report-ct_cnn',
-        size=32,
-        epochs=1,
-        repeats=2,
-        splits='fixed',
-        copies='keep',
-        weights='random',
-        **more,
-    )['results']['repeats']
+        runs.draw('x', 'both', select='eye')
 
 
 def test_arms_leak_only_where_the_name_says_so(runs):
-    generated(runs, 'dcgan', 'both')
-    generated(runs, 'published', 'leaky')
-    held = int(
-        (Prepared.open(runs.base / 'prepare' / 'covid_ct' / 'images').table.split != 'train').sum()
-    )
-    clean, leaky = (
-        classify(runs, 'original+generated+kept', n_generated=4),
-        classify(runs, 'original+generated+kept@published'),
-    )
-    assert [len(r['leaked']) for r in (*clean, *leaky)] == [0, 0, held, held]
-    assert [r['n_train']['generated'] for r in (clean[0], leaky[0])] == [8, 12] and clean[0][
-        'network'
-    ] == 'ct_cnn'
-    assert (
-        clean[0]['test']['id'] == clean[1]['test']['id']
-        and clean[0]['test']['y_score'] != clean[1]['test']['y_score']
-    )  # one test set, two seeds
+    held = int((runs.split() != 'train').sum())
+    leaky = runs.classify('leaky', LEAKY)
+    both = runs.classify('clean-and-leaky', CLEAN, also=[LEAKY])
+    # in one process, each with its own set of images
+    assert [len(r['leaked']) for r in both] == [0, 0, held, held]
+    assert [r['test'] for r in both[2:]] == [r['test'] for r in leaky]
+    assert [r['n_train']['generated'] for r in both] == [12] * 4
+    assert both[0]['network'] == 'ct_cnn'
+    # one test set, two seeds
+    assert both[0]['test']['id'] == both[1]['test']['id']
+    assert both[0]['test']['y_score'] != both[1]['test']['y_score']
+    assert named(LEAKY)[0].leak == 'allow'
     with pytest.raises(InputError, match='the GAN was trained on'):
-        classify(runs, 'original+generated+kept', own='published')
-    assert named('original+generated+kept@published')[0].leak == 'allow'
-    together = classify(
-        runs, 'original+generated+kept', 'two-sets', also=['original+generated+kept@published']
-    )  # in one process, each with its own set of images
-    assert [len(r['leaked']) for r in together] == [0, 0, held, held] and [
-        r['test'] for r in together[2:]
-    ] == [r['test'] for r in leaky]
+        runs.classify('refused', CLEAN, own='published')
+
+
+def test_number_of_generated_images(runs):
+    (r,) = runs.classify('few', CLEAN, n_generated=4, repeats=1)
+    assert r['n_train']['generated'] == 8 and r['leaked'] == []
 
 
 def test_images_of_others(runs, tmp_path):
     "A folder in the layout of Loey et al., drawn here; what their GAN saw is not known, and the arm says so."
-    shutil.copytree(
-        runs.data.parent if runs.data.name == 'COVID-CT' else runs.data, tmp_path / 'data'
-    )
+    shutil.copytree(runs.work / 'data', tmp_path / 'data')
     for c in LABELS:
         folder = tmp_path / 'data' / 'COVID-19CGAN' / c
         folder.mkdir(parents=True)
         for i in range(9):
-            Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64), 'uint8')).save(
-                folder / f'{i}.png'
-            )
-    r = runs('collect', 'loey', 'generate', data=str(tmp_path / 'data'))['results']
-    assert r['counts'] == {l: 9 for l in LABELS} and r['trained_on'] is None
-    first = classify(runs, 'original+generated@loey')[0]
+            noise = np.random.default_rng(i).integers(0, 256, (64, 64), 'uint8')
+            Image.fromarray(noise).save(folder / f'{i}.png')
+    r = runs.run('collect', 'loey', 'generate', data=str(tmp_path / 'data'))['results']
+    assert r['counts'] == dict.fromkeys(LABELS, 9) and r['trained_on'] is None
+    (first,) = runs.classify('loey', 'original+generated@loey', repeats=1)
     assert first['leaked'] is None and first['n_train']['generated'] == 18
-    classify(runs, 'original')
-    r = runs('score', 'loey', classifier='ct_cnn-original', features='pixels', repeats=4)['results']
-    assert (
-        r['reference']
-        == {'train': int((prepared(runs).split == 'train').sum()), 'heldout': 0, 'known': False}
-        and r['copies']['distance'] is None
-    )
+    r, train = runs.score('loey'), int((runs.split() == 'train').sum())
+    assert r['reference'] == {'train': train, 'heldout': 0, 'known': False}
+    assert r['copies']['distance'] is None
 
 
-def prepared(runs):
-    return Prepared.open(runs.base / 'prepare' / 'covid_ct' / 'images').table
+def test_a_gan_of_all_images_leaves_none_unseen(runs):
+    "It is compared with all of them, and there is no threshold for copies."
+    r, n = runs.score('published'), len(runs.split())
+    assert r['reference'] == {'train': n, 'heldout': 0, 'known': True}
+    assert r['copies']['n']['train'] == r['fidelity']['all']['n']['real'] == n
+    assert r['copies']['distance'] is r['copies']['ratio'] is None
+    assert 'real nearest' not in r['similarity']
+    assert all('heldout' not in s['sanity'] for s in r['fidelity'].values())
+    counts = runs.prepared().table.label.value_counts().to_dict()
+    assert {label: r['fidelity'][label]['n']['real'] for label in LABELS} == counts
 
 
-def test_what_a_gan_has_seen_is_not_called_unseen(runs):
-    "A GAN of all images, test images among them, is compared with all of them, and there is no threshold for copies; one of the training part leaves the rest unseen."
-    generated(runs, 'dcgan', 'both')
-    generated(runs, 'published', 'leaky')
-    classify(runs, 'original')
-    split = prepared(runs).split
-    leaky, clean = (
-        runs('score', n, classifier='ct_cnn-original', features='pixels', repeats=4)['results']
-        for n in ('published', 'dcgan')
-    )
-    assert leaky['reference'] == {'train': len(split), 'heldout': 0, 'known': True}
-    assert (
-        leaky['copies']['n']['train'] == leaky['fidelity']['all']['n']['real'] == len(split)
-        and leaky['copies']['distance'] is leaky['copies']['ratio'] is None
-    )
-    assert 'real nearest' not in leaky['similarity'] and all(
-        'heldout' not in s['sanity'] for s in leaky['fidelity'].values()
-    )
-    train, held = int((split == 'train').sum()), int((split != 'train').sum())
-    assert clean['reference'] == {'train': train, 'heldout': held, 'known': True} and clean[
-        'copies'
-    ]['n'] == {'generated': 24, 'train': train, 'heldout': held}
-    for s in (clean, leaky):
-        assert {l: s['fidelity'][l]['n']['real'] for l in LABELS} == prepared(runs)[
-            (split == 'train') | (s is leaky)
-        ].label.value_counts().to_dict()
-    assert (
-        clean['nearest']['sha256']
-        == prepared(runs)[split == 'train'].sha256.iloc[clean['nearest']['train']].tolist()
-    )
+def test_a_gan_of_the_training_part_leaves_the_rest_unseen(runs):
+    r, table = runs.score('dcgan', 'classifier'), runs.prepared().table
+    part = table[table.split == 'train']
+    train, held = len(part), len(table) - len(part)
+    assert r['reference'] == {'train': train, 'heldout': held, 'known': True}
+    assert r['copies']['n'] == {'generated': 24, 'train': train, 'heldout': held}
+    counts = part.label.value_counts().to_dict()
+    assert {label: r['fidelity'][label]['n']['real'] for label in LABELS} == counts
+    nearest = part.sha256.iloc[r['nearest']['train']].tolist()
+    assert r['nearest']['sha256'] == nearest
 
 
 def test_scores_ask_the_classifier_for_the_class(runs):
-    generated(runs, 'dcgan', 'both')
-    first = classify(runs, 'original')[0]
-    assert first['layers'][0]['type'] == 'InputLayer' and any(
-        l['detail'] == '128 filters 3×3, stride 1' for l in first['layers']
-    )
-    r = runs('score', 'dcgan', classifier='ct_cnn-original', repeats=4)['results']
-    assert {l: sum(row.values()) for l, row in r['classes']['generated'].items()} == {
-        l: 12 for l in LABELS
-    }
-    real = Prepared.open(runs.base / 'prepare' / 'covid_ct' / 'images').table
-    assert sum(sum(row.values()) for row in r['classes']['real test images'].values()) == int(
-        (real.split == 'test').sum()
-    )
+    layers = runs.original[0]['layers']
+    assert layers[0]['type'] == 'InputLayer'
+    assert any(layer['detail'] == '128 filters 3×3, stride 1' for layer in layers)
+    seen = runs.score('dcgan', 'classifier')['classes']
+    asked = {label: sum(row.values()) for label, row in seen['generated'].items()}
+    assert asked == dict.fromkeys(LABELS, 12)
+    tested = sum(sum(row.values()) for row in seen['real test images'].values())
+    assert tested == int((runs.split() == 'test').sum())

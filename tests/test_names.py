@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gan_covid import cli, notebooks, plotting, profiles
+from gan_covid import cli, notebooks, plots, profiles, style
 from gan_covid.records import InputError, Run, convert, safe_name
 
 ODD = [
@@ -218,14 +218,14 @@ def test_figures_show_names_as_they_are(tmp_path):
 
     odd = ['$a_{b$', '$\\frac$', '_x', '50%', '<b>', '\\']
     figures = {
-        'confusion': plotting.confusion_matrix(np.eye(6, dtype=int), odd, note='of $x_{$'),
-        'tsne': plotting.tsne_map(np.random.rand(12, 2), odd * 2, note='n'),
-        'sheet': plotting.sheet(
+        'confusion': plots.confusion_matrix(np.eye(6, dtype=int), odd, note='of $x_{$'),
+        'tsne': plots.tsne_map(np.random.rand(12, 2), odd * 2, note='n'),
+        'sheet': plots.sheet_figure(
             np.zeros((6, 8, 8)), titles=odd, columns=6, row_titles=['$\\frac$'], note='n'
         ),
     }
     for name, fig in figures.items():
-        assert plotting.save_figure(fig, tmp_path, name)[0].stat().st_size > 0
+        assert style.save_figure(fig, tmp_path, name)[0].stat().st_size > 0
         texts = fig.findobj(lambda a: hasattr(a, 'get_parse_math'))
         named = [t for t in texts if '$' in t.get_text()]
         assert named and not any(t.get_parse_math() for t in named)  # no formulas

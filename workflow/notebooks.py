@@ -24,10 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAMP = 'outputs_of'  # nbdev-clean keeps this key: see pyproject.toml
 PICTURE = 60 * 1024  # bytes of one picture
 NOTEBOOK = 600 * 1024  # bytes of a notebook
-EMPTY = (
-    'nbs/index.ipynb',
-    'nbs/runs/',
-)  # README's source, and what papermill runs: nothing is stored
+EMPTY = ('nbs/runs/',)  # papermill runs these: nothing is stored
 
 
 def notebooks() -> list:
