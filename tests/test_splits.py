@@ -155,6 +155,7 @@ def classify(tmp_path, **values):
     return read_json(folder / 'record.json')['results']['repeats']
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:images that belong together', 'ignore:data')
 def test_no_name_of_a_file_leaves_the_work_folder(tmp_path, monkeypatch):
     "Names of files and patients, of images that are used, broken, left out or in two parts of a given split."
@@ -228,6 +229,7 @@ def test_public_sets_keep_their_names(tmp_path):
     assert results['patients_by_part']['COVID']
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_a_gan_gets_the_training_images_of_a_split_only(
     tmp_path, sorted_folder, monkeypatch, capsys
