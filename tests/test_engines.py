@@ -192,7 +192,7 @@ def test_resumed_stylegan2_keeps_its_precision_on_another_machine(tmp_path, monk
     r, said = stylegan2(tmp_path / 'moved', kimg=0.016)
     assert said[0].startswith(
         'StyleGAN2-ADA: bfloat16 (as in the checkpoint; a new training would take float32 here'
-    ) and said[1].startswith('going on after 0.008')
+    ) and said[1].startswith('resumed after 0.008')
     assert r['precision'] == 'bfloat16' and r['sha256'] == whole['sha256']
     with pytest.raises(InputError, match='bf16: True there, False here'):
         stylegan2(tmp_path / 'moved', kimg=0.024, bf16=False)
