@@ -1,10 +1,17 @@
 "Published checkpoints: the published numbers come out, and nothing in a hostile file runs."
 
+import builtins
+import functools
+import importlib
 import io
 import itertools
+import operator
+import os
 import pickle
+import pickletools
 import re
 import struct
+import subprocess
 import sys
 import types
 import warnings
@@ -130,7 +137,8 @@ def source_that_marks(tmp_path):
 @FILES
 @pytest.mark.parametrize('protocol', [2, 4])
 def test_published_file_gives_the_published_numbers(file, protocol, pkl, tmp_path):
-    "A file of the published structure, with the published parameters in it: images and logits are the published ones, and its source text stays text."
+    """A file of the published structure with the published parameters: images and logits are the
+    published ones, and its source text stays text."""
     z = oracle(f'f_networks_{file}_gray.npz')
 
     def tensors(p):
@@ -159,20 +167,14 @@ def test_published_file_gives_the_published_numbers(file, protocol, pkl, tmp_pat
     }
     for n in ('G', 'G_ema'):
         assert distance(got[n].mapping(z['z'], z['c']), z['ws']) < 1e-5
-        assert (
-            distance(got[n](z['z'], z['c'], noise='const'), z['img_const']) < 1e-5
-            and distance(got[n](z['z'], z['c'], noise='none'), z['img_none']) < 1e-5
-        )
-    assert (
-        distance(got['D'](z['real'], z['c']), z['logits_real']) < 1e-5
-        and distance(got['D'](z['img_const'], z['c']), z['logits_fake']) < 1e-5
-    )
-    assert (
-        about['window'] == [0, 255]
-        and len(about['classes']) == z['c'].shape[1]
-        and about['data']['images'] == 50
-        and about['data']['title'] == 'set'
-    )
+        assert distance(got[n](z['z'], z['c'], noise='const'), z['img_const']) < 1e-5
+        assert distance(got[n](z['z'], z['c'], noise='none'), z['img_none']) < 1e-5
+    assert distance(got['D'](z['real'], z['c']), z['logits_real']) < 1e-5
+    assert distance(got['D'](z['img_const'], z['c']), z['logits_fake']) < 1e-5
+    assert about['window'] == [0, 255]
+    assert len(about['classes']) == z['c'].shape[1]
+    assert about['data']['images'] == 50
+    assert about['data']['title'] == 'set'
     assert not (tmp_path / 'marker').exists() and not set(NAMES) & set(sys.modules)
     assert read_pickle(path)['D']['module_src'] == source
 
@@ -215,24 +217,19 @@ def test_our_networks_go_through_a_published_file(
     got, about = load_published(path)
     c = torch.arange(4) % c_dim if c_dim else None
     image = G(latents(), c, noise='const')
-    assert torch.equal(got['G_ema'](latents(), c, noise='const'), image) and torch.equal(
-        got['D'](image, c), D(image, c)
-    )
-    assert (
-        got['G_ema'].mapping.layers == layers
-        and got['D'].kind == kind
-        and got['D'].mbstd == D.mbstd
-        and not (tmp_path / 'marker').exists()
-    )
+    assert torch.equal(got['G_ema'](latents(), c, noise='const'), image)
+    assert torch.equal(got['D'](image, c), D(image, c))
+    assert got['G_ema'].mapping.layers == layers
+    assert got['D'].kind == kind
+    assert got['D'].mbstd == D.mbstd
+    assert not (tmp_path / 'marker').exists()
     again, about = load_networks(save_networks(tmp_path / 'n.safetensors', got, about))
-    assert (
-        torch.equal(again['G_ema'](latents(), c, noise='const'), image)
-        and about['settings']['published'] == 'x.pkl'
-    )
+    assert torch.equal(again['G_ema'](latents(), c, noise='const'), image)
+    assert about['settings']['published'] == 'x.pkl'
 
 
 def test_versions_and_plain_modules_and_half_precision(pkl):
-    "Another version, a plain dict in place of EasyDict, modules of torch.nn between, and parameters of 16 or 64 bits."
+    "Another version, a dict instead of EasyDict, modules of torch.nn between, 16 or 64 bits."
     G = small()
     t, buffers = published_names(G)
     root = tree(
@@ -247,21 +244,17 @@ def test_versions_and_plain_modules_and_half_precision(pkl):
     box._modules = levels.state['_modules']
     root.state['_modules']['synthesis'] = box
     got, _ = load_published(pkl({'G_ema': root}))
-    assert (
-        distance(got['G_ema'](latents(), noise='const'), G(latents(), noise='const')) < 2e-3
-        and got['G_ema'].synthesis.b8x8.conv0.weight.dtype == torch.float32
-    )
+    assert distance(got['G_ema'](latents(), noise='const'), G(latents(), noise='const')) < 2e-3
+    assert got['G_ema'].synthesis.b8x8.conv0.weight.dtype == torch.float32
 
 
 def test_reading_takes_settings_to_change_and_leaves_random_state(pkl):
     path = pkl({'G_ema': as_object(small()), 'D': as_object(small(Discriminator))})
     state = torch.get_rng_state()
     G = load_published(path, 'G_ema', bf16=True)[0]['G_ema']
-    assert (
-        G.config['bf16']
-        and torch.equal(state, torch.get_rng_state())
-        and load_published(path, 'D', mbstd_group=None)[0]['D'].mbstd == (None, 1)
-    )
+    assert G.config['bf16']
+    assert torch.equal(state, torch.get_rng_state())
+    assert load_published(path, 'D', mbstd_group=None)[0]['D'].mbstd == (None, 1)
     refused(lambda: load_published(path, 'G'), "'G'", 'D, G_ema')
     refused(lambda: load_published(path, depth=3), 'depth=3')
     refused(lambda: load_published(path, 'G_ema', mbstd_group=2), 'mbstd_group=2')
@@ -379,23 +372,14 @@ def program(body):
     return b'\x80\x02' + body + b'.'
 
 
-def hostile(mark):
-    import builtins
-    import functools
-    import importlib
-    import operator
-    import os
-    import subprocess
+def short_text(s):
+    return b'\x8c' + bytes([len(s)]) + s.encode()
 
+
+def calls(mark):
+    "Functions that would do something, called by REDUCE."
     touch = f'touch {mark}'
     write = f'open({str(mark)!r}, "w").close()'
-
-    def S8(s):
-        return b'\x8c' + bytes([len(s)]) + s.encode()
-
-    def legacy(payload):
-        return S._MAGIC + b'\x80\x02M\xe9\x03.' + payload
-
     yield 'os.system', dump({'G': Call(os.system, touch)}), 'system'
     yield 'subprocess', dump({'G': Call(subprocess.call, touch.split())}), 'subprocess'
     for f in (
@@ -417,6 +401,11 @@ def hostile(mark):
     yield 'import_module', dump({'G': Call(importlib.import_module, 'antigravity')}), 'importlib'
     yield 'torch.load', dump({'G': Call(torch.load, str(mark))}), 'torch.serialization'
     yield 'torch.save', dump({'G': Call(torch.save, 1, str(mark))}), 'torch.serialization'
+
+
+def names(mark):
+    "Names that lead elsewhere, and instructions that no checkpoint needs."
+    touch = f'touch {mark}'
     for n in (
         '_import_dotted_name',
         '_rebuild_wrapper_subclass',
@@ -431,17 +420,25 @@ def hostile(mark):
         )
     yield (
         'dotted name',
-        b'\x80\x04' + S8('torch.storage') + S8('_load_from_bytes.__globals__') + b'\x93.',
+        b'\x80\x04'
+        + short_text('torch.storage')
+        + short_text('_load_from_bytes.__globals__')
+        + b'\x93.',
         '__globals__',
     )
     yield (
         'dotted module',
-        b'\x80\x04' + S8('torch.storage') + S8('os.system') + b'\x93' + S8(touch) + b'\x85R.',
+        b'\x80\x04'
+        + short_text('torch.storage')
+        + short_text('os.system')
+        + b'\x93'
+        + short_text(touch)
+        + b'\x85R.',
         'os.system',
     )
     yield (
         'dotted torch.nn',
-        b'\x80\x04' + S8('torch.nn.modules.module') + S8('sys.modules') + b'\x93.',
+        b'\x80\x04' + short_text('torch.nn.modules.module') + short_text('sys.modules') + b'\x93.',
         'sys.modules',
     )
     yield (
@@ -456,7 +453,10 @@ def hostile(mark):
     yield 'persistent id', program(text('x') + b'Q'), 'BINPERSID'
     yield 'next buffer', b'\x80\x05\x97.', 'NEXT_BUFFER'
     yield 'maker as value', program(b'}' + text('G') + glob('torch', 'device') + b's'), '_Maker'
-    # BUILD puts attributes (or slots) onto whatever lies below
+
+
+def states(mark):
+    "BUILD puts attributes (or slots) onto whatever lies below."
     for slots in (False, True):
         state = (
             b'}'
@@ -490,7 +490,15 @@ def hostile(mark):
         '',
     )
     yield 'call of text', program(text('a') + b')R'), ''
-    # storages that are no storages
+
+
+def storages(mark):
+    "Storages that are no storages, and tensors that are larger than what they lie in."
+    touch = f'touch {mark}'
+
+    def legacy(payload):
+        return S._MAGIC + b'\x80\x02M\xe9\x03.' + payload
+
     yield (
         'storage: zip',
         program(
@@ -529,7 +537,6 @@ def hostile(mark):
     )
     yield 'storage: text', dump({'x': Call(torch.storage._load_from_bytes, 'abc')}), 'bytes'
 
-    # tensors that are larger than what they lie in
     def rebuild(size, stride, offset=0):
         return dump(
             {
@@ -553,7 +560,10 @@ def hostile(mark):
     yield 'object array', dump({'x': np.array([Call(os.system, touch)], object)}), 'system'
     yield 'object array without a call', dump({'x': np.array([{}], object)}), "'O8'"
     yield 'array with fields', dump({'x': np.zeros(2, [('a', 'f4')])}), 'type'
-    # size and depth
+
+
+def sizes(mark):
+    "Small files that ask for much, and files that are none."
     yield 'memo', program(b'}r\xff\xff\xff\x7f'), 'LONG_BINPUT'
     yield 'long text', program(b'X\xff\xff\xff\x7fa'), ''
     yield 'long bytes', b'\x80\x04\x8e' + struct.pack('<Q', 2**50) + b'a.', ''
@@ -592,10 +602,14 @@ def hostile(mark):
     yield 'TensorFlow', program(glob('dnnlib.tflib.network', 'Network') + b')\x81'), 'TensorFlow'
 
 
+def hostile(mark):
+    "(name, file, a word of the message) of each."
+    for cases in (calls, names, states, storages, sizes):
+        yield from cases(mark)
+
+
 def storage(t):
     "Bytes of a tensor's storage, as a pickle of it holds them."
-    import pickletools
-
     return next(
         a for o, a, _ in pickletools.genops(pickle.dumps(t, protocol=4)) if 'BYTES' in o.name
     )
@@ -614,7 +628,8 @@ def test_hostile_pickles_are_refused_and_nothing_runs(name, tmp_path, pkl, capfd
     with pytest.raises(InputError):
         load_any(tmp_path / 'x.pkl')
     assert not (tmp_path / 'marker').exists() and not capfd.readouterr().out
-    assert {k: repr(v) for k, v in vars(S).items() if k.startswith('_')} == before[0] and not {
+    assert {k: repr(v) for k, v in vars(S).items() if k.startswith('_')} == before[0]
+    assert not {
         'antigravity',
         *NAMES,
     } & set(sys.modules)
@@ -637,7 +652,8 @@ def test_reader_is_not_changed_by_what_it_reads(pkl, tmp_path):
 
 
 def test_many_paths_to_few_objects(pkl):
-    "40 lists that each hold the one before twice, and modules likewise: read once each; as a network they are refused before 2⁴⁰ steps."
+    """40 lists that each hold the one before twice, and modules likewise: read once each; as a network
+    they are refused before 2⁴⁰ steps."""
     x = [0]
     for _ in range(40):
         x = [x, x]
@@ -665,10 +681,10 @@ def test_cut_and_damaged_files(pkl, tmp_path):
             'd': torch.device('cpu'),
         }
     )
-    for cut in range(0, len(data) - 1, 7):
+    for cut in range(0, len(data) - 1, 13):
         refused(lambda: read_pickle(pkl(data[:cut])), 'x.pkl')
     rng, bad = np.random.default_rng(0), 0
-    for _ in range(1500):
+    for _ in range(500):
         damaged = bytearray(data)
         for at in rng.integers(0, len(data), rng.integers(1, 4)):
             damaged[at] = rng.integers(256)
@@ -678,7 +694,7 @@ def test_cut_and_damaged_files(pkl, tmp_path):
                 read_pickle(pkl(bytes(damaged)))
             except InputError:
                 bad += 1
-    assert 200 < bad < 1500
+    assert 66 < bad < 500
 
 
 def test_values_are_the_same_with_every_protocol(pkl):
@@ -705,11 +721,9 @@ def test_values_are_the_same_with_every_protocol(pkl):
         got = read_pickle(pkl(x, protocol))
         for k, v in x.items():
             if torch.is_tensor(v):
-                assert (
-                    got[k].shape == v.shape
-                    and got[k].dtype == v.dtype
-                    and torch.equal(got[k], v.detach())
-                )
+                assert got[k].shape == v.shape
+                assert got[k].dtype == v.dtype
+                assert torch.equal(got[k], v.detach())
             elif isinstance(v, np.ndarray):
                 assert got[k].dtype == v.dtype and np.array_equal(got[k], v)
             elif k != 'nan':
@@ -746,9 +760,7 @@ def test_transfer_from_a_published_file_to_gray(pkl):
     G = load_published(pkl({'G_ema': as_object(small(c_dim=3, channels=3))}))[0]['G_ema']
     target = small(Generator, 5, size=32)
     said = transfer(G, target)
-    assert (
-        torch.equal(target.synthesis.b16x16.conv1.weight, G.synthesis.b16x16.conv1.weight)
-        and any('3 -> 1' in s for s in said)
-        and any('32x32' in s for s in said)
-    )
+    assert torch.equal(target.synthesis.b16x16.conv1.weight, G.synthesis.b16x16.conv1.weight)
+    assert any('3 -> 1' in s for s in said)
+    assert any('32x32' in s for s in said)
     assert torch.isfinite(target(latents(), noise='const')).all()

@@ -66,21 +66,18 @@ def test_networks_come_back(tmp_path, settings):
     )
     state = torch.get_rng_state()
     got, about = load_networks(path)
-    assert (
-        torch.equal(state, torch.get_rng_state())
-        and list(got) == ['G', 'D', 'G_ema']
-        and about == json.loads(json.dumps({**ABOUT, 'settings': {'gamma': 0.1, 'lr': 0.5}}))
-    )
+    assert torch.equal(state, torch.get_rng_state())
+    assert list(got) == ['G', 'D', 'G_ema']
+    assert about == json.loads(json.dumps({**ABOUT, 'settings': {'gamma': 0.1, 'lr': 0.5}}))
     c = [0, 1, 1, 0] if settings.get('c_dim') else None
     image = G.eval()(latents(), c, noise='const')
-    assert torch.equal(got['G_ema'](latents(), c, noise='const'), image) and torch.equal(
-        got['D'](image, c), D(image, c)
+    assert torch.equal(got['G_ema'](latents(), c, noise='const'), image)
+    assert torch.equal(got['D'](image, c), D(image, c))
+    assert all(
+        not n.training and all(p.requires_grad for p in n.parameters()) for n in got.values()
     )
-    assert (
-        all(not n.training and all(p.requires_grad for p in n.parameters()) for n in got.values())
-        and got['G'] is not got['G_ema']
-        and got['D'].config == D.config
-    )
+    assert got['G'] is not got['G_ema']
+    assert got['D'].config == D.config
     assert [p.name for p in path.parent.iterdir()] == ['n.safetensors']
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from gan_covid import datasets, fidelity, phantoms
 from gan_covid.preprocessing import prepare
 from gan_covid.records import environment, write_json
-from gan_covid.stylegan2.files import load_networks
-from gan_covid.stylegan2.training import Config, draw, train
+from gan_covid.stylegan2.settings import Config
+from gan_covid.stylegan2.storage import load_networks
+from gan_covid.stylegan2.training import draw, train
 
 
 def radiographs(folder, work, size, label='COVID', phantom=1500):
