@@ -514,7 +514,10 @@ def interpolate(
         w = way.between(_styles(G, seeds, c, look.batch))
     centre = _centres(G, look.centre, c)
     centre = None if centre is None else way.between(centre.expand(n, -1))
-    ws = lambda s: _layers(G, w[s], look, _rows(centre, s, len(w)))  # noqa: E731
+
+    def ws(s):
+        return _layers(G, w[s], look, _rows(centre, s, len(w)))
+
     frames = _render(G, ws, seeds[:1] * len(w), look, 'frames')
     return frames, _steps(frames, features, closed)
 
