@@ -1,10 +1,10 @@
-"""Whole StyleGAN2-ADA training iterations against the plain path, phase by phase.
+"""Whole StyleGAN2-ADA training iterations against the plain path.
 
-    python benchmarks/bench_stylegan2.py [--configs tiny-32 small-128 …] [--batch 16] [--rounds 3] \
-        [--json PATH]
+    python benchmarks/bench_stylegan2.py [--configs tiny-32 small-128 …] [--batch 16] [--rounds 3]
+                                         [--json PATH]
 
-By turns in one process: one thread, processor time, median of pairs; the ratio is what counts. Peak
-memory of each way in a process of its own.
+Phase by phase by turns in one process: one thread, processor time, median of pairs; the ratio is what
+counts. Peak memory of each way is taken in a process of its own.
 
 The plain path is the reference of the tests (zeros between pixels, a weight for each sample, torch's own
 derivatives, augmentation by padding and filters), float32, with torch's Adam; ours is `Trainer`, in
@@ -39,7 +39,8 @@ import stylegan2_reference as plain
 
 from gan_covid.records import environment, write_json
 from gan_covid.stylegan2 import ada
-from gan_covid.stylegan2.training import Config, Images, Trainer
+from gan_covid.stylegan2.settings import Config
+from gan_covid.stylegan2.trainer import Images, Trainer
 
 WEIGHT = {'g': 1, 'path': 1 / 4, 'd': 1, 'r1': 1 / 16}
 
@@ -84,25 +85,26 @@ class PlainD:
 class Plain(Trainer):
     def __init__(self, *a, **k):
         super().__init__(*a, **k)
-        self.G, self.D = PlainG(self.G), PlainD(self.D)
-        self.opt_g, self.opt_d = (
-            torch.optim.Adam(n.parameters(), lr=o.defaults['lr'], betas=o.defaults['betas'])
-            for n, o in ((self.G, self.opt_g), (self.D, self.opt_d))
+        n = self.networks
+        n.G, n.D = PlainG(n.G), PlainD(n.D)
+        n.opt_g, n.opt_d = (
+            torch.optim.Adam(x.parameters(), lr=o.defaults['lr'], betas=o.defaults['betas'])
+            for x, o in ((n.G, n.opt_g), (n.D, n.opt_d))
         )
+        self.losses.augmented = self.augmented
 
-    def augmented(self, x):
-        params = ada.sample_parameters(self.pipe, len(x), self.controller.probability, self.rng)
-        return ada.apply_colour(
-            plain_ada.apply_geometry(x, ada.geometric_matrices(params, x.shape[2:])),
-            ada.colour_matrices(params, x.shape[1]),
-        )
+    def augmented(self, images):
+        p, pipe, rng = self.controller.probability, self.losses.pipe, self.losses.rng
+        params = ada.sample_parameters(pipe, len(images), p, rng)
+        moved = plain_ada.apply_geometry(images, ada.geometric_matrices(params, images.shape[2:]))
+        return ada.apply_colour(moved, ada.colour_matrices(params, images.shape[1]))
 
 
 def phase(t, name):
     "Processor seconds of one phase."
-    t.D.requires_grad_(False), t.G.requires_grad_(False)
+    t.networks.D.requires_grad_(False), t.networks.G.requires_grad_(False)
     start = time.process_time()
-    t.step(name, t.opt_g if name in ('g', 'path') else t.opt_d)
+    t.step(name)
     return time.process_time() - start
 
 
@@ -158,7 +160,8 @@ def case(name, batch, rounds, memory):
                     seconds[w][p].append(s)
         if k < 0:
             noted = {
-                w: {name: float(s) / n for name, (s, n) in t.sums.items()} for w, t in ways.items()
+                w: {name: float(s) / n for name, (s, n) in t.losses.sums.items()}
+                for w, t in ways.items()
             }  # later Adam has made more of the last bits
         for t in ways.values():
             t.iteration += 1
@@ -204,8 +207,8 @@ def case(name, batch, rounds, memory):
         )
         shared = '' if r['convolutions'] is None else f'  convolutions {r["convolutions"]:.0%}'
         print(
-            f'{name:10}{r["way"]:16}{r["s_per_kimg"]:9.1f} s/kimg  {r["ratio"]:5.2f}×   {phases}{shared}  '
-            f'{r["peak_mb"]} MB  losses apart by {r["losses_apart"]:.1e}',
+            f'{name:10}{r["way"]:16}{r["s_per_kimg"]:9.1f} s/kimg  {r["ratio"]:5.2f}×   '
+            f'{phases}{shared}  {r["peak_mb"]} MB  losses apart by {r["losses_apart"]:.1e}',
             flush=True,
         )
     return rows

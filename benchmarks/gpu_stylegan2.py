@@ -1,15 +1,19 @@
 """StyleGAN2-ADA on a GPU: does it work, does it repeat itself, and how fast is it?
 
-    python benchmarks/gpu_stylegan2.py [--device cuda] [--sizes 128 256] [--batch 32] [--json PATH] [--kernels 12]
+    python benchmarks/gpu_stylegan2.py [--device cuda] [--sizes 128 256] [--batch 32] [--json PATH]
+                                       [--kernels 12]
 
 Three parts, together some three minutes on one H100:
 1. the tests that need a GPU;
-2. half a thousand images at 32 × 32, twice (the same bits?), and once more, killed on the way and resumed (the same bits?);
-3. seconds a thousand images, memory and launches at each size: gray images, width `auto`, bfloat16, ADA "bgc" at p = .3,
-   whole iterations (path length every 4th, R1 every 16th), after two rounds that warm up and record. Three ways by turns
-   in one process at the first size: passes recorded as CUDA graphs, launch by launch, and that with depthwise filters.
+2. half a thousand images at 32 × 32, twice (the same bits?), and once more, killed on the way and
+   resumed (the same bits?);
+3. seconds a thousand images, memory and launches at each size: gray images, width `auto`, bfloat16, ADA
+   "bgc" at p = .3, whole iterations (path length every 4th, R1 every 16th), after two rounds that warm
+   up and record. Three ways by turns in one process at the first size: passes recorded as CUDA graphs,
+   launch by launch, and that with depthwise filters.
 
-Without a GPU everything runs as well, for a test of this script: --device cpu --sizes 16 --width tiny --batch 4.
+Without a GPU everything runs as well, for a test of this script:
+--device cpu --sizes 16 --width tiny --batch 4.
 """
 
 import argparse
@@ -28,14 +32,9 @@ import torch
 
 from gan_covid.records import environment, write_json
 from gan_covid.stylegan2 import ops
-from gan_covid.stylegan2.training import (
-    Config,
-    Images,
-    Trainer,
-    default_device,
-    start_processes,
-    train,
-)
+from gan_covid.stylegan2.settings import Config
+from gan_covid.stylegan2.trainer import Images, Trainer
+from gan_covid.stylegan2.training import default_device, start_processes, train
 
 CYCLE = 16  # iterations in which every phase has its share
 
@@ -101,11 +100,9 @@ def measure(size, width, batch, device, way, rounds, kernels):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     config = Config(batch=batch, width=width, ada='fixed', p=0.3, bf16=True, seed=0)
-    t = Trainer(
-        Images(images(4 * batch, size)), config, device, record=None if way == 'recorded' else False
-    )
-    if way == 'launches':
-        t.static = True  # what differs is the recording alone
+    # on a GPU shapes are fixed in all ways: what differs is the recording alone
+    record = None if way == 'recorded' else False
+    t = Trainer(Images(images(4 * batch, size)), config, device, record=record)
     seconds = []
     for k in range(2 + rounds):
         wait(device)
@@ -120,7 +117,7 @@ def measure(size, width, batch, device, way, rounds, kernels):
         'way': way,
         's_per_kimg': round(float(np.median(seconds)), 3),
         'all': [round(s, 3) for s in seconds],
-        'losses': {k: round(v, 4) for k, v in t.losses().items()},
+        'losses': {k: round(v, 4) for k, v in t.losses.means().items()},
     }
     if device.startswith('cuda'):
         row['memory_gb'] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
@@ -149,7 +146,7 @@ def launches(t, kernels):
         for e in events
         if e.self_device_time_total > 0 and e.self_cpu_time_total == 0
     ]
-    if kernels and t.record and t.recorded:
+    if kernels and t.passes.recorded:
         print(f'    GPU busy {sum(b[0] for b in busy):.1f} ms an iteration')
         for ms, n, key in sorted(busy, reverse=True)[:kernels]:
             print(f'    {ms:8.2f} ms {n:8.1f}  {key[:150]}')

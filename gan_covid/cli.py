@@ -168,7 +168,7 @@ def _add_train(commands):
         default=[],
         metavar='NAME=VALUE',
         dest='values',
-        help='any other setting of stylegan2.training.Config, e.g. width=small, gamma=1, bf16=true, seed=1',
+        help='any other setting of stylegan2.settings.Config, e.g. width=small, gamma=1, bf16=true, seed=1',
     )
 
 # %% ../nbs/23_cli.ipynb #a9fec67b
@@ -176,12 +176,12 @@ def _config(a):
     "The training's settings, from the options and from -p."
     import dataclasses
 
-    from gan_covid.stylegan2 import training
+    from gan_covid.stylegan2 import settings
 
-    given, known = _values(a.values), [f.name for f in dataclasses.fields(training.Config)]
+    given, known = _values(a.values), [f.name for f in dataclasses.fields(settings.Config)]
     if odd := [k for k in given if k not in known]:
         raise InputError(f'-p {odd[0]}: no such setting; there are {", ".join(known)}')
-    return training.Config(**{'kimg': a.kimg, 'augment': a.augment, **given})
+    return settings.Config(**{'kimg': a.kimg, 'augment': a.augment, **given})
 
 # %% ../nbs/23_cli.ipynb #37b38da3
 def _training_images(a):
@@ -298,9 +298,9 @@ def _seeds(text) -> list:
 
 # %% ../nbs/23_cli.ipynb #53792f60
 def _network(a):
-    from gan_covid.stylegan2 import files, sampling, training
+    from gan_covid.stylegan2 import published, sampling, training
 
-    networks, about = files.load_any(
+    networks, about = published.load_any(
         a.network, ('G_ema',), device=a.device or training.default_device()
     )
     return sampling.in_quick_precision(networks['G_ema']), about
@@ -321,12 +321,11 @@ def _add_generate(commands):
 # %% ../nbs/23_cli.ipynb #0b1f1a7c
 def _generate(a):
     seeds = _seeds(a.seeds)
-    from gan_covid.stylegan2 import sampling
+    from gan_covid.stylegan2 import writing
 
     network, about = _network(a)
-    table = sampling.generate_images(
-        network, about, a.out, seeds, a.label, a.psi, a.cutoff, a.noise, a.batch
-    )
+    look = dict(psi=a.psi, cutoff=a.cutoff, noise=a.noise, batch=a.batch)
+    table = writing.generate_images(network, about, a.out, seeds, a.label, **look)
     print(f'{len(table)} images in {a.out}')
 
 # %% ../nbs/23_cli.ipynb #0911e018
@@ -346,13 +345,13 @@ def _add_project(commands):
 # %% ../nbs/23_cli.ipynb #17cec8e8
 def _project(a):
     from gan_covid.datasets.arrays import load_images
-    from gan_covid.stylegan2 import sampling
+    from gan_covid.stylegan2.writing import project_image
 
     network, about = _network(a)
-    image = load_images(a.image, tuple(network.size), network.channels, about.get('window'), None)[
-        0
-    ][0]
-    found = sampling.project_image(network, about, image, a.out, a.label, a.steps, a.seed, a.space)
+    size, window = tuple(network.size), about.get('window')
+    images, *_ = load_images(a.image, size, network.channels, window, None)
+    search = dict(steps=a.steps, seed=a.seed, space=a.space)
+    found = project_image(network, about, images[0], a.out, a.label, **search)
     print(f'{a.out}: distance {found["start"]:.3g} at the average, {found["distance"]:.3g} now')
 
 # %% ../nbs/23_cli.ipynb #98ac0281

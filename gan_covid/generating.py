@@ -89,11 +89,11 @@ def draw_dcgan(gans: Gans, label: str, numbers: dict) -> tuple:
 # %% ../nbs/21h_generating.ipynb #4f8602d7
 def stylegan2_networks(gans: Gans, label: str) -> dict:
     "{'G_ema': averaged generator, 'D': discriminator} of the chosen snapshot."
-    from gan_covid.stylegan2 import files, sampling, training
+    from gan_covid.stylegan2 import sampling, storage, training
 
     file = gans.records[label]['results'][gans.snapshot]['file']
     device = training.default_device()
-    found, _ = files.load_networks(gans.folders[label] / file, ('G_ema', 'D'), device=device)
+    found, _ = storage.load_networks(gans.folders[label] / file, ('G_ema', 'D'), device=device)
     return {k: sampling.in_quick_precision(n) for k, n in found.items()}
 
 # %% ../nbs/21h_generating.ipynb #5b7c0132

@@ -272,7 +272,7 @@ def test_profile_reads_values_as_declared(tmp_path):
 
 def test_settings_take_numbers_for_numbers():
     from gan_covid.protocols import Protocol
-    from gan_covid.stylegan2.training import Config
+    from gan_covid.stylegan2.settings import Config
 
     from_text = Config(lr='1e-4', batch='8', ceiling='null', first='[4, 4]')
     assert from_text == Config(lr=1e-4, batch=8, ceiling=None, first=(4, 4))

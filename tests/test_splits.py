@@ -270,8 +270,8 @@ def test_a_gan_gets_the_training_images_of_a_split_only(
 
 def test_networks_can_be_read_by_others(tmp_path):
     "safetensors makes files of mode 0600, whatever the umask says."
-    from gan_covid.stylegan2.files import save_networks
     from gan_covid.stylegan2.networks import Generator
+    from gan_covid.stylegan2.storage import save_networks
 
     G = Generator(size=(16, 16), width=(64, 8), z_dim=8)
     before = os.umask(0o022)

@@ -16,7 +16,7 @@ import stylegan2_ada_reference as plain
 import torch
 
 from gan_covid.records import InputError
-from gan_covid.stylegan2 import ada, training
+from gan_covid.stylegan2 import ada, settings
 
 f32, f64 = torch.float32, torch.float64
 
@@ -187,16 +187,16 @@ def test_published_sequences_tell_r1_from_none(oracle):
 def test_published_schedules(oracle):
     o = oracle('i_schedules.npz')
     for resolution, devices, batch, group, fmaps, lr, gamma, ema in o['auto_table']:
-        s = training.auto_settings(int(resolution), int(devices))
+        s = settings.auto_settings(int(resolution), int(devices))
         assert (s['batch'], s['mbstd_group']) == (batch, group)
         assert (s['channel_base'], s['channel_max']) == (fmaps * 32768, 512)
         assert (s['mapping_layers'], s['ema_rampup']) == (2, 0.05)
         close([s['lr'], s['gamma'], s['ema_kimg']], [lr, gamma, ema], 0, 1e-12)
     for batch, kimg, rampup, seen, beta in o['ema_table']:
-        got = training.ema_beta(batch, kimg, seen, None if rampup < 0 else rampup)
+        got = settings.ema_beta(batch, kimg, seen, None if rampup < 0 else rampup)
         close(got, beta, 1e-12, 1e-9)
     for interval, lr, b1, b2 in o['lazy_adam']:
-        s = training.lazy_adam(int(interval), lr=0.0025, betas=(0.0, 0.99))
+        s = settings.lazy_adam(int(interval), lr=0.0025, betas=(0.0, 0.99))
         close([s['lr'], *s['betas'], s['eps']], [lr, b1, b2, 1e-8], 0, 1e-12)
 
 
@@ -634,12 +634,12 @@ def test_two_processes_count_together(tmp_path):
         (lambda: ada.Controller(interval=0), 'interval'),
         (lambda: ada.Controller(target=2.0), 'target'),
         (lambda: ada.Controller(interval=1).step(8), 'report'),
-        (lambda: training.auto_settings(0), 'resolution'),
-        (lambda: training.auto_settings(64, devices=0), 'devices'),
-        (lambda: training.auto_settings(64, devices=2, batch=3), 'batch'),
-        (lambda: training.lazy_adam(0), 'interval'),
-        (lambda: training.ema_beta(0, 10, 0), 'batch'),
-        (lambda: training.ema_beta(8, -1, 0), 'ema_kimg'),
+        (lambda: settings.auto_settings(0), 'resolution'),
+        (lambda: settings.auto_settings(64, devices=0), 'devices'),
+        (lambda: settings.auto_settings(64, devices=2, batch=3), 'batch'),
+        (lambda: settings.lazy_adam(0), 'interval'),
+        (lambda: settings.ema_beta(0, 10, 0), 'batch'),
+        (lambda: settings.ema_beta(8, -1, 0), 'ema_kimg'),
     ],
 )
 def test_bad_input(call, names):

@@ -22,8 +22,9 @@ from gan_covid import fidelity, phantoms
 from gan_covid.datasets.public import load
 from gan_covid.preprocessing import prepare
 from gan_covid.records import environment, write_json
-from gan_covid.stylegan2.files import load_networks
-from gan_covid.stylegan2.training import Config, draw, train
+from gan_covid.stylegan2.settings import Config
+from gan_covid.stylegan2.storage import load_networks
+from gan_covid.stylegan2.training import draw, train
 
 
 def radiographs(folder, work, size, label='COVID', phantom=1500):

@@ -25,7 +25,9 @@ from bench_stylegan2 import Plain
 from scipy import stats
 
 from gan_covid.records import environment, read_json, write_json
-from gan_covid.stylegan2.training import Config, Images, Trainer, draw
+from gan_covid.stylegan2.settings import Config
+from gan_covid.stylegan2.trainer import Images, Trainer
+from gan_covid.stylegan2.training import draw
 
 
 def course(images, rest, a, way, seed):
@@ -56,7 +58,7 @@ def course(images, rest, a, way, seed):
         out.append(
             {
                 'kimg': t.images / 1000,
-                'distance': judge.distance(draw(t.G_ema, 1000, seed)),
+                'distance': judge.distance(draw(t.networks.G_ema, 1000, seed)),
                 'p': t.controller.p,
             }
         )
