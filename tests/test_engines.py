@@ -143,7 +143,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 1), dtype='uint8
 
 def stylegan2(folder, kimg=0.016, **settings):
     from gan_covid.stylegan2.settings import Config
-from gan_covid.stylegan2.training import train
+    from gan_covid.stylegan2.training import train
 
     said = []
     config = Config(

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from test_splits import execute
 
-from gan_covid import cli, profiles, records, reproduce
+from gan_covid import cli, profiles, records, report
 from gan_covid.records import InputError
 
 
@@ -138,7 +138,7 @@ def test_page_of_own_images_shows_them_beside_nothing_published(tmp_path, classe
     _records(tmp_path / 'records', classes)
     folders = {k: str(tmp_path / k) for k in ('records', 'figures', 'work')}
     execute('head_ct', 'papers', profile='own', **folders)
-    page = reproduce.write_report(tmp_path / 'figures').read_text()
+    page = report.write_report(tmp_path / 'figures').read_text()
     assert 'published' not in page
     assert 'agrees<' not in page
     assert 'agrees (' not in page

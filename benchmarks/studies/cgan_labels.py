@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from gan_covid import phantoms
-from gan_covid.classifiers import predict, train
-from gan_covid.protocols import Protocol
+from gan_covid.classifier_training import train
+from gan_covid.classifiers import predict
 from gan_covid.datasets.public import load
 from gan_covid.dcgan.training import GAN, Config, sample
 from gan_covid.engines import device_info
