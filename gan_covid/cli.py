@@ -401,6 +401,19 @@ def _figures(a):
 
     return draw_figures(a.profile, a.paper, a.records, a.figures, a.work)
 
+# %% ../nbs/23_cli.ipynb #4edcdd8f
+def _add_worker(commands):
+    p = commands.add_parser(
+        'worker', help='hold the engines for `reproduce`, which starts it itself'
+    )
+    p.add_argument('address', help='where it listens')
+
+# %% ../nbs/23_cli.ipynb #cd3a166a
+def _worker(a):
+    from gan_covid.worker import serve
+
+    serve(a.address, main)
+
 # %% ../nbs/23_cli.ipynb #dd4f2693
 COMMANDS = {
     'data': (_add_data, _data),
@@ -412,6 +425,7 @@ COMMANDS = {
     'reproduce': (_add_reproduce, _reproduce),
     'figures': (_add_figures, _figures),
     'doctor': (_add_doctor, _doctor),
+    'worker': (_add_worker, _worker),
 }
 
 # %% ../nbs/23_cli.ipynb #5737a9d7

@@ -26,10 +26,15 @@ from gan_covid.records import (
 )
 
 # %% ../nbs/21b_notebooks.ipynb #15942b9e
-# the checkout; the package is installed from it in place
-ROOT = Path(__file__).resolve().parents[1] if '__file__' in globals() else Path('..').resolve()
+def _checkout() -> Path:
+    "The folder that holds settings.ini: above this module, or above the notebook that is run."
+    here = Path(__file__).resolve() if '__file__' in globals() else Path.cwd() / 'here'
+    return next(p for p in here.parents if (p / 'settings.ini').exists())
 
+# %% ../nbs/21b_notebooks.ipynb #7d989d22
+ROOT = _checkout()  # the package is installed from it in place
 
+# %% ../nbs/21b_notebooks.ipynb #ee7944a1
 def _plain(source: str) -> str:
     "Code without its lines for the shell and its magics."
     return '\n'.join(line for line in source.splitlines() if not re.match(r'\s*[%!]', line))
