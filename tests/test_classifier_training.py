@@ -74,35 +74,6 @@ def script(code, backend=None, **kw):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, **kw)
 
 
-# ---- both engines
-
-
-@pytest.mark.slow
-def test_both_engines_agree_and_both_train(tmp_path):
-    model = build_model(replace(TINY, size=48), 3, seed=4)
-    model.save_weights(tmp_path / 'w.weights.h5')
-    x = halves(6, 3, 48)[0]
-    np.save(tmp_path / 'x.npy', x)
-    code = """
-        m = build_model(replace(TINY, size=48), 3, seed=9)
-        m.load_weights('w.weights.h5')
-        x = np.load('x.npy')
-        np.savez('out.npz', p=predict(m, x), f=features(m, x))
-        r = train(TINY, halves(40, 0), halves(16, 1), seed=1, progress=None)
-        print(json.dumps(r.as_record()))
-    """
-    out = script(code, OTHER, cwd=tmp_path)
-    assert out.returncode == 0, out.stderr[-2000:]
-    other = np.load(tmp_path / 'out.npz')
-    assert np.allclose(other['p'], predict(model, x), rtol=1e-4, atol=1e-7)
-    assert np.allclose(other['f'], features(model, x), rtol=1e-4, atol=1e-5)
-    theirs, ours = json.loads(out.stdout), train(TINY, TRAIN, VAL, seed=1, **quiet).as_record()
-    for r in (theirs, ours):
-        assert r['history']['loss'][-1] < r['history']['loss'][0]
-        assert max(r['history']['val_accuracy']) == 1
-        assert r['weights'] == 'random' and r['epochs'] == 3
-
-
 # ---- the same bits
 
 
@@ -301,8 +272,8 @@ def seen_by_the_first_convolution(model):
         ('vgg16', 'imagenet', True),
         ('ct_cnn', 'file', False),
         ('ct_cnn', 'random', False),
-        pytest.param('resnet50', 'file', False, marks=pytest.mark.slow),
-        pytest.param('inceptionv3', 'file', False, marks=pytest.mark.slow),
+        pytest.param('resnet50', 'random', False, marks=pytest.mark.slow),
+        pytest.param('inceptionv3', 'random', False, marks=pytest.mark.slow),
         pytest.param('efficientnetb0', 'imagenet', True, marks=pytest.mark.slow),
         pytest.param('efficientnetb0', 'file', False, marks=pytest.mark.slow),
         pytest.param('efficientnetb0', 'random', False, marks=pytest.mark.slow),
@@ -337,6 +308,8 @@ def test_the_network_that_is_trained_is_the_network_that_was_built(
     expected = 0.5 if weights == 'random' else (0.5 - MEAN) / DEVIATION
     for m in (model, trained):
         assert np.allclose(seen_by_the_first_convolution(m), expected, atol=1e-4)
+    if weights != 'file':
+        return
     model.save(tmp_path / 'm.keras')
     saved = keras.models.load_model(tmp_path / 'm.keras')
     assert np.array_equal(to_numpy(saved(x)), to_numpy(model(x)))
@@ -370,19 +343,39 @@ def test_other_statistics_are_not_compiled_away():
     assert np.allclose(np.ravel(to_numpy(T._derived(other)[0].mean)), 2 * MEAN)
 
 
+# ---- both engines
+
+
 @pytest.mark.slow
-def test_the_clone_on_the_other_engine():
-    code = inspect.getsource(small_normalised) + textwrap.dedent("""
-        keras = load_keras()
-        m = small_normalised(keras)
+def test_both_engines_agree_and_both_train(tmp_path):
+    "One process on the other engine: the same answers, a training that learns, and an exact clone."
+    model = build_model(replace(TINY, size=48), 3, seed=4)
+    model.save_weights(tmp_path / 'w.weights.h5')
+    x = halves(6, 3, 48)[0]
+    np.save(tmp_path / 'x.npy', x)
+    code = """
+        m = build_model(replace(TINY, size=48), 3, seed=9)
+        m.load_weights('w.weights.h5')
+        x = np.load('x.npy')
+        np.savez('out.npz', p=predict(m, x), f=features(m, x))
+        r = train(TINY, halves(40, 0), halves(16, 1), seed=1, progress=None)
+        m = small_normalised(load_keras())
         x = np.random.default_rng(0).random((4, 6, 6, 3), 'float32')
-        a, b = (keras.ops.convert_to_numpy(n(x)) for n in (m, T._program(TINY, m)[0]))
-        print(json.dumps([bool(np.array_equal(a, b)), float(np.ptp(a, 0).max())]))
-    """)
-    out = script(code, OTHER)
+        a, b = (load_keras().ops.convert_to_numpy(n(x)) for n in (m, T._program(TINY, m)[0]))
+        print(json.dumps([r.as_record(), bool(np.array_equal(a, b)), float(np.ptp(a, 0).max())]))
+    """
+    out = script(inspect.getsource(small_normalised) + textwrap.dedent(code), OTHER, cwd=tmp_path)
     assert out.returncode == 0, out.stderr[-2000:]
-    same, spread = json.loads(out.stdout.splitlines()[-1])
-    assert same and spread > 0
+    other = np.load(tmp_path / 'out.npz')
+    assert np.allclose(other['p'], predict(model, x), rtol=1e-4, atol=1e-7)
+    assert np.allclose(other['f'], features(model, x), rtol=1e-4, atol=1e-5)
+    theirs, same_clone, spread = json.loads(out.stdout.splitlines()[-1])
+    assert same_clone and spread > 0
+    ours = train(TINY, TRAIN, VAL, seed=1, **quiet).as_record()
+    for r in (theirs, ours):
+        assert r['history']['loss'][-1] < r['history']['loss'][0]
+        assert max(r['history']['val_accuracy']) == 1
+        assert r['weights'] == 'random' and r['epochs'] == 3
 
 
 # ---- bad input
