@@ -35,9 +35,9 @@ def _add_values(p, words: str):
         '-p', action='append', default=[], metavar='NAME=VALUE', dest='values', help=words
     )
 
-
+# %% ../nbs/23_cli.ipynb #0adeecc2
 def _is_quoted(text: str) -> bool:
-    return len(text) > 1 and text[0] == text[-1] and text[0] in '"\''
+    return len(text) > 1 and text[0] == text[-1] and text[0] in ("'", '"')
 
 # %% ../nbs/23_cli.ipynb #f69cdde1
 def _values(items: list) -> dict:

@@ -133,14 +133,14 @@ def marks_and_unusable(prepared: Prepared, source: Source) -> tuple:
     unusable = [{'file': r.file, 'why': r.why} for r in rejected[~is_mark].itertuples()]
     return marked, unusable
 
-# %% ../nbs/21g_preparing.ipynb #1c8d514e
+# %% ../nbs/21g_preparing.ipynb #c6ba2ea4
 def _has_marks(file) -> bool:
     try:
         return bool(find_marks(read_image(file)))
     except InputError:
         return False  # too small to tell
 
-
+# %% ../nbs/21g_preparing.ipynb #ecaf659b
 def count_marks(table: pd.DataFrame, source: Source) -> dict:  # {class: names of images}
     "Images with burnt-in marks, where they are only counted and all images stay."
     with ThreadPoolExecutor() as pool:
