@@ -215,11 +215,9 @@ def by_class(values: np.ndarray, table: pd.DataFrame) -> dict:  # {class: list}
         for label in table.label.unique()
     }
 
-# %% ../nbs/21h_generating.ipynb #18334795
-def layers(
-    gans: Gans, networks: dict, label: str
-) -> dict:  # {'generator': rows, 'discriminator': rows}
-    "Layers of both networks of StyleGAN2: name, type, shape, parameters."
+# %% ../nbs/21h_generating.ipynb #d348c8e0
+def layers(gans: Gans, networks: dict, label: str) -> dict:
+    "{'generator': layers, 'discriminator': layers} of StyleGAN2: name, type, shape, parameters."
     import torch
 
     from gan_covid.stylegan2 import sampling

@@ -278,11 +278,11 @@ def _one_of_class(t, margin: float) -> dict:
         out['crop'] = resize(crop_to_lungs(image, lungs, margin), _SIDE)
     return out
 
-# %% ../nbs/21g_preparing.ipynb #a6ea0887
-def _marked(
-    file, mask, margin
-) -> tuple:  # the image, boxes (top, left, bottom, right) as shares of it
-    "An image with burnt-in marks; `margin`: None where images are not cropped."
+# %% ../nbs/21g_preparing.ipynb #87ecb3a3
+def _marked(file, mask, margin) -> tuple:
+    """An image with burnt-in marks, and their boxes (top, left, bottom, right) as shares of its sides.
+
+    `margin`: None where images are not cropped."""
     image = read_image(file)
     if margin is not None and isinstance(mask, str):
         image = crop_to_lungs(image, read_mask(mask, image.shape), margin)
