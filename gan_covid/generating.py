@@ -188,7 +188,7 @@ def generated_table(images: dict) -> pd.DataFrame:
         }
     )
 
-# %% ../nbs/21h_generating.ipynb #2adda5bf
+# %% ../nbs/21h_generating.ipynb #0382c174
 def _some(rows, realism, kept, room: int) -> np.ndarray:
     "So many of the rows of one class: the first ones, and both ends of what is kept and of what is left."
     if len(rows) <= room:
@@ -199,7 +199,7 @@ def _some(rows, realism, kept, room: int) -> np.ndarray:
         ends += [part[:8], part[-8:]]
     return pd.unique(np.concatenate([rows[: room - 32], *ends]))
 
-
+# %% ../nbs/21h_generating.ipynb #6c9e708d
 def rows_for_record(table: pd.DataFrame, realism, kept, bytes_of_image: int) -> np.ndarray:
     "Rows of the images that go into the record: all of a small set, some of a large one."
     labels = table.label.unique()
@@ -215,11 +215,9 @@ def by_class(values: np.ndarray, table: pd.DataFrame) -> dict:  # {class: list}
         for label in table.label.unique()
     }
 
-# %% ../nbs/21h_generating.ipynb #18334795
-def layers(
-    gans: Gans, networks: dict, label: str
-) -> dict:  # {'generator': rows, 'discriminator': rows}
-    "Layers of both networks of StyleGAN2: name, type, shape, parameters."
+# %% ../nbs/21h_generating.ipynb #d348c8e0
+def layers(gans: Gans, networks: dict, label: str) -> dict:
+    "{'generator': layers, 'discriminator': layers} of StyleGAN2: name, type, shape, parameters."
     import torch
 
     from gan_covid.stylegan2 import sampling

@@ -133,14 +133,14 @@ def marks_and_unusable(prepared: Prepared, source: Source) -> tuple:
     unusable = [{'file': r.file, 'why': r.why} for r in rejected[~is_mark].itertuples()]
     return marked, unusable
 
-# %% ../nbs/21g_preparing.ipynb #1c8d514e
+# %% ../nbs/21g_preparing.ipynb #c6ba2ea4
 def _has_marks(file) -> bool:
     try:
         return bool(find_marks(read_image(file)))
     except InputError:
         return False  # too small to tell
 
-
+# %% ../nbs/21g_preparing.ipynb #ecaf659b
 def count_marks(table: pd.DataFrame, source: Source) -> dict:  # {class: names of images}
     "Images with burnt-in marks, where they are only counted and all images stay."
     with ThreadPoolExecutor() as pool:
@@ -278,11 +278,11 @@ def _one_of_class(t, margin: float) -> dict:
         out['crop'] = resize(crop_to_lungs(image, lungs, margin), _SIDE)
     return out
 
-# %% ../nbs/21g_preparing.ipynb #a6ea0887
-def _marked(
-    file, mask, margin
-) -> tuple:  # the image, boxes (top, left, bottom, right) as shares of it
-    "An image with burnt-in marks; `margin`: None where images are not cropped."
+# %% ../nbs/21g_preparing.ipynb #87ecb3a3
+def _marked(file, mask, margin) -> tuple:
+    """An image with burnt-in marks, and their boxes (top, left, bottom, right) as shares of its sides.
+
+    `margin`: None where images are not cropped."""
     image = read_image(file)
     if margin is not None and isinstance(mask, str):
         image = crop_to_lungs(image, read_mask(mask, image.shape), margin)
