@@ -667,6 +667,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'gan_covid/datasets/loey.py'),
                                          'gan_covid.datasets.loey._generated_label': ( '2_data/loey.html#_generated_label',
                                                                                        'gan_covid/datasets/loey.py'),
+                                         'gan_covid.datasets.loey._images_by_folder': ( '2_data/loey.html#_images_by_folder',
+                                                                                        'gan_covid/datasets/loey.py'),
                                          'gan_covid.datasets.loey._in_zip': ('2_data/loey.html#_in_zip', 'gan_covid/datasets/loey.py'),
                                          'gan_covid.datasets.loey._say_left_out': ( '2_data/loey.html#_say_left_out',
                                                                                     'gan_covid/datasets/loey.py'),

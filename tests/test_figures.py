@@ -103,7 +103,7 @@ def markdown(notebook) -> str:
 
 def test_notebook_says_what_the_study_of_ada_found():
     study = read_json(ROOT / 'benchmarks' / 'results' / 'ada_small_sets.json')
-    text = markdown('12_stylegan2_training.ipynb')
+    text = markdown('5_stylegan2/35_training.ipynb')
 
     def mean(values):
         return f'{sum(values) / len(values):.3f}'

@@ -150,9 +150,48 @@ def test_exported_cells_hold_one_short_definition(path):
         defined = [n for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
         where = f'cell {i}: {text[10:60]!r}'
         assert len(defined) <= 1, f'{where} holds {len(defined)} definitions'
-        if not any(isinstance(n, ast.ClassDef) for n in defined):
+        imports = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+        if not imports and not any(isinstance(n, ast.ClassDef) for n in defined):
             length = len(text.splitlines())
             assert length <= 40, f'{where} has {length} lines; at most 40 are read at one look'
+
+
+LIBRARY = sorted((p for p in NOTEBOOKS if exports(p)), key=lambda p: p.name)
+
+
+def imported(path) -> set:
+    "Modules of the package that the exported cells of a notebook import, also within functions."
+    found = set()
+    for cell in cells(path):
+        if cell['cell_type'] == 'code' and source(cell).startswith('#| export'):
+            for node in ast.walk(ast.parse(source(cell))):
+                if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('gan_covid'):
+                    found |= {node.module, *(f'{node.module}.{a.name}' for a in node.names)}
+    return found
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=short)
+def test_imports_run_downwards(path):
+    "A notebook builds on notebooks with lower numbers only."
+    number = {f'gan_covid.{exports(p)}': i for i, p in enumerate(LIBRARY)}
+    here = LIBRARY.index(path)
+    upward = sorted(m for m in imported(path) if number.get(m, -1) >= here)
+    assert not upward, f'{short(path)} imports {", ".join(upward)}, which stand above it'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=short)
+def test_links_of_notebooks_lead_somewhere(path):
+    prose = ' '.join(source(c) for c in cells(path) if c['cell_type'] == 'markdown')
+    links = {t for t in re.findall(r'\]\(([^)#\s]+)\)', prose) if '://' not in t}
+    assert not sorted(t for t in links if not (path.parent / t).exists())
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=short)
+def test_notebook_says_what_is_next_and_what_it_builds_on(path):
+    last = source(cells(path)[-1])
+    following = LIBRARY[LIBRARY.index(path) + 1 :][:1]
+    assert last.startswith('---\n')
+    assert all(p.name in last for p in following), f'does not lead to {following}'
 
 
 @pytest.mark.parametrize('path', PAPERMILL, ids=short)

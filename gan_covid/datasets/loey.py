@@ -294,6 +294,12 @@ def _unpacked(path) -> Path:
         raise InputError('. '.join([f'{missing}. They are published at {URL}', *seen[:3]]))
     return where
 
+# %% ../../nbs/2_data/14_loey.ipynb #386dd815
+def _images_by_folder(table: pd.DataFrame, where: Path) -> dict:
+    "{folder: number of its images}."
+    folder = table.image.map(lambda p: Path(p).parent.relative_to(where).as_posix())
+    return {f: int(n) for f, n in folder.value_counts(sort=False).items()}
+
 # %% ../../nbs/2_data/14_loey.ipynb #3c71dcf2
 def load_generated(
     path,  # as for `locate_generated`
@@ -330,8 +336,7 @@ def load_generated(
             f'Expected: {EXPECTED}'
         )
     attrs['notes'] += [f'no images of {c}' for c in absent]
-    folder = table.image.map(lambda p: Path(p).parent.relative_to(where).as_posix())
-    attrs['folders'] = {f: int(n) for f, n in folder.value_counts(sort=False).items()}
+    attrs['folders'] = _images_by_folder(table, where)
     table.attrs = attrs
     warn_of_notes(table)
     return table
