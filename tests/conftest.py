@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-# before NumPy, TensorFlow or torch are loaded; where two processes test at once, each has one of CI's two cores
+# before NumPy, TensorFlow or torch are loaded; of two processes that test at once, each has one core
 threads = '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2'
 for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR':
     os.environ.setdefault(f'{name}_NUM_THREADS', threads)
