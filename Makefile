@@ -51,20 +51,22 @@ figures: $(light)/.done ## draw all tables and figures again from records/, with
 	$(light)/bin/gan-covid figures $(chosen)
 
 # The papermill batch of the tests: the smallest whole run, into folders of its own ($$tmp, removed afterwards)
-batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp/work" --records "$$tmp/records" --figures "$$tmp/figures"
+batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp/work" --records "$$tmp/records" \
+    --figures "$$tmp/figures"
 
-# One thread a notebook: two workers of two threads would wait for each other. pytest goes last: its closing line is the verdict. nbs/runs and nbs/papers are papermill's: the batch runs them.
+# One thread a notebook: two workers of two threads would wait for each other. pytest goes last: its closing line is the
+# verdict. nbs/runs and nbs/papers are papermill's: the batch runs them. Tests of a file share what they trained: loadfile.
 test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then pytest
 	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|runs$$|papers$$)'
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(batch)
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest -n 2 --dist loadfile
 
 # Everything that can be said of a change within minutes. The formatter and the export are tried without changing a file.
 check: .venv/.done ## before every commit: export, style, stored outputs, the quick tests
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/python workflow/notebooks.py check
-	$(bin)/python -m pytest -q -n 2 -m "not slow"
+	$(bin)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 notebooks: .venv/.done ## run the library's and the papers' notebooks and store their outputs
 	$(bin)/python workflow/notebooks.py run $(NOTEBOOK)

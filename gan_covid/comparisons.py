@@ -75,8 +75,8 @@ class Pair:
         self.a, self.b, self.level = a, b, a.uncertainty.level
 
     @cached_property
-    def reach(self):  # function of z: metric -> (runs, cases)
-        return cache(lambda z: reach_of_difference(self.a.outcomes, self.b.outcomes, z))
+    def reach(self):  # function of z and whether of areas: metric -> (runs, cases)
+        return cache(lambda z, area: reach_of_difference(self.a.outcomes, self.b.outcomes, z, area))
 
     @cached_property
     def one_test_set(self) -> bool:
@@ -114,7 +114,7 @@ def _with_reach(view, pair: Pair, metric, ok, difference) -> dict:
     "A difference's interval and p, no shorter and no smaller than a few unseen images allow."
 
     def of_metric(z):
-        return mean_reach(pair.reach(z)[metric][ok])
+        return mean_reach(pair.reach(z, metric in ('auc', 'macro_auc'))[metric][ok])
 
     wide = widest(ends(view), of_metric(z_of(pair.level)))
     low, high = clip(metric, wide['low'], wide['high'], difference=True)

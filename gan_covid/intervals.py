@@ -9,7 +9,10 @@ __all__ = ['NO_SPREAD', 'z_of', 'wilson', 'clopper_pearson', 'Uncertainty', 'res
            'of_images', 'clip']
 
 # %% ../nbs/7_statistics/44_intervals.ipynb #fe279433
+import hashlib
+import pickle
 from dataclasses import dataclass
+from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -128,7 +131,7 @@ def plain_outcome(y_true, y_score, positive, group=None) -> dict:
     }
 
 # %% ../nbs/7_statistics/44_intervals.ipynb #25b07525
-def _with_unseen(o, truth, said, weight) -> dict:
+def _with_unseen(o, truth, said, weight, area) -> dict:
     """Metrics of one run with more images: for each case `weight` images of class `truth`, answered `said`.
     An area under a curve hangs on the images of all classes together: there the weight is of all classes, and
     only this class's share of it is so answered."""
@@ -140,13 +143,17 @@ def _with_unseen(o, truth, said, weight) -> dict:
     def weights(w):
         return np.hstack([np.ones((len(truth), n)), np.diag(w)])
 
-    cm = confusions(y, score, weights(weight))
-    of_both = weight * [(o['y_true'] == c).mean() for c in truth]
-    area = areas(y, score, o['positive'], weights(of_both))
-    return {**rates(cm, o['positive']), **macro(cm), **area}
+    found = {}
+    if area is not True:
+        cm = confusions(y, score, weights(weight))
+        found |= {**rates(cm, o['positive']), **macro(cm)}
+    if area is not False:
+        of_both = weight * [(o['y_true'] == c).mean() for c in truth]
+        found |= areas(y, score, o['positive'], weights(of_both))
+    return found
 
 # %% ../nbs/7_statistics/44_intervals.ipynb #dc6c939b
-def _unseen(outcomes, truth, said, z) -> dict:
+def _unseen(outcomes, truth, said, z, area=None) -> dict:
     """Metric -> (runs, cases): each run's value if z² more images of class `truth` had been answered `said`.
     The runs share these images: each gets as many as it has of all images, or patients, of the class."""
 
@@ -157,7 +164,7 @@ def _unseen(outcomes, truth, said, z) -> dict:
     rows = []
     for o in outcomes:
         images = np.array([(o['y_true'] == c).sum() for c in truth])
-        rows.append(_with_unseen(o, truth, said, z * z * images / patients))
+        rows.append(_with_unseen(o, truth, said, z * z * images / patients, area))
     return {m: np.array([r[m] for r in rows]) for m in rows[0]}
 
 # %% ../nbs/7_statistics/44_intervals.ipynb #182f3ba2
@@ -167,12 +174,13 @@ def reach(outcomes, z) -> dict:
     return _unseen(outcomes, np.repeat(np.arange(k), k), np.tile(np.arange(k), k), z)
 
 # %% ../nbs/7_statistics/44_intervals.ipynb #559e99b0
-def reach_of_difference(a, b, z) -> dict:
-    "Metric -> (runs, cases) of b - a, for every class and every pair of answers of which one is right."
+def reach_of_difference(a, b, z, area: bool = None) -> dict:
+    """Metric -> (runs, cases) of b - a, for every class and every pair of answers of which one is right.
+    `area`: True for the areas under curves alone, False for all but these."""
     k = range(a[0]['y_score'].shape[1])
     cases = [(c, i, j) for c in k for i in k for j in k if (i == c) != (j == c)]
     truth, said_a, said_b = np.array(cases).T
-    va, vb = _unseen(a, truth, said_a, z), _unseen(b, truth, said_b, z)
+    va, vb = _unseen(a, truth, said_a, z, area), _unseen(b, truth, said_b, z, area)
     return {m: vb[m] - va[m] for m in va}
 
 # %% ../nbs/7_statistics/44_intervals.ipynb #05b9e931
@@ -275,7 +283,26 @@ def shared_ratio(outcomes, share) -> float:
         )
     return ratio
 
+# %% ../nbs/7_statistics/44_intervals.ipynb #05e31acd
+def _kept(draw):
+    "Decorator of a function of (outcomes, n, seed): the last 64 answers are kept; tables ask the same again."
+    answers = {}
+
+    @wraps(draw)
+    def wrapped(outcomes, n, seed):
+        key = hashlib.sha256(pickle.dumps((outcomes, n, seed))).digest()
+        if key not in answers:
+            if len(answers) == 64:
+                del answers[next(iter(answers))]
+            answers[key] = draw(outcomes, n, seed)
+            for values in answers[key].values():
+                values.flags.writeable = False
+        return answers[key]
+
+    return wrapped
+
 # %% ../nbs/7_statistics/44_intervals.ipynb #eb946f33
+@_kept
 def draws_of_runs(outcomes, n, seed) -> dict:
     "Bootstrap draws, metric -> (runs, n): in each draw the same images, or patients, for all runs."
     _, y, group, places = union(outcomes)

@@ -7,9 +7,10 @@ import random
 import sys
 from pathlib import Path
 
-# before NumPy, TensorFlow or torch are loaded: several processes test at once, and two cores are what CI has
+# before NumPy, TensorFlow or torch are loaded; of two processes that test at once, each has one core
+threads = '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2'
 for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR':
-    os.environ.setdefault(f'{name}_NUM_THREADS', '2')
+    os.environ.setdefault(f'{name}_NUM_THREADS', threads)
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'agg')
 

@@ -151,6 +151,7 @@ def val_loss(model, x, y):
     return -np.log(q[np.arange(len(y)), y].clip(1e-7)).mean()
 
 
+@pytest.mark.slow
 def test_early_stopping_restores_the_best_epoch():
     wrong = VAL[0], 1 - VAL[1]  # the better it learns, the worse it gets here
     p = replace(TINY, epochs=30, patience=2)
@@ -169,6 +170,7 @@ def test_training_stops_at_an_accuracy():
     assert r.epochs < 30 and last > 0.95 and max(before) <= 0.95
 
 
+@pytest.mark.slow
 def test_label_smoothing_is_keras_own():
     r = train(replace(TINY, epochs=1, label_smoothing=0.2), TRAIN, VAL, seed=1, **quiet)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.2)

@@ -212,6 +212,7 @@ def dcgan(folder, epochs=1, **settings):
     ), said
 
 
+@pytest.mark.slow
 def test_dcgan_says_and_keeps_its_precision(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, 'cpu_flags', lambda: PLAIN)
     r, said = dcgan(tmp_path)
@@ -233,6 +234,7 @@ def test_dcgan_says_and_keeps_its_precision(tmp_path, monkeypatch):
         dcgan(tmp_path, epochs=3, precision='mixed_bfloat16')
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_backend_is_not_mixed_in(tmp_path):
     dcgan(tmp_path)
     with np.load(tmp_path / 'checkpoint.npz') as f:
