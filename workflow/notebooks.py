@@ -82,22 +82,28 @@ def problems(path: str) -> list:
     return found
 
 
-def _smaller(png: str) -> str:
-    "The same picture, packed better; with a palette where that is needed to fit."
+def _smaller(png: str, most: int) -> str:
+    "The same picture, packed better: with a palette, or in the end with fewer pixels, to need `most` bytes."
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(base64.b64decode(png)))
-    for colours in None, 256, 64:
-        shown = picture if colours is None else picture.convert('RGB').quantize(colours)
-        packed = io.BytesIO()
-        shown.save(packed, 'PNG', optimize=True)
-        if packed.tell() <= PICTURE:
-            break
-    return base64.b64encode(packed.getvalue()).decode() + '\n'
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
+    for scale in 1, 0.8, 0.6, 0.4:
+        size = round(picture.width * scale), round(picture.height * scale)
+        scaled = picture if scale == 1 else picture.resize(size, Image.LANCZOS)
+        for colours in None, 256, 64, 24:
+            packed = io.BytesIO()
+            shown = scaled if colours is None else scaled.quantize(colours)
+            shown.save(packed, 'PNG', optimize=True)
+            if packed.tell() <= most:
+                return base64.b64encode(packed.getvalue()).decode() + '\n'
+    raise ValueError(
+        f'a picture of {picture.width} × {picture.height} pixels does not fit into {most} bytes'
+    )
 
 
-def _tidy(notebook):
-    "Leave out what differs from run to run: progress bars and warnings, execution counts and times."
+def _tidy(notebook, most: int):
+    """Leave out what differs from run to run (progress bars, warnings, execution counts), and pack pictures
+    into `most` bytes each."""
     for cell in notebook.cells:
         if cell.cell_type != 'code':
             continue
@@ -105,7 +111,7 @@ def _tidy(notebook):
         for output in kept:
             data = output.get('data', {})
             if 'image/png' in data:
-                data['image/png'] = _smaller(data['image/png'])
+                data['image/png'] = _smaller(data['image/png'], most)
                 data.pop('text/plain', None)  # <Figure size …>
             output.pop('execution_count', None)
             if output.output_type == 'execute_result':
@@ -130,7 +136,10 @@ def run(path: str) -> float:
     notebook = nbformat.read(file, as_version=4)
     where = {'metadata': {'path': str(file.parent)}}
     NotebookClient(notebook, timeout=1200, kernel_name='python3', resources=where).execute()
-    _tidy(notebook)
+    for most in PICTURE, PICTURE // 2, PICTURE // 4:
+        _tidy(notebook, most)
+        if len(nbformat.writes(notebook).encode()) <= NOTEBOOK:
+            break
     part = file.with_name(f'.part.{file.name}')
     try:
         part.write_text(nbformat.writes(notebook) + '\n', encoding='utf-8')
