@@ -113,7 +113,7 @@ def draw_stylegan2(gans: Gans, label: str, numbers: dict) -> tuple:
         images = torch.from_numpy(x).permute(0, 3, 1, 2).to(device) * 2 - 1
         return training.judge(networks['D'], images, c).cpu().numpy()
 
-    return sampling.sample(networks['G_ema'], seeds, number, gans.psi), judge
+    return sampling.sample(networks['G_ema'], seeds, number, psi=gans.psi), judge
 
 # %% ../nbs/9_workflow/60_generating.ipynb #a72f58c8
 def draw(gans: Gans, numbers: dict) -> dict:  # {class: (images, judge)}

@@ -76,14 +76,20 @@ def set_aside(work, profile: dict, paper: str) -> list:
     return moved
 
 # %% ../nbs/9_workflow/62_reproduce.ipynb #850dce79
-def _with_parent():
-    "For a new process on Linux: it is told to end when its parent is gone; Snakemake then starts no more."
-    if not sys.platform.startswith('linux'):
-        return None
-    import ctypes
+def _begin(mask):
+    "What a new process does first: take this mask of signals, and (on Linux) end when its parent is gone."
+    prctl = None
+    if sys.platform.startswith('linux'):
+        import ctypes
 
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+        prctl = ctypes.CDLL(None).prctl
+
+    def begin():
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if prctl:
+            prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG; Snakemake then starts no more jobs
+
+    return begin
 
 # %% ../nbs/9_workflow/62_reproduce.ipynb #fe92653f
 def _end_group(child, seconds: float = 20):
@@ -102,12 +108,14 @@ def _end_group(child, seconds: float = 20):
         child.wait()
 
 # %% ../nbs/9_workflow/62_reproduce.ipynb #b837f003
+_ENDS = [s for s in (signal.SIGTERM, getattr(signal, 'SIGHUP', None)) if s]
+
+
 @contextlib.contextmanager
 def _interruptible():
     "A signal that ends this process is a KeyboardInterrupt first, so that children can be ended."
-    ends = [s for s in (signal.SIGTERM, getattr(signal, 'SIGHUP', None)) if s]
     try:
-        before = {s: signal.signal(s, signal.default_int_handler) for s in ends}
+        before = {s: signal.signal(s, signal.default_int_handler) for s in _ENDS}
     except ValueError:
         before = {}  # not the main thread
     try:
@@ -140,17 +148,18 @@ def _listen(child, console: Console, log):
 def _run_group(command, lock, console: Console = None, log=None, **how) -> int:
     """Exit code of a command that holds `lock` too, with all of its children; its output goes through
     `console`, where there is one, and whole into the file `log`."""
-    output = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT} if console else {}
+    if console:
+        how |= {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}
+    how |= {'start_new_session': True, 'pass_fds': (lock.fd,)}
     with _interruptible():
-        child = subprocess.Popen(
-            command,
-            start_new_session=True,
-            pass_fds=(lock.fd,),
-            preexec_fn=_with_parent(),
-            **output,
-            **how,
-        )
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # until the child is known
         try:
+            child = subprocess.Popen(command, preexec_fn=_begin(held), **how)
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            raise
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             lock.note(pid=child.pid, stop=f'kill -- -{child.pid}')
             if console:
                 with open(log, 'wb') as kept:
@@ -265,9 +274,10 @@ def reproduce(request: Request) -> int:
 def _with_records(records, profile: str, paper) -> list:  # (profile, paper)
     "The papers asked for (none: all) that have records, in the profile or in any."
     found = set()
-    for p in asked_for(paper) or ['*']:
-        if p != '*' and safe_name(p) != p:
+    for p in asked_for(paper):
+        if safe_name(p) != p:
             raise InputError(f'--paper {p!r}: no such paper')
+    for p in asked_for(paper) or ['*']:
         folders = [f for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()]
         if not folders:
             which = f'profile {profile or "any"}, paper {"any" if p == "*" else p}'

@@ -93,31 +93,3 @@ def test_figures_are_redrawn_without_engines_to_the_same_tables(redrawn, paper):
     ours, theirs = (read_json(f / 'manifest.json')['items'] for f in (redrawn, shipped))
     local = {i: v['local'] for i, v in theirs.items() if v['paper'] == paper}
     assert {i: v['local'] for i, v in ours.items() if v['paper'] == paper} == local
-
-
-def markdown(notebook) -> str:
-    "A notebook's prose on one line."
-    found = [c for c in read_json(ROOT / 'nbs' / notebook)['cells'] if c['cell_type'] == 'markdown']
-    return ' '.join(''.join(c['source']) for c in found).replace('\n', ' ')
-
-
-def test_notebook_says_what_the_study_of_ada_found():
-    study = read_json(ROOT / 'benchmarks' / 'results' / 'ada_small_sets.json')
-    text = markdown('5_stylegan2/35_training.ipynb')
-
-    def mean(values):
-        return f'{sum(values) / len(values):.3f}'
-
-    def said(mode):
-        last = study['last'][mode]
-        return mean(last), ', '.join(f'{v:.3f}' for v in last)
-
-    (without, seeds), (with_ada, seeds_ada), best = said('without'), said('with'), study['best']
-    assert f'is {without} without (seeds: {seeds}) and {with_ada} with ADA ({seeds_ada})' in text
-    assert f'about the same, {mean(best["without"])} and {mean(best["with"])}' in text
-    gaps = {'with': [], 'without': []}
-    for run in study['runs']:
-        last = [x for x in run['log'] if 'd_val' in x][-1]
-        gaps[run['mode']].append(last['d_train'] - last['d_val'])
-    assert 7 <= min(gaps['without']) <= max(gaps['without']) < 8.1
-    assert 3 <= min(gaps['with']) <= max(gaps['with']) < 4

@@ -66,7 +66,9 @@ def test_a_given_window_is_used_and_kept(tmp_path):
     table = load_folder(twelve(tmp_path / 'in'))
 
     def prepare():
-        return preprocessing.prepare(table, tmp_path / 'out', 64, window=(1000, 2000))
+        return preprocessing.prepare(
+            table, tmp_path / 'out', preprocessing.Steps(64, window=(1000, 2000))
+        )
 
     ready, text = said(prepare)
     assert 'bits' not in text and ready.info['parameters']['window'] == [1000, 2000]
