@@ -132,7 +132,6 @@ class Runs:
 
 # %% ../nbs/8_results/53_paper.ipynb #34b8ec78
 _SHOWN = 480  # pixels of width
-_SHADES = 16
 
 
 def small_png(
@@ -144,8 +143,14 @@ def small_png(
     if picture.width > width:
         height = round(picture.height * width / picture.width)
         picture = picture.resize((width, height), Image.LANCZOS)
+    pixels = np.asarray(picture).astype(int)
+    coloured = (np.ptp(pixels, axis=2) > 24).mean() > 0.001
+    if coloured:  # few pixels of a line's colour must not lose it, as they would by a median cut
+        few = picture.quantize(32, method=Image.Quantize.FASTOCTREE)
+    else:
+        few = picture.convert('L').quantize(16)
     packed = io.BytesIO()
-    picture.quantize(_SHADES).save(packed, 'PNG', optimize=True)
+    few.save(packed, 'PNG', optimize=True)
     return packed.getvalue()
 
 # %% ../nbs/8_results/53_paper.ipynb #bcc3c67b

@@ -38,7 +38,9 @@ class Place:
 
     def prepared(self, dataset: str) -> tuple:  # (`Prepared`, results in the record)
         "The prepared images of a data set, and what its record says of them."
-        made = self.record('prepare', dataset)['results']  # first: it says what to do if it is missing
+        made = self.record('prepare', dataset)[
+            'results'
+        ]  # first: it says what to do if it is missing
         return self.images('prepare', dataset), made
 
 # %% ../nbs/9_workflow/58_steps.ipynb #9acd420d

@@ -86,13 +86,19 @@ def _smaller(png: str, most: int) -> str:
     "The same picture, packed better: with a palette, or in the end with fewer pixels, to need `most` bytes."
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if len(png) * 3 // 4 <= most and picture.mode in 'LP':
+        return png  # packed well already
+    picture = picture.convert('RGB')
     for scale in 1, 0.8, 0.6, 0.4:
         size = round(picture.width * scale), round(picture.height * scale)
         scaled = picture if scale == 1 else picture.resize(size, Image.LANCZOS)
-        for colours in None, 256, 64, 24:
+        for colours in None, 256, 64, 32:
             packed = io.BytesIO()
-            shown = scaled if colours is None else scaled.quantize(colours)
+            # an octree keeps the colour of a thin line; a median cut would lose it
+            shown = scaled
+            if colours:
+                shown = scaled.quantize(colours, method=Image.Quantize.FASTOCTREE)
             shown.save(packed, 'PNG', optimize=True)
             if packed.tell() <= most:
                 return base64.b64encode(packed.getvalue()).decode() + '\n'
