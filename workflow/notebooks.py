@@ -116,6 +116,12 @@ def _tidy(notebook, most: int):
         kept = [o for o in cell.outputs if o.get('name') != 'stderr']
         for output in kept:
             data = output.get('data', {})
+            for where, key in [
+                (output, 'text'),
+                *((data, k) for k in data if k.startswith('text/')),
+            ]:
+                if key in where:  # no path of one machine
+                    where[key] = where[key].replace(f'{ROOT}/', '')
             if 'image/png' in data:
                 data['image/png'] = _smaller(data['image/png'], most)
                 data.pop('text/plain', None)  # <Figure size …>
