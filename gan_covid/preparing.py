@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'shared_phantoms', 'Source', 'open_source', 'choose_classes', 'images_and_masks', 'marks_and_unusable',
            'count_marks', 'sizes_by_class', 'shares', 'check_kind_of_split', 'check_parts', 'split_images',
-           'patient_counts', 'warn_of_patients', 'set_title', 'leaks_for_record', 'examples']
+           'without_near_duplicates', 'patient_counts', 'warn_of_patients', 'set_title', 'leaks_for_record', 'examples']
 
 # %% ../nbs/9_workflow/59_preparing.ipynb #b55e08bd
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +19,19 @@ import pandas as pd
 from . import phantoms
 from .arms import complete_split, image_ids, patient_ids
 from .datasets.layouts import DATASETS
+from .datasets.leaks import near_duplicates, one_of_each
 from .datasets.loey import loey_split
 from .datasets.own import load_folder
 from .datasets.public import load
 from .datasets.splits import stratified_split
-from .images import resize
+from .images import resize, save_sheet
 from .preprocessing import Prepared, crop_to_lungs, find_marks
 from .reading import read_image, read_mask
 from .records import InputError, check_choice, sha256_file
 
 # %% ../nbs/9_workflow/59_preparing.ipynb #ad21ce7c
 PARTS = 'train', 'val', 'test'
+_TILE = 160  # pixels of an image on a sheet to look through
 
 
 def shared_phantoms(dataset: str, folder, n: int, size: int, seed: int) -> Path:
@@ -213,6 +215,26 @@ def split_images(
     if split == 'random':
         return stratified_split(table, sizes, seed)
     return loey_split(table, left_out) if split == 'published' else table
+
+# %% ../nbs/9_workflow/59_preparing.ipynb #0669b398
+def without_near_duplicates(
+    source: Source,
+    table: pd.DataFrame,
+    least: float,  # see `datasets.leaks.near_duplicates`
+    folder,  # near_duplicates.png goes here: all pairs side by side, to look through
+) -> tuple:  # table, [[name, name, correlation, in two classes]] for the record
+    "The table with one image of each group of nearly equal ones."
+    table = table.reset_index(drop=True)
+    pairs = near_duplicates(table, least)
+    files = table.image.to_numpy()
+    sides = [files[pairs[which]] for which in ('first', 'second')]
+    if len(pairs):
+        tiles = [resize(read_image(f), _TILE) for pair in zip(*sides) for f in pair]
+        save_sheet(np.stack(tiles), Path(folder) / 'near_duplicates.png', columns=8)
+    names = [list(map(source.called, side)) for side in sides]
+    values = pairs.correlation.round(4), pairs.across.astype(bool)
+    stays = one_of_each(table, pairs)
+    return table[stays].reset_index(drop=True), [list(row) for row in zip(*names, *values)]
 
 # %% ../nbs/9_workflow/59_preparing.ipynb #2c252637
 def patient_counts(table: pd.DataFrame) -> tuple:

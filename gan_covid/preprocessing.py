@@ -442,6 +442,7 @@ class Steps:
     threshold: float = 0.5  # sharpness from which on something is a mark
     fit: str = 'stretch'  # 'stretch' to the size, or 'pad' with black to keep the proportion
     method: str = 'bicubic'  # filter, one of `images.FILTERS`
+    via: object = None  # first to this size, so that files of several sizes are filtered alike
     window: tuple = None  # (low, high) gray values that become black and white; None: found
 
     def __post_init__(self):
@@ -452,6 +453,7 @@ class Steps:
         check_choice('method', self.method, FILTERS)
         lung_box(np.ones((1, 1)), self.margin)  # says what is wrong with a margin
         object.__setattr__(self, 'size', height_width(self.size))
+        object.__setattr__(self, 'via', height_width(self.via) if self.via else None)
         object.__setattr__(self, 'window', check_window(self.window))
 
     def as_dict(self) -> dict:
@@ -466,7 +468,8 @@ class Steps:
             'fit': self.fit,
             'method': self.method,
         }
-        return values | ({'window': list(self.window)} if self.window else {})
+        given = {'via': self.via, 'window': self.window}
+        return values | {k: list(v) for k, v in given.items() if v}
 
 # %% ../nbs/2_data/21_preprocessing.ipynb #b0a0b0a8
 _SIDE = 8  # an image, or a crop, with a side below this holds no anatomy
@@ -497,7 +500,7 @@ def _crop(row, steps: Steps) -> tuple:
     """The picture of one table row before it is resized, and why it is whole although it should be
     cropped."""
     native = steps.crop or steps.marks == 'drop'
-    enough = None if native else tuple(2 * v for v in steps.size)
+    enough = None if native else tuple(2 * v for v in steps.via or steps.size)
     im, whole = _gray(row.image, enough, steps.window), None
     if min(im.size) < _SIDE:
         raise InputError(f'{row.image}: only {im.width}×{im.height} pixels')
@@ -522,6 +525,8 @@ def _prepare_one(row, steps: Steps) -> tuple:
         if marks:
             what = f'{len(marks)} burnt-in mark' + ('s' if len(marks) > 1 else '')
             return None, f'{what}, sharpness {max(m.sharpness for m in marks):.2f}', None
+        if steps.via:
+            im = resize_picture(im, steps.via, steps.fit, steps.method)
         return np.asarray(resize_picture(im, steps.size, steps.fit, steps.method)), None, whole
     except InputError as e:
         return None, str(e), None
