@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import lite0
 from .engines import all_layers, load_keras, precision, seed_everything
 from .images import resize
 from .protocols import NETWORKS, SCALINGS, Protocol
@@ -30,6 +31,8 @@ def imagenet_file(
     import pooch
 
     n = NETWORKS[network]
+    if n.application == 'EfficientNetLite0':
+        return lite0.weights_file()
     if not n.file:
         raise InputError(f"weights='imagenet': there are none for {network}; give weights='random'")
     folder = Path(os.environ.get('KERAS_HOME') or Path.home() / '.keras') / 'models'
@@ -103,6 +106,11 @@ def _new_base(p: Protocol, weights=None):
     application = NETWORKS[p.network].application
     if not application:
         return _ct_cnn_base(p.size)
+    if application == 'EfficientNetLite0':
+        base = lite0.base(p.size)
+        if weights:
+            lite0.load_imagenet(base)
+        return base
     make = getattr(load_keras().applications, application)
     return make(include_top=False, weights=weights, input_shape=(p.size, p.size, 3))
 

