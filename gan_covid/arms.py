@@ -37,6 +37,8 @@ class Arm:
     generated: bool = False  # images from a GAN
     classical: bool = False  # classical augmentation while training
     balance: str = None  # 'oversample' repeats images of small classes, 'undersample' drops some
+    repeated: bool = False  # real images again, as many as generated ones would be
+    mixup: bool = False  # weighted means of two images and of their labels (Zhang et al. 2018)
     source: str = 'own'  # whose generated images, where several sets are given
     test: str = 'real'  # 'generated': images from the GAN that are kept out of training (O9)
     leak: str = 'forbid'  # 'allow': count what the GAN saw of validation and test (published so)
@@ -48,6 +50,8 @@ class Arm:
             raise InputError(
                 'arm: neither real nor generated images to train on; set real=True or generated=True'
             )
+        if self.repeated and not self.real:
+            raise InputError('arm: repeated=True repeats real images; set real=True')
         if self.test == 'generated' and not self.generated:
             raise InputError("arm: test='generated' needs generated=True")
 
@@ -59,6 +63,8 @@ ARMS = {
     'original+classical': Arm(classical=True),
     'original+generated+classical': Arm(generated=True, classical=True),
     'original+balanced': Arm(balance='oversample'),  # simple class balancing (wmlq2022, X3)
+    'original+repeated': Arm(repeated=True),  # the control: as many images, none of them new
+    'original+mixup': Arm(mixup=True),
     # trained and tested on generated images (O9)
     'generated-on-generated': Arm(real=False, generated=True, test='generated'),
 }
@@ -121,6 +127,7 @@ class TrainingSet(ImageSet):
     pipeline: object = (
         None  # classical augmentation: None, 'protocol' (that of the protocol), a pipeline
     )
+    mixup: bool = False  # whether to mix two images into one
     leaked: list = field(default_factory=list)  # ids of leaked images; None: not known
 
 # %% ../nbs/6_classifiers/39_arms.ipynb #6b52122b
@@ -512,6 +519,19 @@ def _check_labels(generated, classes: list):
     if stranger:
         raise InputError(f'generated images: class {stranger[0]!r} is not among {classes}')
 
+# %% ../nbs/6_classifiers/39_arms.ipynb #1d691a3f
+def _repeated_rows(real, train, classes, n_generated, seed) -> np.ndarray:
+    """Rows of real training images that the arm shows again: of each class as many as it would take of
+    generated ones, each image as often as the next, up to one."""
+    labels = real.table.label.iloc[train]
+    pools = {c: train[(labels == c).to_numpy(bool)] for c in classes}
+    have = {c: len(pool) for c, pool in pools.items()}
+    out = []
+    for c, n in _wanted(n_generated, have, have).items():
+        whole, rest = divmod(n, max(1, have[c]))
+        out += [np.tile(pools[c], whole), draw(pools[c], rest, seed, f'repeated/{c}')]
+    return np.concatenate(out)
+
 # %% ../nbs/6_classifiers/39_arms.ipynb #a40ef2a1
 def build(
     arm,  # name in `ARMS`, or an `Arm`
@@ -538,6 +558,9 @@ def build(
     if arm.real:
         train, leaked = _real_part(real, copies, keys)
         parts.append(_pick(real, train, classes, 'real', size))
+    if arm.repeated:
+        again = _repeated_rows(real, train, classes, n_generated, seed)
+        parts.append(_pick(real, again, classes, 'real', size))
     if arm.generated:
         generated = _generated(arm, name, generated)
         _check_labels(generated, classes)
@@ -558,4 +581,5 @@ def _training_set(arm: Arm, name: str, parts: dict, classes: list, leaked, seed)
         rows = balanced(parts['y'], arm.balance, seed)
         parts = {k: v[rows] for k, v in parts.items()}
     pipeline = 'protocol' if arm.classical else None
-    return TrainingSet(classes=classes, arm=name, pipeline=pipeline, leaked=leaked, **parts)
+    more = {'pipeline': pipeline, 'mixup': arm.mixup, 'leaked': leaked}
+    return TrainingSet(classes=classes, arm=name, **more, **parts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['imagenet_file', 'build_model', 'normalisations', 'count_parameters', 'kept_with', 'compiled_call', 'to_unit',
-           'check_images', 'run_batches', 'predict', 'features', 'graph']
+           'check_images', 'run_batches', 'predict', 'features', 'feature_model', 'graph']
 
 # %% ../nbs/6_classifiers/42_classifiers.ipynb #ac19892c
 import functools
@@ -298,6 +298,32 @@ def features(
         model, 'features', lambda: load_keras().Model(model.input, model.layers[-1].input)
     )
     return predict(inner, x, batch)
+
+# %% ../nbs/6_classifiers/42_classifiers.ipynb #03314ace
+def feature_model(
+    p: Protocol,
+    layers: tuple = (),  # names of layers of the base; (): its last one
+    progress=print,  # as for `build_model`
+):  # keras.Model: (n, size, size, 1) in [0, 1] -> (n, d), with .source
+    "A network without its head, never to be trained."
+    keras = load_keras()
+    _seed(0)
+    with precision(p.settled()[0].precision):
+        base, source = _base(p, progress)
+        known = [layer.name for layer in base.layers]
+        for name in layers:
+            if name not in known:
+                raise InputError(f'layers: {p.network} has no layer {name!r}; see `graph`')
+        maps = [base.get_layer(name).output for name in layers] or [base.output]
+        image = keras.Input((p.size, p.size, 1), name='image')
+        inner = keras.Model(base.input, maps)
+        found = inner(_scaled(p, image), training=False)
+        found = found if isinstance(found, (list, tuple)) else [found]
+        parts = [keras.ops.mean(m, (1, 2)) for m in found]
+    joined = keras.ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    model = keras.Model(image, joined, name=f'{p.network}_features')
+    model.source = source
+    return model
 
 # %% ../nbs/6_classifiers/42_classifiers.ipynb #03877ed6
 def _feeding(x) -> list:
