@@ -60,6 +60,7 @@ _WORDS = {
     'generate': 'generate images',
     'collect': 'collect images of others',
     'classify': 'train classifiers',
+    'classify_frozen': 'train heads',
     'score': 'score images',
     'figures': 'draw tables and figures',
 }

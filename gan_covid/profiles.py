@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OWN_PAPERS', 'NEEDED', 'PROFILES', 'STEPS', 'COMMON', 'PATHS', 'MODELS', 'FOREIGN', 'PAPER_KEYS', 'FEWEST',
-           'profile_name', 'own_data', 'check_names', 'check_own', 'check_runs', 'model_of', 'load_profile',
-           'settings_of', 'gans_of', 'train_runs', 'generate_run', 'classify_runs', 'check_data', 'asked_for',
-           'papers_of']
+           'profile_name', 'own_data', 'check_names', 'check_own', 'check_runs', 'model_of', 'several_gans',
+           'load_profile', 'settings_of', 'gans_of', 'train_runs', 'generate_run', 'classify_runs', 'family',
+           'frozen_runs', 'sets_behind', 'check_data', 'asked_for', 'papers_of']
 
 # %% ../nbs/9_workflow/60_profiles.ipynb #c71e97ea
 import difflib
@@ -50,7 +50,7 @@ def _one_name(where: str, name):
 # %% ../nbs/9_workflow/60_profiles.ipynb #80b9da14
 def _check_groups(where: str, settings: dict):
     "Names of GANs and classifiers."
-    for group in ('gans', 'classifiers'):
+    for group in ('gans', 'classifiers', 'frozen'):
         names = list(settings.get(group) or {})
         for name in names:
             _one_name(f'{where}.{group}', name)
@@ -135,6 +135,7 @@ def check_runs(where: str, settings: dict):
         raise InputError(f'{where}: {lacking[0]} is missing')
     try:
         runs = classify_runs(settings, FOREIGN)
+        frozen_runs(settings)
     except InputError as e:
         raise InputError(f'{where}: {e}') from None
     for name, run in runs.items():
@@ -148,7 +149,16 @@ def check_runs(where: str, settings: dict):
 
 # %% ../nbs/9_workflow/60_profiles.ipynb #9d31d473
 PROFILES = ROOT / 'workflow' / 'configs'
-STEPS = ('prepare', 'train_dcgan', 'train_stylegan2', 'generate', 'collect', 'classify', 'score')
+STEPS = (
+    'prepare',
+    'train_dcgan',
+    'train_stylegan2',
+    'generate',
+    'collect',
+    'classify',
+    'classify_frozen',
+    'score',
+)
 COMMON = (
     'profile',
     'paper',
@@ -171,6 +181,7 @@ PAPER_KEYS = {
     'positive': str,
     'gans': dict,
     'classifiers': dict,
+    'frozen': dict,
     'arms': _ARMS,
     'seed': int,
     **{s: dict for s in STEPS},
@@ -232,9 +243,24 @@ def _typed(where: str, settings: dict):
             settings[key] = _pairs(f'{where}.{key}', value)
         else:
             settings[key] = convert(f'{where}.{key}', value, PAPER_KEYS[key])
-    for group in ('gans', 'classifiers'):
+    for group in ('gans', 'classifiers', 'frozen'):
         for name, value in settings.get(group, {}).items():
             settings[group][name] = _pairs(f'{where}.{group}.{name}', value)
+
+# %% ../nbs/9_workflow/60_profiles.ipynb #1a66ffbe
+def several_gans(where: str, settings: dict):
+    """Write out the sets that ask for several GANs on the same images: `seeds: 3` of the set `a` becomes the
+    sets `a-1`, `a-2`, `a-3`; `families` then says which sets stand behind a name."""
+    sets, families = {}, {}
+    for name, given in (settings.get('gans') or {}).items():
+        n = convert(f'{where}.gans.{name}.seeds', given.pop('seeds', 1), int)
+        if n < 1:
+            raise InputError(f'{where}.gans.{name}.seeds: {n}; give a whole number from 1')
+        names = [f'{name}-{k + 1}' for k in range(n)] if n > 1 else [name]
+        families[name] = names
+        sets |= {one: {**given, 'repeat': k} if n > 1 else given for k, one in enumerate(names)}
+    if len(sets) > len(families):
+        settings['gans'], settings['families'] = sets, families
 
 # %% ../nbs/9_workflow/60_profiles.ipynb #4f9aa969
 def _parts(where: str, settings: dict) -> list:
@@ -242,6 +268,8 @@ def _parts(where: str, settings: dict) -> list:
     parts = [(k, k, settings.get(k) or {}) for k in STEPS]
     for name, given in (settings.get('classifiers') or {}).items():
         parts.append((f'classifiers.{name}', 'classify', given))
+    for name, given in (settings.get('frozen') or {}).items():
+        parts.append((f'frozen.{name}', 'classify_frozen', given))
     for name, given in (settings.get('gans') or {}).items():
         if given.get('model', 'dcgan') not in MODELS:
             raise InputError(f'{where}.gans.{name}: model must be one of {", ".join(MODELS)}')
@@ -270,6 +298,7 @@ def _check_paper(path: Path, paper: str, settings, kind: str, here):
     if not isinstance(settings, dict):
         raise InputError(f'{where} must hold keys such as {", ".join(NEEDED)}')
     _typed(where, settings)
+    several_gans(where, settings)
     for name, step, given in _parts(where, settings):
         _check_part(f'{where}.{name}', name.split('.')[0], step, given, here)
     check_names(where, settings)
@@ -389,6 +418,41 @@ def classify_runs(
                 own['also'] = group[1:]
             out[own['name']] = settings_of(settings, 'classify', **own)
     return out
+
+# %% ../nbs/9_workflow/60_profiles.ipynb #935a6ed6
+def family(settings: dict, gan: str) -> list:
+    "The sets of generated images behind a name: one for each GAN that was trained on the same images."
+    return (settings.get('families') or {}).get(gan, [gan])
+
+# %% ../nbs/9_workflow/60_profiles.ipynb #ed99d793
+def frozen_runs(settings: dict) -> dict:
+    "{run of classify_frozen: its parameters}."
+    out, sets = {}, gans_of(settings)
+    asked = settings.get('frozen') or ({'frozen': {}} if 'classify_frozen' in settings else {})
+    for name, extra in asked.items():
+        run = settings_of(settings, 'classify_frozen', **(extra or {}), name=name)
+        named_sets = {s for s in (named(arm)[1] for arm in run.get('arms', [])) if s}
+        asked_sets = [*run.get('gans', ['dcgan']), *sorted(named_sets)]
+        for gan in asked_sets:
+            for one in family(settings, gan):
+                if one not in sets:
+                    there = ', '.join([*(settings.get('families') or {}), *sets])
+                    raise InputError(
+                        f'frozen.{name}: no GAN {gan!r} among `gans`; there are {there}'
+                    )
+        run['gans'] = [one for gan in run.get('gans', ['dcgan']) for one in family(settings, gan)]
+        if several := {s: family(settings, s) for s in sorted(named_sets)}:
+            run['sources'] = several
+        out[name] = run
+    return out
+
+# %% ../nbs/9_workflow/60_profiles.ipynb #ffd0284b
+def sets_behind(run: dict) -> list:
+    "The sets of generated images that a run of classify_frozen takes."
+    named_sets = [one for sets in run.get('sources', {}).values() for one in sets]
+    kinds = [named(arm) for arm in run.get('arms', ['original+generated'])]
+    own = any((kind.generated or kind.repeated) and not source for kind, source, _ in kinds)
+    return sorted({*(run['gans'] if own else ()), *named_sets})
 
 # %% ../nbs/9_workflow/60_profiles.ipynb #a2f2381b
 FEWEST = 10  # own images of a class: training, validation and test part need some of each

@@ -28,6 +28,7 @@ from gan_covid.profiles import (
     asked_for,
     check_data,
     classify_runs,
+    frozen_runs,
     gans_of,
     load_profile,
     own_data,
@@ -65,6 +66,7 @@ def set_aside(work, profile: dict, paper: str) -> list:
     planned = {'prepare': [settings['dataset']], 'generate': sets, 'score': sets}
     planned |= {f'train_{m}': train_runs(settings, m) for m in MODELS}
     planned['classify'] = classify_runs(settings, FOREIGN)
+    planned['classify_frozen'] = frozen_runs(settings)
     for step, runs in planned.items():
         for run in sorted((base / paper / step).glob('*')):
             if run.name in runs or not run.is_dir():

@@ -53,7 +53,7 @@ def test_integers_and_floats_are_the_same_image(see):
     a, b = see(x), see(x.astype(np.float32) / 255)
     if see is spectrum:
         b = b + 2 * np.log(255)
-    assert np.allclose(a, b, atol=5e-3)
+    assert np.allclose(a[:, 1:], b[:, 1:], atol=5e-3)
 
 
 @pytest.mark.parametrize('name', list(BASELINES))
