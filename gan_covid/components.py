@@ -270,16 +270,20 @@ def verdict(difference, p, equivalent_p, level=0.95, margin=MARGIN, less_is_bett
         return f'equal within {margin:g}'.replace(' 0.', ' .')
     return UNKNOWN
 
-# %% ../nbs/7_statistics/51_components.ipynb #e55e00f5
+# %% ../nbs/7_statistics/51_components.ipynb #724bba3a
 class Crossed(Pair):
     "A control `a` and an arm `b` with unequally many runs on the same images."
 
     @cached_property
-    def reach(self):  # each run of the arm beside each of the control equally often
+    def reach(self):  # as that of a pair, but one row: the mean over all runs of both
         a, b = self.a.outcomes, self.b.outcomes
-        n = int(np.lcm(len(a), len(b)))
-        a, b = ([runs[i % len(runs)] for i in range(n)] for runs in (a, b))
-        return cache(lambda z, area: reach_of_difference(a, b, z, area))
+
+        def mean(z, area):
+            each = (a, b[:1]), (a[:1], b), (a[:1], b[:1])
+            of_a, of_b, twice = (reach_of_difference(x, y, z, area) for x, y in each)
+            return {m: (of_a[m].mean(0) + of_b[m].mean(0) - twice[m][0])[None] for m in twice}
+
+        return cache(mean)
 
     def check(self, metric):
         "`InputError` for an unknown metric, or arms that were tested on different images."
