@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['BINS', 'corrected', 'brier', 'reliability', 'ece', 'ece_by_chance', 'scores']
 
-# %% ../nbs/7_statistics/47_calibration.ipynb #955080c9
+# %% ../nbs/7_statistics/47_calibration.ipynb #6ff17cb6
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from .evaluation import outcome
-from .intervals import wilson
 from .records import InputError
 
 # %% ../nbs/7_statistics/47_calibration.ipynb #245e797e
@@ -82,7 +81,7 @@ def _bins(confidence, bins) -> np.ndarray:
     place = (stats.rankdata(confidence, 'average') - 0.5) / len(confidence)
     return np.minimum((place * bins).astype(int), bins - 1)
 
-# %% ../nbs/7_statistics/47_calibration.ipynb #e721638a
+# %% ../nbs/7_statistics/47_calibration.ipynb #ffc4f5b4
 def reliability(
     y_true,  # (n,) class indices
     y_score,  # (n, k) probabilities
@@ -97,9 +96,10 @@ def reliability(
     out = each.agg(
         confidence=('confidence', 'mean'), accuracy=('right', 'mean'), n=('right', 'size')
     )
-    known = [wilson(k, n, level) for k, n in zip(each['right'].sum(), out['n'])]
-    out.insert(2, 'low', [low for low, _ in known])
-    out.insert(3, 'high', [high for _, high in known])
+    right = zip(each['right'].sum(), out['n'])
+    known = [stats.binomtest(int(k), int(n)).proportion_ci(level, 'wilson') for k, n in right]
+    out.insert(2, 'low', [ends.low for ends in known])
+    out.insert(3, 'high', [ends.high for ends in known])
     return out.reset_index(drop=True)
 
 # %% ../nbs/7_statistics/47_calibration.ipynb #23a3ae65
