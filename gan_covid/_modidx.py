@@ -1150,6 +1150,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gan_covid.images.to_uint8': ('1_basics/images.html#to_uint8', 'gan_covid/images.py')},
             'gan_covid.intervals': { 'gan_covid.intervals.Uncertainty': ( '7_statistics/intervals.html#uncertainty',
                                                                           'gan_covid/intervals.py'),
+                                     'gan_covid.intervals._drawn': ('7_statistics/intervals.html#_drawn', 'gan_covid/intervals.py'),
                                      'gan_covid.intervals._kept': ('7_statistics/intervals.html#_kept', 'gan_covid/intervals.py'),
                                      'gan_covid.intervals._proportion': ( '7_statistics/intervals.html#_proportion',
                                                                           'gan_covid/intervals.py'),
