@@ -724,6 +724,29 @@ _CT = (
     ),
 )
 
+# %% ../nbs/8_results/58_paper.ipynb #7d456542
+_SIZES = (
+    Contrast(
+        'O17_claim',
+        'original+generated',
+        'GAN images in place of classical augmentation',
+        'original+classical',
+        kind='claim',
+        adjusted=False,
+    ),
+    Contrast(
+        'T23_differences',
+        'original+generated',
+        'images of a conditional StyleGAN2-ADA, trained on these images',
+    ),
+    Contrast(
+        'T23_differences',
+        'original+classical',
+        'classical augmentation',
+        kind='other',
+    ),
+)
+
 # %% ../nbs/8_results/58_paper.ipynb #d29da6fc
 CONTRASTS = {
     'head_ct': (
@@ -743,27 +766,7 @@ CONTRASTS = {
     ),
     'ct_report': _CT,
     'wmlq2022': _RADIOGRAPHS,
-    'mgv2023': (
-        Contrast(
-            'O17_claim',
-            'original+generated',
-            'GAN images in place of classical augmentation',
-            'original+classical',
-            kind='claim',
-            adjusted=False,
-        ),
-        Contrast(
-            'T23_differences',
-            'original+generated',
-            'images of a conditional StyleGAN2-ADA, trained on these images',
-        ),
-        Contrast(
-            'T23_differences',
-            'original+classical',
-            'classical augmentation',
-            kind='other',
-        ),
-    ),
+    'mgv2023': _SIZES,
 }
 
 # %% ../nbs/8_results/58_paper.ipynb #f651606e
