@@ -117,26 +117,27 @@ def _auc_of_counts(y, score, counts):  # (n,) 0 or 1, (n,), (b, n) whole numbers
     """`auc` of many draws as one product of matrices.
     Every sum in it is a multiple of a half and exact, so that the order of summation does not matter."""
     positive, negative = y == 1, y == 0
-    mine, others = score[positive][:, None], score[negative]
+    mine, others = score[positive], score[negative][:, None]
     won = ((mine > others) + (mine == others) / 2).astype(np.float32)
-    pos, neg = counts[:, positive], counts[:, negative]
-    below = pos.astype(np.float32) @ won
-    return _over((below * neg).sum(-1), pos.sum(-1) * neg.sum(-1))
+    # a row an image: `resample` keeps the draws of an image side by side
+    pos, neg = counts.T[positive], counts.T[negative]
+    below = won @ pos.astype(np.float32)
+    return _over((below * neg).sum(0), pos.sum(0) * neg.sum(0))
 
 # %% ../nbs/7_statistics/46_evaluation.ipynb #0196a6ee
-def _counted(y, weights) -> bool:
+def _counted(weights) -> bool:
     "Many draws that count each image a whole number of times, few enough for exact sums in float32?"
     if np.ndim(weights) != 2 or len(weights) < 100:
         return False
     w = np.asarray(weights, float)
-    whole = (w == np.rint(w)).all() and w.min() >= 0 and w.sum(-1).max() < 2**20
-    return bool(whole and ((y == 0) | (y == 1)).all())
+    return bool((w == np.rint(w)).all() and w.min() >= 0 and w.sum(-1).max() < 2**20)
 
 # %% ../nbs/7_statistics/46_evaluation.ipynb #2a166ead
 def auc(
     y_true,  # (n,) 1 or True for positives
     score,  # (n,) the higher, the more positive
     weights=None,  # (n,) or (b, n) how often each image counts; default once
+    counted: bool = None,  # are the weights draws of whole images? None: they are looked at
 ):  # a number, or (b,)
     "Area under the ROC curve (Mann-Whitney, ties half); nan if one of the two classes is absent."
     y, score = np.asarray(y_true, float), np.asarray(score, float)
@@ -145,7 +146,8 @@ def auc(
         raise InputError(f'y_true, score: must be two lists of one length, got shapes {shapes}')
     if not np.isfinite(score).all():
         raise InputError('score: holds values that are not finite; look at their training')
-    if _counted(y, weights):
+    counted = _counted(weights) if counted is None else counted
+    if counted and ((y == 0) | (y == 1)).all():
         return _auc_of_counts(y, score, np.asarray(weights, float))
     order = np.argsort(score, kind='stable')
     start = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # of equal scores the first
@@ -213,10 +215,13 @@ def areas(
     weights,  # (n,) or (b, n)
 ) -> dict:
     "`auc` of the positive class, and `macro_auc`: each class against the rest, averaged."
-    each = [auc(y_true == i, y_score[:, i], weights) for i in range(y_score.shape[1])]
-    mean = np.mean(each, axis=0)
+    counted, k = _counted(weights), y_score.shape[1]
+    each = [auc(y_true == i, y_score[:, i], weights, counted) for i in range(k)]
+    mean, one = np.mean(each, axis=0), each[positive]
+    if k == 2:  # its score is another one
+        one = auc(y_true == positive, positive_score(y_score, positive), weights, counted)
     return {
-        'auc': auc(y_true == positive, positive_score(y_score, positive), weights),
+        'auc': one,
         'macro_auc': mean if mean.ndim else float(mean),
     }
 

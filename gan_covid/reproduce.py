@@ -7,7 +7,6 @@ __all__ = ['kept_in', 'set_aside', 'Request', 'reproduce', 'draw_figures', 'publ
 
 # %% ../nbs/9_workflow/67_reproduce.ipynb #7ffbb4f6
 import contextlib
-import io
 import json
 import os
 import selectors
@@ -15,13 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from .console import Console, duration
-from .notebooks import ROOT, run_notebook
+from .engines import cores
+from .notebooks import ROOT
 from gan_covid.profiles import (
     FOREIGN,
     MODELS,
@@ -47,7 +48,7 @@ from gan_covid.records import (
     write_json,
 )
 from .report import write_report
-from .worker import worker
+from .worker import ask, worker
 
 # %% ../nbs/9_workflow/67_reproduce.ipynb #3d3fe6f9
 def kept_in(profile: dict, paper: str, work, records=None, figures=None) -> tuple:
@@ -287,20 +288,36 @@ def _with_records(records, profile: str, paper) -> list:  # (profile, paper)
         found |= {(f.parent.name, f.name) for f in folders}
     return sorted(found)
 
+# %% ../nbs/9_workflow/67_reproduce.ipynb #76d52568
+_DRAWING = (  # what the papers' notebooks import, without any engine
+    'papermill',
+    'IPython.core.interactiveshell',
+    'matplotlib.backends.backend_pdf',
+    'matplotlib_inline.backend_inline',
+    'sklearn.metrics',
+    'gan_covid.paper',
+)
+
 # %% ../nbs/9_workflow/67_reproduce.ipynb #57cbb6f2
-def _draw_paper(profile: str, paper: str, records, figures, work) -> str:
-    "Draw the figures of one paper; what its notebook prints."
-    os.environ.setdefault('OMP_NUM_THREADS', '1')  # the papers beside each other fill the cores
+def _draw_paper(profile: str, paper: str, records, figures, work) -> tuple:
+    "Draw the figures of one paper; exit code, and what its notebook prints."
     values = {
         'profile': profile,
         'records': str(Path(records).resolve()),
         'figures': str((Path(figures) / profile).resolve()),
         'work': str(Path(work).resolve()),
     }
+    notebook = ROOT / 'nbs' / 'papers' / f'{paper}.ipynb'
     executed = Path(work) / profile / 'notebooks' / f'{paper}.ipynb'
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        run_notebook(ROOT / 'nbs' / 'papers' / f'{paper}.ipynb', executed, values)
-    return said.getvalue()
+    command = ['run', str(notebook), str(executed), '--json', json.dumps(values)]
+    with tempfile.TemporaryFile() as said:
+        code = ask(command, (said.fileno(), 2))
+        if code is None:  # no worker here: a process of its own
+            one = {**os.environ, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1')}
+            command = [sys.executable, '-m', 'gan_covid.cli', *command]
+            code = subprocess.call(command, stdout=said, env=one)
+        said.seek(0)
+        return code, said.read().decode()
 
 # %% ../nbs/9_workflow/67_reproduce.ipynb #57cd322f
 def draw_figures(
@@ -313,11 +330,16 @@ def draw_figures(
 ) -> int:
     "Redraw the figures of every paper that has records, from the records alone; needs no engine."
     drawn = _with_records(records, profile_name(profile) if profile else None, paper)
-    where = records, figures, work
-    with ProcessPoolExecutor(min(jobs or os.cpu_count() or 1, len(drawn))) as pool:
+    where, codes = (records, figures, work), []
+    # the papers beside each other fill the cores: one thread each
+    with worker(1, _DRAWING), ThreadPoolExecutor(jobs or cores()) as pool:
         running = [pool.submit(_draw_paper, *names, *where) for names in drawn]
         for n, ((name, key), job) in enumerate(zip(drawn, running), 1):
-            print(f'{n}/{len(drawn)} {name}/{key}\n{job.result()}', end='', flush=True)
+            code, said = job.result()
+            codes.append(code)
+            print(f'{n}/{len(drawn)} {name}/{key}\n{said}', end='', flush=True)
+    if any(codes):
+        return max(codes)
     for name in sorted({name for name, _ in drawn}):
         print(write_report(Path(figures) / name))
     return 0

@@ -17,6 +17,7 @@ import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from .records import InputError, atomic_write, check_choice
@@ -70,6 +71,19 @@ def styled(draw):
 
     return wrapped
 
+# %% ../nbs/8_results/54_style.ipynb #69f2b4bd
+class _Figure(Figure):
+    "A figure that Matplotlib, when it saves one, does not draw a first time only to lay it out."
+
+    def draw(self, renderer):
+        engine = self.get_layout_engine()  # a place holder where the layout is done
+        if self.canvas.is_saving() and isinstance(engine, ConstrainedLayoutEngine):
+            for ax in self.axes:
+                ax.apply_aspect()
+            engine.execute(self)
+        else:
+            super().draw(renderer)
+
 # %% ../nbs/8_results/54_style.ipynb #324cf9e8
 def canvas(
     width: float,
@@ -83,7 +97,7 @@ def canvas(
     lines = textwrap.wrap(str(note), max(30, int(width * 14.5)))
     foot = 0.12 + 0.155 * len(lines)
     whole = height + foot
-    fig = Figure((width, whole), layout='constrained')
+    fig = _Figure((width, whole), layout='constrained')
     fig.get_layout_engine().set(w_pad=0.09, h_pad=0.07, rect=(0, foot / whole, 1, height / whole))
     place = 0.08 / width, 0.05 / whole
     fig.text(*place, '\n'.join(lines), fontsize=8.5, color=GREY, va='bottom', linespacing=1.15)

@@ -163,7 +163,10 @@ def serve(
         _Worker(server, command_line).run()
 
 # %% ../nbs/9_workflow/62_worker.ipynb #26c58225
-def ask(command: list):
+def ask(
+    command: list,
+    files=(1, 2),  # where its standard output and error go
+):
     "Have a command of `gan-covid` run by the worker; its exit code, or None if there is no worker."
     address = os.environ.get(ADDRESS)
     if not address:
@@ -177,21 +180,26 @@ def ask(command: list):
             connection.connect(address)
         except OSError:
             return None
-        socket.send_fds(connection, [b'%d\n' % len(data)], [1, 2])
+        socket.send_fds(connection, [b'%d\n' % len(data)], files)
         connection.sendall(data)
         answer = connection.recv(16)
     return int(answer) if answer else 1
 
 # %% ../nbs/9_workflow/62_worker.ipynb #954dcf79
 @contextlib.contextmanager
-def worker(threads: int = None):
-    "Within it `ask` finds a worker, where there can be one; `threads`: of each notebook's computations."
+def worker(
+    threads: int = None,  # of each notebook's computations
+    modules=LOADED,
+):
+    "Within it `ask` finds a worker, where there can be one."
     if not possible() or os.environ.get(ADDRESS):
         yield
         return
     with tempfile.TemporaryDirectory(prefix='gan_covid') as folder:
         address = f'{folder}/worker'
-        code = f'from gan_covid.cli import main; main(["worker", {address!r}])'
+        code = (
+            f'from gan_covid import cli, worker; worker.serve({address!r}, cli.main, {modules!r})'
+        )
         environment = {**os.environ, **({'OMP_NUM_THREADS': str(threads)} if threads else {})}
         process = subprocess.Popen([sys.executable, '-c', code], env=environment)
         while not os.path.exists(address) and process.poll() is None:
