@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOURCES', 'KINDS', 'MARKS', 'PAPERS', 'PUBLISHED', 'INVENTORY', 'RESULTS', 'LAYERS', 'NOT_STATED', 'read_source',
            'Value', 'ids', 'value', 'counts_from_rates', 'result_counts', 'published', 'conv_parameters',
-           'count_layers', 'network', 'not_stated']
+           'count_layers', 'network', 'primary', 'not_stated']
 
 # %% ../nbs/8_results/52_published.ipynb #6644a574
 import math
@@ -256,6 +256,14 @@ def network(name: str) -> pd.DataFrame:  # as `count_layers`
 NOT_STATED = {
     paper: read['not_stated'] for paper, read in _READ.items()
 }  # dicts: what, default, reason, mark
+
+# %% ../nbs/8_results/52_published.ipynb #edaa3c41
+def primary(
+    paper: str,  # key of PAPERS
+) -> dict:  # arm, control, score, why
+    "The comparison that answers a source's question."
+    check_choice('paper', paper, PAPERS)
+    return _READ[paper]['primary']
 
 # %% ../nbs/8_results/52_published.ipynb #1b06404a
 def not_stated(paper: str) -> pd.DataFrame:  # what, default, reason, mark
