@@ -639,7 +639,9 @@ def difference_in_words(row) -> str:
 
 # %% ../nbs/8_results/58_paper.ipynb #ea2d4063
 def verdict(row, metric='accuracy', p='p_adjusted') -> str:
-    "What a difference of two arms allows to say, at 5 %."
+    "What a difference of two arms allows to say, at 5 %; as the table says it, where it does."
+    if isinstance(row.get('says'), str) and row['says']:
+        return row['says']
     most = 2 if metric == 'mcc' else 1
     if row['low'] <= -most and row['high'] >= most:
         return 'these runs cannot tell'
@@ -729,6 +731,12 @@ _CT = (
 # %% ../nbs/8_results/58_paper.ipynb #7d456542
 _SIZES = (
     Contrast(
+        'T23_primary',
+        'original+generated',
+        'images of conditional StyleGAN2-ADAs, against as many repeated real ones',
+        'original+repeated',
+    ),
+    Contrast(
         'O17_claim',
         'original+generated',
         'GAN images in place of classical augmentation',
@@ -794,8 +802,9 @@ def contrasts(
             numbers = {k: row[k] for k in ('difference', 'low', 'high', 'p_adjusted', 'n')}
             about = {'table': c.table, 'who': _who(row, c), 'arm': c.arm, 'baseline': c.baseline}
             about |= {'added': c.added, 'kind': c.kind, 'adjusted': c.adjusted}
+            about['says'] = row.get('verdict', '')
             found.append(about | numbers)
-    columns = 'table who arm baseline added kind adjusted difference low high p_adjusted n'.split()
+    columns = 'table who arm baseline added kind adjusted difference low high p_adjusted n says'.split()
     return pd.DataFrame(found, columns=columns)
 
 # %% ../nbs/8_results/58_paper.ipynb #c81cb2b9
@@ -825,15 +834,14 @@ def _label(row) -> str:
     return '\n'.join(wrap(f'{row.who}: {row.added}', 46))
 
 # %% ../nbs/8_results/58_paper.ipynb #42d12cdc
+_CLEAR = 'better', 'worse', 'equal within .02', 'too imprecise to tell'
+
+
 def counted_verdicts(rows: pd.DataFrame) -> str:  # rows of `contrasts`
     "'1 is worse, in 3 chance cannot be excluded'."
     found = Counter(verdict(r) for r in rows.to_dict('records'))
-    clear = [
-        f'{found[w]} {"is" if found[w] == 1 else "are"} {w}'
-        for w in ('better', 'worse')
-        if found[w]
-    ]
-    open_ = [f'in {n} {words}' for words, n in found.items() if words not in ('better', 'worse')]
+    clear = [f'{found[w]} {"is" if found[w] == 1 else "are"} {w}' for w in _CLEAR if found[w]]
+    open_ = [f'in {n} {words}' for words, n in found.items() if words not in _CLEAR]
     return ', '.join(clear + open_)
 
 # %% ../nbs/8_results/58_paper.ipynb #779e1662

@@ -709,3 +709,22 @@ def test_real_lung_crops(real_data, tmp_path):
     assert np.abs(ready.images.astype(int) - whole.images).mean() > 5
     corners = [p.images[:, :12, :12].astype(float).mean() for p in (ready, whole)]
     assert corners[0] != corners[1]
+
+
+def test_files_of_two_sizes_are_filtered_alike(tmp_path):
+    rng = np.random.default_rng(0)
+    large = resize(rng.integers(0, 256, (75, 75), dtype=np.uint8), 299)
+    rows = []
+    for name, picture in (('large', large), ('small', resize(large, 224))):
+        Image.fromarray(picture).save(tmp_path / f'{name}.png')
+        file = tmp_path / f'{name}.png'
+        h, w = picture.shape
+        row = {'image': str(file), 'label': name, 'source': 'here', 'width': w, 'height': h}
+        rows.append(row | {'sha256': sha256_file(file)})
+    table = as_table(rows)
+    fine = {}
+    for via in (None, 224):
+        made = pre.prepare(table, tmp_path / f'via {via}', Steps(128, via=via), progress=False)
+        fine[via] = np.abs(np.asarray(made.images[0], int) - np.asarray(made.images[1], int)).max()
+    assert fine[224] == 0 < fine[None]
+    assert Steps(128, via=224).as_dict()['via'] == [224, 224] and 'via' not in Steps(128).as_dict()

@@ -269,3 +269,35 @@ def test_two_calls_in_one_work_folder_are_kept_apart(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match='another run is at work there'):
             reproduce.reproduce(reproduce.Request(work=tmp_path))
+
+
+def test_several_gans_on_the_same_images(tmp_path):
+    file = tmp_path / 'mine.yaml'
+    text = (profiles.PROFILES / 'smoke.yaml').read_text(encoding='utf-8')
+    file.write_text(text, encoding='utf-8')
+    settings = profiles.load_profile(file)['papers']['mgv2023']
+    runs = profiles.train_runs(settings, 'stylegan2')
+    assert [runs[f'smaller-{k}']['repeat'] for k in (1, 2)] == [0, 1]
+    alike = [{k: v for k, v in runs[n].items() if k not in ('repeat', 'name')} for n in runs]
+    assert alike[1] == alike[2] != alike[0]  # the same images, and another seed
+    frozen = profiles.frozen_runs(settings)
+    assert frozen['smaller']['gans'] == ['smaller-1', 'smaller-2']
+    assert profiles.sets_behind(frozen['smaller']) == ['smaller-1', 'smaller-2']
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (('seeds: 2', 'seeds: 0'), 'give a whole number from 1'),
+        (('seeds: 2', 'seeds: two'), 'seeds'),
+        (('gans: [larger]}', 'gans: [larges]}'), "no GAN 'larges'"),
+        (('epochs: true}', 'epoch: true}'), "did you mean 'epochs'"),
+    ],
+)
+def test_gans_and_heads_that_cannot_be(tmp_path, change, words):
+    text = (profiles.PROFILES / 'smoke.yaml').read_text(encoding='utf-8')
+    assert change[0] in text
+    file = tmp_path / 'mine.yaml'
+    file.write_text(text.replace(*change), encoding='utf-8')
+    with pytest.raises(InputError, match=words):
+        profiles.load_profile(file)

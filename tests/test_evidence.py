@@ -1,0 +1,127 @@
+"""What decides: the tables and figures that all sources share, on simulated classifiers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gan_covid import evidence
+from gan_covid import published as pub
+from gan_covid.evaluation import simulated_result
+from gan_covid.frozen import save_scores
+
+BY = ('images a class',)
+
+
+def run(arm, skill, r=0, gan=0, network='net, frozen', size=30, n=120, **more):
+    "One result as `heads` gives it."
+    return simulated_result(
+        arm,
+        100 * gan + r,
+        skill,
+        range(n),
+        gan=gan,
+        run=r,
+        network=network,
+        length='steps',
+        images=2 * size,
+        train_prior=[size, size],
+        **{'images a class': size},
+        **more,
+    )
+
+
+def table_of(gain, gans=3, size=30):
+    "An original arm, its control, and images of GANs that are worth `gain`."
+    made = [run(a, 1, r, size=size) for a in ('original', 'original+repeated') for r in range(6)]
+    arm = 'original+generated'
+    made += [run(arm, 1 + gain, r, g + 1, size=size) for g in range(gans) for r in range(6)]
+    return made
+
+
+def test_every_source_names_its_comparison():
+    for paper in pub.PAPERS:
+        named = pub.primary(paper)
+        assert named['control'] == 'original+repeated' and named['score'] == 'accuracy'
+        assert 'generated' in named['arm']
+
+
+def test_a_large_gain_is_seen_and_none_is_not():
+    rows = evidence.judged(table_of(2.5), 'mgv2023', BY, 'hemorrhage')
+    first = rows[rows.role == 'primary'].iloc[0]
+    assert first.verdict == 'better' and first.low > 0 and first.GANs == 3 and first.n == 18
+    none = evidence.judged(table_of(0), 'mgv2023', BY, 'hemorrhage')
+    assert none[none.role == 'primary'].verdict.iloc[0] not in ('better', 'worse')
+
+
+def test_p_is_corrected_for_the_primary_comparisons_alone():
+    made = table_of(1) + table_of(1, size=60)
+    rows = evidence.judged(made, 'mgv2023', BY, 'hemorrhage')
+    mine = rows[rows.role == 'primary'].sort_values('p')
+    assert len(mine) == 2 and mine.p_adjusted.iloc[0] == pytest.approx(2 * mine.p.iloc[0])
+    assert rows[rows.role == 'exploratory'].p_adjusted.isna().all()
+
+
+def test_one_gan_says_nothing_about_gans():
+    rows = evidence.judged(table_of(1.0, gans=1), 'mgv2023', BY, 'hemorrhage')
+    first = rows[rows.role == 'primary'].iloc[0]
+    assert first.verdict == 'too imprecise to tell'
+    assert 'spread is not known' in evidence.sentences(rows)
+
+
+def test_baselines_are_beside_the_networks_and_not_among_them():
+    made = table_of(0) + [run('original', 3, network='SVM on pixels')]
+    assert len(evidence.with_network(made)) == len(made) - 1
+    table = evidence.all_arms(made, BY, 'hemorrhage')
+    weak = table[table.network == 'net, frozen']['below the SVM']
+    assert set(weak) == {'yes'} and table[table.network == 'SVM on pixels'].GANs.item() == 0
+
+
+def test_means_are_those_of_the_runs():
+    made = table_of(0.5)
+    table = evidence.all_arms(made, BY, 'hemorrhage').set_index('arm')
+    right = [
+        np.mean(np.argmax(r['test']['y_score'], 1) == r['test']['y_true'])
+        for r in made
+        if r['arm'] == 'original+generated'
+    ]
+    assert table.accuracy['original+generated'] == pytest.approx(np.mean(right))
+    single = np.array(right).reshape(3, 6).mean(1)
+    low, high = table['single GANs']['original+generated'].split(' to ')
+    assert (float(low), float(high)) == pytest.approx((single.min(), single.max()), abs=6e-4)
+    assert table['95 %']['original+generated'] == '' and table['95 %']['original'] != ''
+
+
+def test_nothing_run_is_said():
+    rows = evidence.judged([], 'mgv2023', BY)
+    assert not len(rows) and evidence.sentences(rows) == 'not run'
+    assert not len(evidence.all_arms([], BY))
+    alone = evidence.judged([run('original', 1)], 'mgv2023', BY)
+    assert not len(alone)
+
+
+def test_figures_show_every_arm_and_size():
+    made = table_of(0.3) + table_of(0.1, size=60)
+    made += [run('original', 1, network='SVM on pixels', size=s) for s in (30, 60)]
+    rows = evidence.judged(made, 'mgv2023', BY, 'hemorrhage')
+    gain = evidence.gain_curve(rows, note='n').axes[0]
+    assert any(len(line.get_xdata()) == 2 for line in gain.lines)
+    level = evidence.level_curve(evidence.all_arms(made, BY, 'hemorrhage'), note='n')
+    words = {t.get_text() for legend in level.legends for t in legend.get_texts()}
+    assert {'real images alone', 'with GAN images', 'SVM on pixels'} <= words
+    trust = evidence.reliability_figure(made, positive='hemorrhage', note='n').axes[0]
+    assert {t.get_text() for t in trust.get_legend().get_texts()} >= {'with GAN images'}
+
+
+def test_heads_reads_what_the_step_writes(tmp_path):
+    results = [run('original', 1, r) for r in range(2)]
+    test = {k: results[0]['test'][k] for k in ('id', 'y_true')}
+    save_scores(tmp_path / 'scores.npz', [r['test']['y_score'] for r in results])
+    kept = [{k: v for k, v in r.items() if k != 'images a class'} | {'test': 0} for r in results]
+    kept[1]['length'] = 'epochs'
+    record = {'folder': tmp_path, 'results': {'tests': [test], 'repeats': kept}}
+    paper = {'classify_frozen': {'a': record}}
+    steps, epochs = evidence.heads(paper), evidence.heads(paper, 'epochs')
+    assert [r['run'] for r in steps] == [0] and [r['run'] for r in epochs] == [1]
+    assert steps[0]['images a class'] == 30
+    found = pd.DataFrame(steps[0]['test']['y_score']), pd.DataFrame(results[0]['test']['y_score'])
+    assert np.abs(found[0] - found[1]).to_numpy().max() < 1e-4
