@@ -41,15 +41,18 @@ def frame(images: np.ndarray) -> np.ndarray:  # (n, h, w, 1) -> float32 (n, pixe
 BANDS = 32
 
 
-def spectrum(images: np.ndarray) -> np.ndarray:  # (n, h, w, 1) -> float32 (n, 32)
+def spectrum(
+    images: np.ndarray,
+) -> np.ndarray:  # (n, h, w, 1) -> float32 (n, 32), of small images fewer
     "Logarithm of the power in rings of the Fourier transform, from coarse to fine."
     x = images[..., 0].astype(np.float32)
     x = x - x.mean((1, 2), keepdims=True)
     power = np.abs(np.fft.fft2(x)) ** 2
     rings = [np.fft.fftfreq(n) for n in x.shape[1:]]
     radius = np.hypot(*np.meshgrid(*rings, indexing='ij'))
-    ring = np.minimum((radius / 0.5 * BANDS).astype(int), BANDS - 1)
-    mean = [power[:, ring == k].mean(1) for k in range(BANDS)]
+    bands = min(BANDS, min(x.shape[1:]) // 2)  # a finer ring would be empty
+    ring = np.minimum((radius / 0.5 * bands).astype(int), bands - 1)
+    mean = [power[:, ring == k].mean(1) for k in range(bands)]
     return np.log(np.stack(mean, 1) + 1e-6).astype(np.float32)
 
 # %% ../nbs/6_classifiers/45_baselines.ipynb #a35b83ea

@@ -804,7 +804,9 @@ def contrasts(
             about |= {'added': c.added, 'kind': c.kind, 'adjusted': c.adjusted}
             about['says'] = row.get('verdict', '')
             found.append(about | numbers)
-    columns = 'table who arm baseline added kind adjusted difference low high p_adjusted n says'.split()
+    columns = (
+        'table who arm baseline added kind adjusted difference low high p_adjusted n says'.split()
+    )
     return pd.DataFrame(found, columns=columns)
 
 # %% ../nbs/8_results/58_paper.ipynb #c81cb2b9

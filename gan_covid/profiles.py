@@ -113,7 +113,7 @@ def check_own(where: str, paper: str, settings: dict, kind: str):
             raise InputError(f'{where}.positive: {positive!r} is not among the labels {there}')
 
 # %% ../nbs/9_workflow/61_profiles.ipynb #4cab2d07
-NEEDED = ('dataset', 'labels', 'arms')  # of a paper's part of a profile
+NEEDED = ('dataset', 'labels')  # of a paper's part of a profile
 
 
 def _check_gan(where: str, name: str, run: dict, sets: dict):
@@ -130,7 +130,9 @@ def _check_gan(where: str, name: str, run: dict, sets: dict):
 # %% ../nbs/9_workflow/61_profiles.ipynb #d5a6231d
 def check_runs(where: str, settings: dict):
     "The runs that a paper's part of a profile names must be among those that it makes."
-    lacking = [k for k in NEEDED if not settings.get(k)]
+    heads_only = settings.get('frozen') and not settings.get('classify')
+    needed = NEEDED if heads_only else (*NEEDED, 'arms')
+    lacking = [k for k in needed if not settings.get(k)]
     if lacking:
         raise InputError(f'{where}: {lacking[0]} is missing')
     try:
@@ -141,7 +143,7 @@ def check_runs(where: str, settings: dict):
     for name, run in runs.items():
         _check_gan(where, name, run, gans_of(settings))
     judge = (settings.get('score') or {}).get('classifier', 'original')
-    if judge not in runs:
+    if judge and judge not in runs:
         there = ', '.join(runs)
         raise InputError(
             f'{where}.score.classifier: {judge!r} is no run of classify; there are {there}'
@@ -405,7 +407,7 @@ def classify_runs(
     out, sets = {}, gans_of(settings)
     for classifier, extra in (settings.get('classifiers') or {'': {}}).items():
         extra = dict(extra or {})
-        for group in extra.pop('arms', settings['arms']):
+        for group in extra.pop('arms', settings.get('arms', [])):
             group = [group] if isinstance(group, str) else list(group)
             group = [a for a in group if named(a)[1] not in FOREIGN or named(a)[1] in supplied]
             if not group:

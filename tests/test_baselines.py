@@ -68,3 +68,9 @@ def test_unknown_name_and_missing_class_are_said():
         baseline_scores('svm', _noise(4), np.arange(4) % 2, _noise(2), 2)
     with pytest.raises(InputError, match='class number 2'):
         baseline_scores('frame alone', _noise(4), np.arange(4) % 2, _noise(2), 3)
+
+
+@pytest.mark.parametrize('size', [16, 32, 33, 50])
+def test_small_images_have_no_empty_ring(size):
+    found = spectrum(_noise(2, size=size))
+    assert np.isfinite(found).all() and found.shape[1] == min(32, size // 2)
