@@ -1111,6 +1111,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence._interval': ('8_results/evidence.html#_interval', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._scores': ('8_results/evidence.html#_scores', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.all_arms': ('8_results/evidence.html#all_arms', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.decide': ('8_results/evidence.html#decide', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.frozen_note': ('8_results/evidence.html#frozen_note', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.gain_curve': ('8_results/evidence.html#gain_curve', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.heads': ('8_results/evidence.html#heads', 'gan_covid/evidence.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'heads', 'with_network', 'frozen_note', 'judged', 'all_arms', 'gain_curve', 'level_curve',
-           'reliability_figure', 'sentences']
+           'reliability_figure', 'sentences', 'decide']
 
 # %% ../nbs/8_results/59_evidence.ipynb #5671e359
 import numpy as np
@@ -15,7 +15,7 @@ from . import published as pub
 from .baselines import BASELINES
 from .frozen import results_of
 from .intervals import Uncertainty
-from .paper import Runs, span_in_words
+from .paper import Paper, Runs, say, span_in_words
 
 # %% ../nbs/8_results/59_evidence.ipynb #13f4c248
 def heads(
@@ -255,3 +255,31 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
             f'difference of {r["detectable"]:.3f} would be seen in four of five such experiments{unknown}'
         )
     return '\n'.join(lines)
+
+# %% ../nbs/8_results/59_evidence.ipynb #79894314
+def decide(
+    paper: Paper,
+    id: str,  # an entry that is there
+    by=(),
+    positive: str = None,
+) -> pd.DataFrame:  # of `judged`
+    "Enter and show the tables and the figure of what decides, and say it; nothing where it was not run."
+    results, note = heads(paper), frozen_note(paper)
+    table, rows = all_arms(results, by, positive), judged(results, paper.key, by, positive)
+    if len(table):
+        title = 'All arms on frozen features, equal steps; classifiers without a network'
+        paper.add_table(id, table, f'{id}_heads', title, note)
+    if len(rows):
+        title = 'Each arm against repeated real images; intervals of each comparison alone'
+        paper.add_table(id, rows, f'{id}_contrasts', title, note)
+        title = 'The comparison named beforehand; p corrected by Holm, intervals not adjusted'
+        paper.add_table(id, rows[rows.role == 'primary'], f'{id}_primary', title, note)
+        what = f'{note}; equal steps; runs pooled'
+        figure = reliability_figure(results, positive=positive, note=what)
+        paper.add_figure(id, figure, f'{id}_reliability')
+    published_way = all_arms(heads(paper, 'epochs'), by, positive)
+    if len(published_way):
+        title = 'The same with equal epochs, as published: more images, more steps'
+        paper.add_table(id, published_way, f'{id}_epochs', title, note)
+    say(f'**Comparison named beforehand** ({pub.primary(paper.key)["why"]})\n\n{sentences(rows)}')
+    return rows
