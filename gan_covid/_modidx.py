@@ -1108,6 +1108,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'gan_covid.evaluation.union': ('7_statistics/evaluation.html#union', 'gan_covid/evaluation.py')},
             'gan_covid.evidence': { 'gan_covid.evidence._below': ('8_results/evidence.html#_below', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._counted': ('8_results/evidence.html#_counted', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence._how_small': ('8_results/evidence.html#_how_small', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._interval': ('8_results/evidence.html#_interval', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._scores': ('8_results/evidence.html#_scores', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.all_arms': ('8_results/evidence.html#all_arms', 'gan_covid/evidence.py'),

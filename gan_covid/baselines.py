@@ -31,7 +31,7 @@ def in_frame(size: tuple) -> np.ndarray:  # bool (height, width)
     frame[edge:-edge, edge:-edge] = False
     return frame
 
-
+# %% ../nbs/6_classifiers/45_baselines.ipynb #63b098d7
 def frame(images: np.ndarray) -> np.ndarray:  # (n, h, w, 1) -> float32 (n, pixels)
     "Gray values of the frame alone, in [0, 1]."
     values = images[..., 0][:, in_frame(images.shape[1:3])]

@@ -15,7 +15,7 @@ from . import published as pub
 from .baselines import BASELINES
 from .frozen import results_of
 from .intervals import Uncertainty
-from .paper import Paper, Runs, say, span_in_words
+from .paper import Paper, Runs, difference_in_words, say, span_in_words
 
 # %% ../nbs/8_results/59_evidence.ipynb #13f4c248
 def heads(
@@ -239,6 +239,15 @@ def reliability_figure(
     ax.legend(loc='upper left')
     return fig
 
+# %% ../nbs/8_results/59_evidence.ipynb #3e5daebd
+def _how_small(row) -> str:
+    "What a true difference must be to be seen, and what is not known."
+    if row['detectable'] != row['detectable']:
+        return '; with one GAN its spread is not known, so neither is an interval'
+    seen = f'; a true difference of {row["detectable"]:.3f} would be seen in four of five such experiments'
+    alone = '; one GAN: its spread is taken from the other sizes' if row['GANs'] < 2 else ''
+    return seen + alone
+
 # %% ../nbs/8_results/59_evidence.ipynb #c7e94518
 def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
     "What the primary comparisons say: a line each, then what a difference must be to be seen."
@@ -248,12 +257,8 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
     lines = []
     for r in mine.to_dict('records'):
         size = f'{r["images a class"]} images a class: ' if 'images a class' in r else ''
-        numbers = f'{r["difference"]:+.3f} [{r["low"]:+.3f}, {r["high"]:+.3f}]'.replace('-', '−')
-        unknown = '; one GAN, so its spread is not known' if r['GANs'] < 2 else ''
-        lines.append(
-            f'- {size}{numbers} over {r["GANs"]} GANs and {r["n"]} runs: **{r["verdict"]}**; a true '
-            f'difference of {r["detectable"]:.3f} would be seen in four of five such experiments{unknown}'
-        )
+        words = f'{size}{difference_in_words(r)} over {r["GANs"]} GANs and {r["n"]} runs'
+        lines.append(f'- {words}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
 
 # %% ../nbs/8_results/59_evidence.ipynb #79894314

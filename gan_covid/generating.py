@@ -194,16 +194,16 @@ def _some(rows, realism, kept, room: int) -> np.ndarray:
     if len(rows) <= room:
         return rows
     ranked = rows[np.argsort(-realism[rows], kind='stable')]
-    ends = []
+    ends, end = [], min(8, room // 8)
     for part in (ranked[kept[ranked]], ranked[~kept[ranked]]):
-        ends += [part[:8], part[-8:]]
-    return pd.unique(np.concatenate([rows[: room - 32], *ends]))
+        ends += [part[:end], part[-end:]]
+    return pd.unique(np.concatenate([rows[: room - 4 * end], *ends]))
 
 # %% ../nbs/9_workflow/66_generating.ipynb #6c9e708d
 def rows_for_record(table: pd.DataFrame, realism, kept, bytes_of_image: int) -> np.ndarray:
     "Rows of the images that go into the record: all of a small set, some of a large one."
     labels = table.label.unique()
-    room = max(64, 10**6 // (len(labels) * bytes_of_image))  # images of a class
+    room = max(24, 10**6 // (len(labels) * bytes_of_image))  # images of a class
     rows = [np.flatnonzero(table.label == label) for label in labels]
     return np.concatenate([_some(r, realism, kept, room) for r in rows])
 

@@ -856,7 +856,6 @@ def answer_in_words(rows: pd.DataFrame) -> str:  # Markdown
     gan = rows[rows.kind == 'GAN']
     if not len(gan):
         return 'no records yet'
-    best = gan.loc[gan.high.idxmax()]
     lines = [
         f'**Seen here:** of {_comparisons(gan)} with images of a GAN that saw '
         f'training images only, {counted_verdicts(gan)}.'
@@ -869,7 +868,8 @@ def answer_in_words(rows: pd.DataFrame) -> str:  # Markdown
         f'{"adjusted" if r["adjusted"] else "unadjusted"} {p_in_words(r["p_adjusted"])}: {verdict(r)}'
         for r in rows.to_dict('records')
     ]
-    if best.high == best.high:
+    if gan.high.notna().any():
+        best = gan.loc[gan.high.idxmax()]
         lines.append(
             f'\n**How uncertain:** each difference is a mean over {span_in_words(rows.n)} runs. '
             f'A gain of up to {best.high:+.3f} ({best.who}) is compatible with these runs. '

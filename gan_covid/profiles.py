@@ -443,7 +443,7 @@ def frozen_runs(settings: dict) -> dict:
                         f'frozen.{name}: no GAN {gan!r} among `gans`; there are {there}'
                     )
         run['gans'] = [one for gan in run.get('gans', ['dcgan']) for one in family(settings, gan)]
-        if several := {s: family(settings, s) for s in sorted(named_sets)}:
+        if several := {s: ' '.join(family(settings, s)) for s in sorted(named_sets)}:
             run['sources'] = several
         out[name] = run
     return out
@@ -451,7 +451,7 @@ def frozen_runs(settings: dict) -> dict:
 # %% ../nbs/9_workflow/61_profiles.ipynb #ffd0284b
 def sets_behind(run: dict) -> list:
     "The sets of generated images that a run of classify_frozen takes."
-    named_sets = [one for sets in run.get('sources', {}).values() for one in sets]
+    named_sets = [one for sets in run.get('sources', {}).values() for one in sets.split()]
     kinds = [named(arm) for arm in run.get('arms', ['original+generated'])]
     own = any((kind.generated or kind.repeated) and not source for kind, source, _ in kinds)
     return sorted({*(run['gans'] if own else ()), *named_sets})

@@ -82,7 +82,8 @@ def test_every_arm_holds_what_its_name_says(arm, real, gan):
     s, a = build(arm, real, gan, n_generated='match', seed=3), ARMS[arm]
     assert s.classes == CLASSES and s.arm == arm and s.leaked == []
     numbers = zip(CLASSES, (12, 12) if a.balance else (12, 9))
-    wanted = {c: {'real': k * a.real, 'generated': k * a.generated} for c, k in numbers}
+    times = 2 if a.repeated else int(a.real)
+    wanted = {c: {'real': k * times, 'generated': k * a.generated} for c, k in numbers}
     assert s.counts() == wanted
     assert s.x.dtype == np.uint8 and s.x.shape == (len(s), 16, 16, 1)
     assert (s.pipeline == 'protocol') == a.classical

@@ -8,6 +8,7 @@ from gan_covid import evidence
 from gan_covid import published as pub
 from gan_covid.evaluation import simulated_result
 from gan_covid.frozen import save_scores
+from gan_covid.paper import answer_in_words
 
 BY = ('images a class',)
 
@@ -65,7 +66,11 @@ def test_one_gan_says_nothing_about_gans():
     rows = evidence.judged(table_of(1.0, gans=1), 'mgv2023', BY, 'hemorrhage')
     first = rows[rows.role == 'primary'].iloc[0]
     assert first.verdict == 'too imprecise to tell'
-    assert 'spread is not known' in evidence.sentences(rows)
+    said = evidence.sentences(rows)
+    assert 'spread is not known' in said and 'no interval' in said and 'nan' not in said
+    alike = rows[rows.role == 'primary'].rename(columns={'verdict': 'says'})
+    words = answer_in_words(alike.assign(kind='GAN', who='a', added='b', adjusted=True))
+    assert 'too imprecise to tell' in words and 'How uncertain' not in words
 
 
 def test_baselines_are_beside_the_networks_and_not_among_them():

@@ -38,7 +38,7 @@ def test_every_id_can_be_asked_and_every_value_is_marked():
 @pytest.mark.parametrize('paper', pub.SOURCES)
 def test_files_hold_nothing_that_is_not_read(paper):
     read = pub.read_source(paper)
-    assert set(read) <= {'source', 'items', 'networks', 'not_stated'}
+    assert set(read) <= {'source', 'items', 'networks', 'not_stated', 'primary'}
     for id, item in read['items'].items():
         assert set(item) <= {'title', 'mark', 'remark', 'factors', 'values'}, id
         for name, v in item.get('values', {}).items():
