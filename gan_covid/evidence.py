@@ -79,7 +79,8 @@ def judged(
         family='primary',
     )
     counted = [_counted(mine, by, row) for row in rows.to_dict('records')]
-    return rows.rename(columns=_NAMES).drop(columns=_INNER).assign(**pd.DataFrame(counted))
+    rows = rows.rename(columns=_NAMES).drop(columns=_INNER).assign(**pd.DataFrame(counted))
+    return rows.sort_values(list(by), ascending=False, kind='stable') if by else rows
 
 # %% ../nbs/8_results/59_evidence.ipynb #b154ad97
 def _counted(results, by, row) -> dict:
@@ -257,7 +258,8 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
     lines = []
     for r in mine.to_dict('records'):
         size = f'{r["images a class"]} images a class: ' if 'images a class' in r else ''
-        words = f'{size}{difference_in_words(r)} over {r["GANs"]} GANs and {r["n"]} runs'
+        gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
+        words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
         lines.append(f'- {words}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
 
