@@ -95,14 +95,15 @@ SCORES = 'accuracy', 'accuracy corrected', 'AUC', 'Brier', 'ECE'
 def _scores(result, positive) -> dict:
     "The scores of one run."
     o = evaluation.outcome(result, positive)
-    found = calibration.scores(o)
-    area = evaluation.areas(o['y_true'], o['y_score'], o['positive'], np.ones(len(o['y_true'])))
+    y, q = o['y_true'], o['y_score']
+    area = evaluation.areas(y, q, o['positive'], np.ones(len(y)))
+    share = calibration.corrected(q, o['train_prior'], np.bincount(y, minlength=q.shape[1]))
     values = (
-        found['accuracy'],
-        found['accuracy_corrected'],
-        area['auc' if len(o['classes']) == 2 else 'macro_auc'],
-        found['brier'],
-        found['ece'],
+        (q.argmax(1) == y).mean(),
+        (share.argmax(1) == y).mean(),
+        area['auc' if q.shape[1] == 2 else 'macro_auc'],
+        calibration.brier(y, q),
+        calibration.ece(y, q),
     )
     return dict(zip(SCORES, values))
 
@@ -150,7 +151,7 @@ def _below(rows: pd.DataFrame, by) -> list:
         marks.append('yes' if lower and row['network'] not in BASELINES else '')
     return marks
 
-# %% ../nbs/8_results/59_evidence.ipynb #8616acfd
+# %% ../nbs/8_results/59_evidence.ipynb #04eb1dc5
 WORDS = {
     'original': 'real images alone',
     'original+repeated': 'real images repeated',
@@ -162,7 +163,15 @@ WORDS = {
     'generated': 'GAN images alone',
 }
 
+# %% ../nbs/8_results/59_evidence.ipynb #4b8439a4
+def _against_size(df, y: str, by: str, low=None, high=None, *, note: str):
+    "Lines over the size of the data set."
+    axis = 'real images of each class, training and validation'
+    return plots.curve(
+        df, 'images a class', y, low, high, by=by, xlabel=axis, ylabel=y, logx=True, note=note
+    )
 
+# %% ../nbs/8_results/59_evidence.ipynb #8616acfd
 @style.styled
 def gain_curve(
     rows: pd.DataFrame,  # of `judged`, by 'images a class'
@@ -172,19 +181,8 @@ def gain_curve(
 ):  # Figure
     "Difference from repeated real images, with 95 % intervals, at each size."
     shown = rows[rows.arm.isin(arms)].assign(arm=lambda d: d.arm.map(WORDS))
-    axis = 'real images of each class, training and validation'
-    fig = plots.curve(
-        shown,
-        'images a class',
-        'difference',
-        'low',
-        'high',
-        by='arm',
-        xlabel=axis,
-        ylabel='difference in accuracy',
-        logx=True,
-        note=note,
-    )
+    shown = shown.rename(columns={'difference': 'difference in accuracy'})
+    fig = _against_size(shown, 'difference in accuracy', 'arm', 'low', 'high', note=note)
     ax = fig.axes[0]
     ax.axhline(0, color='black', lw=0.8)
     ax.axhspan(-components.MARGIN, components.MARGIN, color=style.GREY, alpha=0.2, lw=0)
@@ -201,17 +199,8 @@ def level_curve(
     "Accuracy at each size: the network with and without GAN images, and the classifiers without a network."
     mine = table[table.arm.isin(arms) | table.network.isin(BASELINES)]
     lines = [r.network if r.network in BASELINES else WORDS[r.arm] for r in mine.itertuples()]
-    axis = 'real images of each class, training and validation'
-    return plots.curve(
-        mine.assign(line=lines),
-        'images a class',
-        'accuracy',
-        by='line',
-        xlabel=axis,
-        ylabel='test accuracy',
-        logx=True,
-        note=note,
-    )
+    mine = mine.rename(columns={'accuracy': 'test accuracy'}).assign(line=lines)
+    return _against_size(mine, 'test accuracy', 'line', note=note)
 
 # %% ../nbs/8_results/59_evidence.ipynb #cdc5d4b1
 @style.styled

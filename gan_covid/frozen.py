@@ -13,7 +13,7 @@ import numpy as np
 
 from .arms import array_keys
 from .augmentation import apply, sample_parameters
-from .classifier_training import MIXUP
+from .classifier_training import mixed
 from .classifiers import check_images, feature_model, run_batches, to_unit
 from .images import resize
 from .protocols import NETWORKS, Frozen, Protocol
@@ -140,36 +140,12 @@ def _check_training(x, y, classes: int):
     if y.min() < 0 or y.max() >= classes:
         raise InputError(f'y: class numbers up to {y.max()}, but there are {classes} classes')
 
-# %% ../nbs/6_classifiers/44_frozen.ipynb #c13ea501
-class _Run:
-    "The draws of one run: which images, which augmentation of each, what is mixed."
-
-    def __init__(self, seed: int, p: Frozen, n: int, draws: int):
-        self.p, self.n, self.draws = p, n, draws
-        self.rng = np.random.default_rng([seed, 44])
-
-    def rows(self) -> tuple:  # (batch,) images, (batch,) their augmentations
-        size = self.p.batch
-        return self.rng.integers(self.n, size=size), self.rng.integers(
-            max(1, self.draws), size=size
-        )
-
-    def partners(self) -> tuple:  # (batch,) other places of the batch, (batch, 1) shares
-        return self.rng.permutation(self.p.batch), self.rng.beta(MIXUP, MIXUP, (self.p.batch, 1))
-
 # %% ../nbs/6_classifiers/44_frozen.ipynb #a65f58ea
-def _batch(run: _Run, x, onehot, mixup: bool) -> tuple:  # (batch, d), (batch, classes)
-    "Inputs and labels of one step of one run; x: (n, draws, d)."
-    import torch
-
-    rows, which = run.rows()
+def _batch(rng, size: int, x, onehot, mixup: bool) -> tuple:  # (size, d), (size, classes)
+    "Inputs and labels of one step of one run: which images, which augmentation of each. x: (n, draws, d)."
+    rows, which = (rng.integers(n, size=size) for n in x.shape[:2])
     inputs, labels = x[rows, which], onehot[rows]
-    if mixup:
-        other, share = run.partners()
-        share = torch.from_numpy(share.astype(np.float32))
-        inputs = inputs * share + inputs[other] * (1 - share)
-        labels = labels * share + labels[other] * (1 - share)
-    return inputs, labels
+    return mixed(inputs, labels, rng) if mixup else (inputs, labels)
 
 # %% ../nbs/6_classifiers/44_frozen.ipynb #8df4fd1c
 def train_heads(
@@ -188,15 +164,15 @@ def train_heads(
     y = np.asarray(y)
     _check_training(x, y, classes)
     mean, scale = x.mean(0), x.std(0) + 1e-3
-    inputs = torch.from_numpy(((x[:, None] if drawn is None else drawn) - mean) / scale)
-    onehot = torch.from_numpy(np.eye(classes, dtype=np.float32)[y])
-    runs = [_Run(seed, p, len(x), inputs.shape[1]) for seed in seeds]
+    inputs = ((x[:, None] if drawn is None else drawn) - mean) / scale
+    onehot = np.eye(classes, dtype=np.float32)[y]
+    runs = [np.random.default_rng([seed, 44]) for seed in seeds]
     weight = torch.zeros(len(runs), x.shape[1], classes, requires_grad=True)
     bias = torch.zeros(len(runs), 1, classes, requires_grad=True)
     adam = torch.optim.Adam([weight, bias], lr=p.learning_rate)
     for _ in range(steps or p.steps):
-        parts = [_batch(run, inputs, onehot, mixup) for run in runs]
-        features, labels = (torch.stack(v) for v in zip(*parts))
+        parts = [_batch(rng, p.batch, inputs, onehot, mixup) for rng in runs]
+        features, labels = (torch.from_numpy(np.stack(v)) for v in zip(*parts))
         logits = torch.baddbmm(bias, features, weight)
         # a sum over the runs: each has weights, and so a gradient, of its own
         loss = -(labels * logits.log_softmax(-1)).sum(-1).mean(1).sum()

@@ -275,13 +275,16 @@ def reproduce(request: Request) -> int:
 
 # %% ../nbs/9_workflow/68_reproduce.ipynb #282dd30d
 def _with_records(records, profile: str, paper) -> list:  # (profile, paper)
-    "The papers asked for (none: all) that have records, in the profile or in any."
+    """The papers asked for that have records, in the profile or in any; none asked for: all with a set of
+    generated images, without which most of a paper's tables would be empty."""
     found = set()
     for p in asked_for(paper):
         if safe_name(p) != p:
             raise InputError(f'--paper {p!r}: no such paper')
     for p in asked_for(paper) or ['*']:
         folders = [f for f in Path(records).glob(f'{profile or "*"}/{p}') if f.is_dir()]
+        if p == '*':
+            folders = [f for f in folders if any(f.glob('generate/*/record.json'))]
         if not folders:
             which = f'profile {profile or "any"}, paper {"any" if p == "*" else p}'
             raise InputError(f'{records}: no records of {which}. Make them with `make reproduce`')
