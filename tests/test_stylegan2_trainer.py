@@ -54,6 +54,23 @@ def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
     assert T.numbered('cuda:0').index == 0 and T.numbered('cpu') == torch.device('cpu')
 
 
+def test_what_a_pass_takes_is_sent_once(monkeypatch):
+    "A tensor that is on the GPU already cannot be pinned: a second sending ends the training there."
+    sent = []
+
+    def send(x, device):
+        assert not any(x is other for other in sent)
+        sent.append(x.to(device).clone())
+        return sent[-1]
+
+    monkeypatch.setattr(T, 'send', send)
+    t = trainer(labels=np.arange(24) % 2, classes=('a', 'b'))
+    for phase in T.PHASES:
+        for x, _ in t.batches.chunks(phase, 0):
+            assert x
+    assert len(sent) > 8
+
+
 def test_labels_of_generated_images_follow_the_data():
     t = trainer(labels=np.repeat([0, 1], [22, 2]), classes=('many', 'few'))
     drawn = [t.batches.latents(100, T.draws('cpu', k))[1] for k in range(20)]

@@ -168,10 +168,12 @@ def test_a_kill_before_the_first_tick_loses_nothing_that_was_saved(tmp_path, mon
 
 
 @pytest.mark.gpu
-def test_gpu_records_trains_resumes_and_repeats_itself(tmp_path):
+@pytest.mark.parametrize('classes', [(), ('a', 'b', 'c')], ids=['one class', 'conditional'])
+def test_gpu_records_trains_resumes_and_repeats_itself(tmp_path, classes):
     if not torch.cuda.is_available():
         pytest.skip('no cuda here')
-    quiet = {**QUIET, 'device': None, 'snapshot_ticks': 4}
+    labels = np.arange(len(NOISE)) % 3 if classes else None
+    quiet = {**QUIET, 'device': None, 'snapshot_ticks': 4, 'labels': labels, 'classes': classes}
     config = with_(kimg=0.24, augment='bgc', bf16=True)
     whole, again = (T.train(NOISE, config, tmp_path / k, **quiet) for k in 'ab')
     assert whole['sha256'] == again['sha256']

@@ -268,14 +268,14 @@ class Batches:
         "Latent vectors and labels of n images, a second vector, and which layers keep the first."
         z, c = self.latents(n, rng)
         dtype, layers = self.networks.dtype, self.networks.G.num_ws
-        x = {'z': z.to(dtype), 'label': self.labels(c)}
+        x = {'z': z.to(dtype)}
         if self.config.style_mixing:
             other, first = torch.zeros_like(z), layers
             if torch.rand((), generator=rng) < self.config.style_mixing:
                 other = torch.randn(z.shape, generator=rng)
                 first = int(torch.randint(1, layers, (), generator=rng))
             x |= {'other': other.to(dtype), 'first': torch.arange(layers)[:, None] < first}
-        return {k: v if v is None else send(v, self.networks.device) for k, v in x.items()}
+        return {k: send(v, self.networks.device) for k, v in x.items()} | {'label': self.labels(c)}
 
     def real(self, first) -> dict:
         "The real images of a chunk, from number `first` of the stream on."
