@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MARGIN', 'UNKNOWN', 'LESS_IS_BETTER', 'FAMILIES', 'CrossedArm', 'own_noise', 'few_images', 'image_variance',
            'Components', 'components', 'Part', 'part_of_gans', 'part_of_runs', 'satterthwaite', 'power', 'detectable',
-           'equivalence', 'verdict', 'Crossed', 'contrast', 'contrasts', 'versus_published', 'Design', 'simulate',
-           'parts_of', 'promises', 'planned']
+           'equivalence', 'verdict', 'Crossed', 'contrast', 'contrasts', 'versus_published', 'versus_gain', 'Design',
+           'simulate', 'parts_of', 'promises', 'planned']
 
 # %% ../nbs/7_statistics/51_components.ipynb #2015fd52
 from dataclasses import dataclass
@@ -485,6 +485,30 @@ def _with_verdicts(rows: pd.DataFrame, level, margin, m) -> pd.DataFrame:
     return out
 
 # %% ../nbs/7_statistics/51_components.ipynb #d133e493
+def _their_error(published, n, level) -> float:
+    "Standard error of a published proportion of n images."
+    if not 0 <= published <= 1:
+        raise InputError(
+            f'published: {published} is no proportion; give it as a number from 0 to 1'
+        )
+    if not n:
+        return 0.0
+    low, high = wilson(published * n, n, level)
+    return (high - low) / (2 * z_of(level))
+
+# %% ../nbs/7_statistics/51_components.ipynb #f262af99
+def _beside(difference, se, df, theirs, level, wide) -> dict:
+    "Whether a difference from a published number is one, with the errors of both."
+    if not se > 0:  # no spread seen is no knowledge
+        unknown = dict.fromkeys(('low', 'high', 'p'), np.nan)
+        return {'difference': difference, **unknown, 'verdict': UNKNOWN}
+    parts = Part(se**2, df, se**2), Part(theirs**2, np.inf, theirs**2)
+    view = student(difference, se**2 + theirs**2, satterthwaite(parts), level)
+    says = 'agrees' if view['high'] - view['low'] <= 2 * wide else UNKNOWN
+    says = 'differs' if view['p'] < 1 - level else says
+    return {'difference': difference, **view, 'verdict': says}
+
+# %% ../nbs/7_statistics/51_components.ipynb #4b421c37
 def versus_published(
     value,
     published,  # a proportion
@@ -495,24 +519,32 @@ def versus_published(
     wide=0.05,  # a difference known no better than this tells nothing
 ) -> dict:  # difference (value − published), low, high, p, verdict, note
     "Does a value agree with a published one? 'agrees', 'differs' or 'too imprecise to tell'."
-    if not 0 <= published <= 1:
-        raise InputError(
-            f'published: {published} is no proportion; give it as a number from 0 to 1'
-        )
-    theirs, note = 0.0, 'number of their images unknown: their error is taken as 0'
-    if n_published:
-        low, high = wilson(published * n_published, n_published, level)
-        theirs = (high - low) / (2 * z_of(level))
-        note = f'their error from {n_published} images'
-    difference = value - published
-    if not se > 0:  # no spread seen is no knowledge
-        unknown = dict.fromkeys(('low', 'high', 'p'), np.nan)
-        return {'difference': difference, **unknown, 'verdict': UNKNOWN, 'note': note}
-    parts = Part(se**2, df, se**2), Part(theirs**2, np.inf, theirs**2)
-    view = student(difference, se**2 + theirs**2, satterthwaite(parts), level)
-    says = 'agrees' if view['high'] - view['low'] <= 2 * wide else UNKNOWN
-    says = 'differs' if view['p'] < 1 - level else says
-    return {'difference': difference, **view, 'verdict': says, 'note': note}
+    theirs = _their_error(published, n_published, level)
+    note = f'their error from {n_published} images'
+    if not n_published:
+        note = 'number of their images unknown: their error is taken as 0'
+    return _beside(value - published, se, df, theirs, level, wide) | {'note': note}
+
+# %% ../nbs/7_statistics/51_components.ipynb #50e248d4
+def versus_gain(
+    value,
+    before,  # published proportion of the control
+    after,  # and of the arm
+    se,  # standard error of `value`
+    n_published: int = None,  # test images of the source; None: unknown
+    df=np.inf,  # of `se`
+    level=0.95,
+    wide=0.05,
+) -> dict:  # as `versus_published`
+    """The same for a difference of two published proportions.
+
+    Both are of the same images, but how they go together is not known: their errors are added up as if they
+    were of different ones, which is the most."""
+    theirs = np.hypot(*(_their_error(x, n_published, level) for x in (before, after)))
+    note = f'their error from two times {n_published} images, at most'
+    if not n_published:
+        note = 'number of their images unknown: their error is taken as 0'
+    return _beside(value - (after - before), se, df, theirs, level, wide) | {'note': note}
 
 # %% ../nbs/7_statistics/51_components.ipynb #32936d43
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ NOT_STATED = {
 # %% ../nbs/8_results/52_published.ipynb #edaa3c41
 def primary(
     paper: str,  # key of PAPERS
-) -> dict:  # arm, control, score, why
+) -> dict:  # arm, control, score, why; where the source has such numbers: published, images
     "The comparison that answers a source's question."
     check_choice('paper', paper, PAPERS)
     return _READ[paper]['primary']

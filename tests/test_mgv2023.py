@@ -9,6 +9,8 @@ import pytest
 from steps import GAN, RADIOGRAPHS, Steps, draw
 
 from gan_covid import arms
+from gan_covid.baselines import BASELINES
+from gan_covid.frozen import results_of
 from gan_covid.published import ids, value
 from gan_covid.records import InputError
 
@@ -93,6 +95,75 @@ def test_all_sizes_are_tested_on_the_same_images_that_no_gan_saw(runs):
     assert len(tested) == 1
     with pytest.raises(InputError, match='share=2'):
         arms.subset(table, 2.0)
+
+
+FROZEN_ARMS = ['original', 'original+repeated', 'original+mixup', 'original+generated', 'generated']
+
+
+@pytest.fixture(scope='module')
+def frozen(runs):
+    "Heads on features of a pretrained network, with the images of two GANs, at half of the real images."
+    return runs.run(
+        'classify_frozen',
+        'smaller',
+        arms=FROZEN_ARMS,
+        gans=['smaller', 'larger'],
+        labels=RADIOGRAPHS,
+        real_share=0.5,
+        n_generated=-1,
+        size=32,
+        repeats=2,
+        epochs=True,
+    )
+
+
+def test_heads_know_gans_runs_and_steps(runs, frozen):
+    rows = pd.DataFrame(frozen['results']['repeats']).query('network not in @BASELINES')
+    found = rows.groupby(['arm', 'length']).agg(gans=('gan', 'nunique'), runs=('seed', 'size'))
+    for arm in FROZEN_ARMS:
+        with_gan = arm.endswith('generated')
+        expected = [2, 4] if with_gan else [1, 2]
+        assert found.loc[(arm, 'steps')].tolist() == expected, arm
+    steps = rows.query('length == "steps"').steps
+    assert steps.nunique() == 1  # the same for all arms
+    more = rows.query('length == "epochs" and arm == "original+repeated"').steps
+    assert (more > steps.iloc[0]).all()
+    assert frozen['weights'] == 'imagenet'
+
+
+def test_scores_of_heads_are_those_of_the_record(runs, frozen):
+    folder = runs.base / 'classify_frozen' / 'smaller'
+    found = results_of({**frozen, 'folder': folder})
+    assert len(found) == len(frozen['results']['repeats'])
+    table = runs.prepared().table
+    test = table.sha256[table.split == 'test']
+    for r in found:
+        assert len(r['test']['y_true']) == len(r['test']['y_score']) == len(test)
+    assert {r['network'] for r in found} >= set(BASELINES)
+
+
+def test_repeats_need_to_know_how_many(runs):
+    "As many as a GAN drew, or a number; without a GAN there is no such number."
+    with pytest.raises(InputError, match='give -1'):
+        runs.run(
+            'classify_frozen',
+            'none',
+            arms=['original', 'original+repeated'],
+            gans=[],
+            labels=RADIOGRAPHS,
+            size=32,
+            repeats=1,
+            baselines=False,
+        )
+
+
+def test_distances_on_features_of_a_pretrained_network(runs):
+    "They need no classifier, and are not called FID."
+    asked = {'features': 'lite0', 'classifier': '', 'repeats': 2, 'k': 2}
+    r = runs.run('score', 'smaller', **asked)['results']
+    whole = r['fidelity']['all']
+    assert whole['n']['real'] == len(training_part(runs, 0.5))
+    assert 'fid' not in {k.lower() for k in whole}
 
 
 @pytest.fixture(scope='module')
