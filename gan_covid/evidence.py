@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'heads', 'with_network', 'frozen_note', 'judged', 'all_arms', 'beside_published', 'gain_curve',
-           'level_curve', 'reliability_figure', 'sentences', 'decide']
+           'level_curve', 'reliability_figure', 'sentences', 'shipped_primary', 'in_short', 'decide']
 
 # %% ../nbs/8_results/59_evidence.ipynb #5671e359
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -293,6 +295,34 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
         lines.append(f'- {words}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
+
+# %% ../nbs/8_results/59_evidence.ipynb #edf65be8
+def shipped_primary(figures) -> pd.DataFrame:  # folder of a profile's figures -> paper, then as `judged`
+    "The comparisons named beforehand of all sources, from the tables that are shipped."
+    files = sorted(Path(figures).glob('*/*_primary.csv'))
+    tables = [pd.read_csv(f).assign(paper=f.parent.name) for f in files]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=['verdict'])
+
+# %% ../nbs/8_results/59_evidence.ipynb #1781e6e7
+def _where(row) -> str:
+    "The source, and the size of its data set if there are several."
+    n = row.get('images a class', np.nan)
+    return f'`{row["paper"]}`' + (f', {n:.0f} images a class' if n == n else '')
+
+
+def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
+    "What all sources say together, in three sentences."
+    if not len(rows):
+        return 'No comparison with images of a GAN has been run yet.'
+    counts = [f'{v} in {k}' for v, k in rows.verdict.value_counts().items()]
+    surest = rows.loc[(rows.high - rows.low).idxmin()]
+    return (
+        f'**In short:** images of GANs were compared with as many repeated real images {len(rows)} times, '
+        f'in {rows.paper.nunique()} of the four sources: {", ".join(counts)}. The estimate is below zero in '
+        f'{(rows.difference < 0).sum()} of {len(rows)}. Most is known of {_where(surest)}: there the '
+        f'difference is {difference_in_words(surest)}, so a gain of more than {max(surest.high, 0):.3f} '
+        'is unlikely.'
+    )
 
 # %% ../nbs/8_results/59_evidence.ipynb #79894314
 def decide(

@@ -19,6 +19,7 @@ from gan_covid.components import (
     power,
     promises,
     simulate,
+    versus_gain,
     versus_published,
 )
 from gan_covid.intervals import Uncertainty
@@ -252,6 +253,19 @@ def test_published_numbers_have_errors_too():
     assert versus_published(0.99, 1.0, 0.001, 30)['verdict'] == UNKNOWN  # 30 of 30 is not certain
     with pytest.raises(InputError, match='published'):
         versus_published(0.9, 94, 0.02)
+
+
+def test_published_gains_have_two_errors():
+    found = versus_gain(0.0, 0.75, 0.79, 0.01, 199)
+    one = np.sqrt(0.75 * 0.25 / 199), np.sqrt(0.79 * 0.21 / 199)
+    assert found['high'] - found['low'] == pytest.approx(
+        2 * 1.96 * np.hypot(0.01, np.hypot(*one)), rel=0.03
+    )
+    assert found['difference'] == pytest.approx(-0.04) and found['verdict'] == UNKNOWN
+    assert versus_gain(-0.02, 0.6, 0.9, 0.01, 199)['verdict'] == 'differs'
+    assert 'taken as 0' in versus_gain(0.0, 0.75, 0.79, 0.01)['note']
+    with pytest.raises(InputError, match='published'):
+        versus_gain(0.0, 75, 79, 0.01, 199)
 
 
 @pytest.mark.parametrize('runs', [0.004, 0.015])

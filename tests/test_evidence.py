@@ -117,6 +117,34 @@ def test_figures_show_every_arm_and_size():
     assert {t.get_text() for t in trust.get_legend().get_texts()} >= {'with GAN images'}
 
 
+def test_a_source_is_compared_with_the_errors_of_both_sides():
+    made = table_of(0)
+    rows = evidence.judged(made, 'wmlq2022', BY, 'hemorrhage')
+    found = evidence.beside_published(made, rows, 'wmlq2022', 'hemorrhage').set_index('what')
+    level = found.loc['accuracy on real images alone, InceptionV3']
+    assert level.published == pub.value('T5', 'mean_accuracy') and '400 images' in level.note
+    gain = found.loc['gain by images of a GAN, EfficientNet-B0']
+    before, after = (pub.value(t, 'mean_accuracy') for t in ('T6', 'T10'))
+    assert (
+        gain.published == pytest.approx(after - before) and gain.low < gain.difference < gain.high
+    )
+    assert evidence.beside_published([], rows.iloc[:0], 'wmlq2022').empty
+
+
+def test_all_sources_in_short(tmp_path):
+    for paper, gain in (('ct_report', 2.5), ('head_ct', 0)):
+        rows = evidence.judged(
+            table_of(gain), paper.replace('ct_report', 'mgv2023'), (), 'hemorrhage'
+        )
+        (tmp_path / paper).mkdir()
+        first = rows[rows.role == 'primary']
+        first.to_csv(tmp_path / paper / 'T14_primary.csv', index=False)
+    rows = evidence.shipped_primary(tmp_path)
+    said = evidence.in_short(rows)
+    assert '2 times' in said and 'better in 1' in said and '2 of the four sources' in said
+    assert 'yet' in evidence.in_short(evidence.shipped_primary(tmp_path / 'none'))
+
+
 def test_heads_reads_what_the_step_writes(tmp_path):
     results = [run('original', 1, r) for r in range(2)]
     test = {k: results[0]['test'][k] for k in ('id', 'y_true')}
