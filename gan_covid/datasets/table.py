@@ -42,8 +42,14 @@ def threads(workers) -> int:
     return workers or min(16, 2 * (os.cpu_count() or 1))
 
 # %% ../../nbs/2_data/06_tables_of_images.ipynb #6b8cdc05
-def in_threads(f, items, desc: str, workers=None) -> list:
-    "`f` of every item, in order; where it raises an `InputError`, that error. Progress from 2000 items on."
+def in_threads(
+    f,
+    items: list,
+    desc: str,  # what the bar says
+    workers=None,  # see `threads`
+    bar_from: int = 2000,  # items from which on there is a bar
+) -> list:
+    "`f` of every item, in order; where it raises an `InputError`, that error."
 
     def safe(x):
         try:
@@ -53,7 +59,7 @@ def in_threads(f, items, desc: str, workers=None) -> list:
 
     bar = dict(total=len(items), desc=desc, file=sys.stderr, mininterval=1)
     with ThreadPoolExecutor(threads(workers)) as pool:
-        return list(tqdm(pool.map(safe, items), disable=len(items) < 2000, **bar))
+        return list(tqdm(pool.map(safe, items), disable=len(items) < bar_from, **bar))
 
 # %% ../../nbs/2_data/06_tables_of_images.ipynb #b192cdd5
 def _look(path, min_side: int) -> tuple:
