@@ -487,7 +487,9 @@ def read_labels(
     path,  # the table
     root,  # the folder of the images
     pictures,  # all `Picture` in it
-) -> list:  # of those that the table names, with label, and split, patient and mask if it tells them
+) -> (
+    list
+):  # of those that the table names, with label, and split, patient and mask if it tells them
     "Labels by a table; what does not fit is an `InputError` that names the line."
     path, root = Path(path).expanduser().absolute(), Path(root)
     if not path.is_file():
@@ -519,7 +521,9 @@ def read_labels(
 class Scan:
     "What a walk through a folder found."
 
-    rows: list = field(default_factory=list)  # dicts image, label, split, patient, mask, source, origin
+    rows: list = field(
+        default_factory=list
+    )  # dicts image, label, split, patient, mask, source, origin
     rejected: list = field(default_factory=list)  # dicts file, why
     notes: list = field(default_factory=list)  # what the user should know
     expected: dict = field(default_factory=dict)  # (split, class) -> a file that should be an image

@@ -64,11 +64,10 @@ def same_picture(
 def duplicates(
     table: pd.DataFrame,  # as from `load`
     root='/',  # names are given relative to it
-    pictures=None,  # what `same_picture` says, if it is known
 ) -> list:  # dicts images, labels, equal ('files' or 'pixels'), across (of different classes)
     "Groups of images with equal files or equal pixels, within a class and across classes."
     out = []
-    for _, g in table.groupby(same_picture(table) if pictures is None else pictures):
+    for _, g in table.groupby(same_picture(table)):
         if len(g) > 1:
             labels = sorted(set(g.label))
             equal = 'files' if g.sha256.nunique() == 1 else 'pixels'

@@ -79,7 +79,9 @@ def _table_and_folder(path: Path, labels) -> tuple:
     if not path.is_file() or kind_of(path) != 'table':
         return path, labels
     if labels != 'folders':
-        raise InputError(f'{path} and labels={str(labels)!r}: two tables. Give the folder of the images')
+        raise InputError(
+            f'{path} and labels={str(labels)!r}: two tables. Give the folder of the images'
+        )
     return path.parent, path
 
 # %% ../../nbs/2_data/12_own.ipynb #62ffefa3
