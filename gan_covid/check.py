@@ -147,7 +147,7 @@ def _sample(table) -> np.ndarray:  # bool, a row each
     place = table.groupby('label').cumcount()
     return ((place % np.maximum(step, 1)) < 1).to_numpy(bool)
 
-# %% ../nbs/9_workflow/new_check.ipynb #18b8dbb0
+# %% ../nbs/9_workflow/new_check.ipynb #89572fef
 def see(table: pd.DataFrame, window=None, hashed: bool = False, workers: int = None) -> Seen:
     "Read all images of a table, each once. If none can be decoded, an `InputError`."
     window = window or window_of(table.image)
@@ -168,11 +168,12 @@ def see(table: pd.DataFrame, window=None, hashed: bool = False, workers: int = N
     table = table[fine].reset_index(drop=True)
     table.attrs = attrs
     facts = pd.DataFrame(facts, columns=_LOOKS)
+    facts.loc[table.image.isin(attrs.get('origin', {})), 'format'] = 'DICOM'
     return Seen(
         table, facts, np.stack(thumbs), np.stack(steps), names[fine].tolist(), broken, window
     )
 
-# %% ../nbs/9_workflow/new_check.ipynb #9341d199
+# %% ../nbs/9_workflow/new_check.ipynb #24d915cf
 def _reason(why: str) -> tuple:
     "(what is wrong, what to do) of one file, in words that do not name other files."
     why = re.sub(r'^a further mask of .*', 'a further mask of an image that has one already', why)
@@ -183,7 +184,7 @@ def _reason(why: str) -> tuple:
     said, _, do = why.partition('. ')
     return said, do
 
-
+# %% ../nbs/9_workflow/new_check.ipynb #928319e8
 def files_not_used(
     rejected: list,  # dicts file, why
     called,  # function: what to call a file
@@ -292,28 +293,34 @@ def _unknown_patients(table, nobody: int, hint: str) -> Finding:
     said = 'No patients are told: each image counts as a patient of its own'
     return Finding('note', 'patients unknown', said, _TELL)
 
-# %% ../nbs/9_workflow/new_check.ipynb #4c3836d3
+# %% ../nbs/9_workflow/new_check.ipynb #f2d73928
 def _sides(table, rows) -> str:
-    "'classes' or 'parts' if some images stand in more than one, else ''."
+    "'classes', 'parts' or 'patients' if some images stand in more than one of them, else ''."
     t = table.iloc[rows]
-    if t.label.nunique() > 1:
-        return 'classes'
-    return 'parts' if t.split.nunique() > 1 else ''
+    for column, name in ('label', 'classes'), ('split', 'parts'), ('patient', 'patients'):
+        if t[column].nunique() > 1:
+            return name
+    return ''
 
 
 _COPIES = {  # (nearly equal, on two sides): severity and what to do
     (False, 'classes'): ('serious', 'Decide which class is right, and remove the other file'),
     (False, 'parts'): ('serious', 'Remove one of each: the test would know the answer'),
+    (False, 'patients'): (
+        'look',
+        'One patient under two ids? Give both one id, or remove one file',
+    ),
     (False, ''): ('look', 'Remove the copies: they count several times'),
     (True, 'classes'): ('look', 'Look at each pair: one film, or one patient before and after?'),
     (True, 'parts'): ('look', 'Look at each pair; remove one, if it is one film or one patient'),
+    (True, 'patients'): ('look', 'One patient under two ids? Else neighbours that look alike'),
     (True, ''): (
         'note',
         'Neighbouring slices? One film twice? Tell the patients, if they share one',
     ),
 }
 
-# %% ../nbs/9_workflow/new_check.ipynb #8fb01974
+# %% ../nbs/9_workflow/new_check.ipynb #64395503
 def copies(seen: Seen, near: float = 0.9) -> list:
     "Equal and nearly equal pictures, within a class, across classes, and across a given split."
     groups = seen.table.groupby(seen.facts.pixels.to_numpy()).indices.values()
@@ -323,7 +330,7 @@ def copies(seen: Seen, near: float = 0.9) -> list:
     alike = [p for p in zip(pairs['first'], pairs['second']) if frozenset(p) not in same]
     out = []
     for nearly, sets in (False, equal), (True, alike):
-        for where in 'classes', 'parts', '':
+        for where in 'classes', 'parts', 'patients', '':
             found = [rows for rows in sets if _sides(seen.table, list(rows)) == where]
             if found:
                 out.append(_copies(seen, found, nearly, where))
@@ -373,7 +380,7 @@ def balanced_accuracy(y: np.ndarray, told: np.ndarray, groups: np.ndarray) -> di
     up = np.sqrt(((np.array(highs) - r) ** 2).sum()) / k
     return {'value': r.mean(), 'low': max(r.mean() - down, 0.0), 'high': min(r.mean() + up, 1.0)}
 
-# %% ../nbs/9_workflow/new_check.ipynb #4003dfa6
+# %% ../nbs/9_workflow/new_check.ipynb #c95e3008
 def form(seen: Seen) -> np.ndarray:  # float (n, 7)
     "What a file tells beside its picture: sides, aspect, bits, colour, format, loss of a JPEG."
     t, facts = seen.table, seen.facts
@@ -381,7 +388,7 @@ def form(seen: Seen) -> np.ndarray:  # float (n, 7)
     sides = [t.width, t.height, t.width / t.height]
     return np.column_stack([*sides, facts.bits, *codes, facts.quality]).astype(float)
 
-
+# %% ../nbs/9_workflow/new_check.ipynb #0de4183d
 def _by_form(seen: Seen, train, test) -> np.ndarray:
     "The classes that a decision tree tells of the test rows, by `form` alone."
     from sklearn.tree import DecisionTreeClassifier
@@ -455,7 +462,7 @@ def shortcuts(seen: Seen) -> list:
         out.append(Finding(severity, name, said, do, numbers={**found, 'chance': chance}))
     return out
 
-# %% ../nbs/9_workflow/new_check.ipynb #337800d7
+# %% ../nbs/9_workflow/new_check.ipynb #8162bb08
 _MADE_FOR = (
     'The finder is made for chest X-rays; in other images it may take bones or tables for letters'
 )
@@ -474,7 +481,7 @@ def marks(seen: Seen) -> list:
     by = pd.Series(has[looked]).groupby(seen.table.label[looked].to_numpy()).agg(['sum', 'size'])
     table = np.stack([by['sum'], by['size'] - by['sum']])
     differ = len(by) > 1 and table.sum(1).min() > 0 and chi2_contingency(table)[1] < 0.01
-    each = ', '.join(f'{c} {r["sum"]} of {r["size"]}' for c, r in by.iterrows())
+    each = ', '.join(f'{c}: {r["sum"]} of {r["size"]}' for c, r in by.iterrows())
     said = f'{has.sum()} of {looked.sum()} images seem to have burnt-in marks ({each})'
     do = f'{_MADE_FOR}. Look at some; crop or cover real ones'
     do += ': one class has more, so they may tell the class' if differ else ''
@@ -522,12 +529,12 @@ def depths(seen: Seen) -> list:
         out.append(Finding('look' if coloured < n else 'note', 'colour', said, do, names))
     return out
 
-# %% ../nbs/9_workflow/new_check.ipynb #a1e4733f
+# %% ../nbs/9_workflow/new_check.ipynb #97bfeaeb
 def _span(values) -> list:
     "[least, median, most] of whole numbers."
     return [int(values.min()), int(values.median()), int(values.max())]
 
-
+# %% ../nbs/9_workflow/new_check.ipynb #30224ad8
 def summary(seen: Seen) -> dict:
     "What there is of each class: images, patients, parts, sizes, formats, depths, colour."
     out = {}
@@ -591,21 +598,23 @@ def _report(table, seen: Seen, found: list) -> dict:
         }
     )
 
-# %% ../nbs/9_workflow/new_check.ipynb #4ab95b59
+# %% ../nbs/9_workflow/new_check.ipynb #cb025c3c
 def check_folder(
     path,  # folder, or table of labels; see `datasets.own.load_folder`
     patients=None,  # see `datasets.own.load_folder`
     labels='folders',
-    window=None,  # see `check_table`, and the three below
-    near: float = 0.9,
+    window=None,  # of DICOM and 16-bit files: (low, high), or None; of DICOM also 'range'
+    near: float = 0.9,  # this and the following as for `check_table`
     hashed: bool = False,
     workers: int = None,
 ) -> dict:
     """Look at a folder of your own images. Nothing is changed.
 
     A folder of which it cannot be told what it holds is an `InputError` that says what to do."""
-    table, scan = read_folder(path, patients=patients, labels=labels, workers=workers)
-    report = check_table(table, window, near, hashed, workers)
+    how = dict(patients=patients, labels=labels, workers=workers, window=window)
+    table, scan = read_folder(path, **how)
+    report = check_table(table, None if window == 'range' else window, near, hashed, workers)
+    report['notes'] = [] if hashed else scan.notes
     lost = vanished(table, scan)
     if lost:
         name = ', '.join(c + (f' in {s}' if s else '') for s, c, *_ in lost)
@@ -643,7 +652,7 @@ def _class_line(name: str, c: dict) -> str:
         )
     )
 
-# %% ../nbs/9_workflow/new_check.ipynb #dae33360
+# %% ../nbs/9_workflow/new_check.ipynb #f28d4cd2
 def as_text(
     report: dict,  # from `check_folder`
     most: int = 3,  # names a finding
@@ -652,6 +661,7 @@ def as_text(
     k = len(report['classes'])
     out = [f'{report["title"]}: {report["images"]} images of {k} class{"es" * (k > 1)}']
     out += [_class_line(name, c) for name, c in report['classes'].items()]
+    out += [f'  {note}' for note in report.get('notes', [])]
     for f in report['findings']:
         out += ['', f'{f["severity"].upper():<8}{f["said"]}']
         more = f', and {f["n"] - most} more' if f['n'] > most else ''

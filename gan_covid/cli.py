@@ -77,8 +77,8 @@ def _add_check(what):
     p.add_argument('--patients', metavar='PATTERN', help=words)
     words = 'table with the columns image and label (and patient, split, mask)'
     p.add_argument('--labels', default='folders', metavar='CSV', help=words)
-    ends, words = ('LOW', 'HIGH'), 'values of deep images that become black and white'
-    p.add_argument('--window', type=float, nargs=2, metavar=ends, help=words)
+    words = 'values of DICOM and 16-bit images that become black and white; or range: all of DICOM'
+    p.add_argument('--window', nargs='+', metavar='LOW HIGH', help=words)
     words = 'correlation from which on two pictures are nearly equal'
     p.add_argument('--near', type=float, default=0.9, help=words)
     p.add_argument('--hashed', action='store_true', help='call files by digits, not by their names')
@@ -97,6 +97,18 @@ def _add_data(commands):
     verify.add_argument('path', help='folder of the data set')
     _add_check(what)
 
+# %% ../nbs/9_workflow/69_cli.ipynb #98c59a87
+def _dicom_window(words):
+    "--window as two numbers, 'range', or None."
+    if words is None or words == ['range']:
+        return words and 'range'
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        said = f'--window {" ".join(words)}'
+        raise InputError(f'{said}: write two numbers, low and high, or range') from None
+    return low, high
+
 # %% ../nbs/9_workflow/69_cli.ipynb #5edd7f58
 def _data(a):
     from gan_covid.datasets import public, verify
@@ -109,9 +121,15 @@ def _data(a):
         return verify.data_verify(a.name, a.path)
     from gan_covid.check import data_check
 
-    patients = False if a.patients == 'none' else a.patients
-    how = {k: getattr(a, k) for k in ('labels', 'window', 'near', 'hashed')}
-    return data_check(a.path, a.json, patients=patients, **how)
+    return data_check(
+        a.path,
+        a.json,
+        patients=False if a.patients == 'none' else a.patients,
+        labels=a.labels,
+        window=_dicom_window(a.window),
+        near=a.near,
+        hashed=a.hashed,
+    )
 
 # %% ../nbs/9_workflow/69_cli.ipynb #ab8f633e
 def _add_phantoms(commands):

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from .dicom import Unpack
 from .leaks import check_split, refuse_contradictions, same_picture
+from .npz import unpack_npz
 from .table import build_table, warn_of_notes
-from ..folders import scan_folder
+from ..folders import image_files, list_folder, scan_folder
 from ..reading import kind_of
 from ..records import InputError
 
@@ -67,6 +69,7 @@ def _crossing(table) -> list:
         if len(found):
             first, *rest = found.iloc[0].images
             other = next(i for i in rest if split[i] != split[first])
+            first, other = (table.attrs['origin'].get(i, i) for i in (first, other))
             notes.append(
                 f'LEAK: {len(found)} {what} stand in more than one of train, val and test, '
                 f'e.g. {first} and {other}'
@@ -74,57 +77,76 @@ def _crossing(table) -> list:
     return notes
 
 # %% ../../nbs/2_data/12_own.ipynb #0d3548fc
-def _table_and_folder(path: Path, labels) -> tuple:
-    "(folder, labels) where the path may be a table of labels; both at once are an `InputError`."
-    if not path.is_file() or kind_of(path) != 'table':
-        return path, labels
+def _only_archive(root: Path):
+    "The .npz file that is all that a folder holds, or None; several are an `InputError`."
+    if not root.is_dir():
+        return None
+    files = [p for p in list_folder(root, 'files') if p.suffix.lower() == '.npz']
+    if not files or list_folder(root, 'dirs') or image_files(root):
+        return None
+    if len(files) > 1:
+        names = ', '.join(p.name for p in files[:4])
+        raise InputError(f'{root}: holds several sets ({names}). Give one of the files')
+    return files[0]
+
+# %% ../../nbs/2_data/12_own.ipynb #93555ae4
+def _folder_and_labels(path: Path, labels) -> tuple:  # folder, labels, title
+    "Where the images lie, if the path is a table of labels, a .npz file, or a folder with nothing but one."
+    kind = kind_of(path) if path.is_file() else ''
+    archive = path if kind.endswith('(.npz)') else _only_archive(path)
+    if not archive and kind != 'table':
+        return path, labels, path.name
     if labels != 'folders':
-        raise InputError(
-            f'{path} and labels={str(labels)!r}: two tables. Give the folder of the images'
-        )
-    return path.parent, path
+        raise InputError(f'labels={str(labels)!r}: {archive or path} tells the labels already')
+    table = unpack_npz(archive) if archive else path
+    return table.parent, table, (archive or table.parent).name
 
 # %% ../../nbs/2_data/12_own.ipynb #62ffefa3
 def read_folder(
-    path,  # as for `load_folder`
+    path,  # this and the following as for `load_folder`
     min_side: int = 16,
     workers: int = None,
     patients=None,
     labels='folders',
+    window=None,
 ) -> tuple:  # table, Scan
     """The table of `load_folder` before anything that contradicts itself is refused, and what the walk found.
 
     For whoever wants to say everything that is odd, not only the first. `attrs['patients']`: what the user
     should know of the patients."""
-    root, labels = _table_and_folder(Path(path).expanduser().absolute(), labels)
-    scan = scan_folder(root, labels, patients)
+    root, labels, title = _folder_and_labels(Path(path).expanduser().absolute(), labels)
+    unpack = Unpack(root, window)
+    scan = scan_folder(root, labels, patients, unpack=unpack)
+    scan.notes += unpack.notes
     _without_class(scan, root)
     if not scan.rows:
         first = scan.rejected[0]
         raise InputError(
             f'{root}: no image can be used. The first: {first["file"]}: {first["why"]}'
         )
-    table = build_table('folder', root.name, root, scan, min_side, workers)
+    table = build_table('folder', title, root, scan, min_side, workers)
     table.attrs['patients'] = scan.patients
     return table, scan
 
 # %% ../../nbs/2_data/12_own.ipynb #8f53a739
 def load_folder(
-    path,  # sub-folders are classes; train/val/test above or below them, or none; or a table of labels
+    path,  # sub-folders are classes; train/val/test above or below them, or none; a table of labels; a .npz
     min_side: int = 16,  # images with a shorter side are rejected
     workers: int = None,  # threads
     patients=None,  # regular expression with one group, e.g. '(P[0-9]+)_'; see `folders.patients_of`
     labels='folders',  # or the path of a table of labels, see `folders.read_labels`
+    window=None,  # of DICOM files: (low, high), 'range', or None: their own; see `dicom.Unpack`
 ) -> pd.DataFrame:  # as from `public.load`
     """Your own images as a table, with split, patient and mask as far as folders, names or a table tell.
 
     `patients` may also be 'folders' (sub-folders are patients) or False (each image is one).
     One warning says what was not used and what looks odd (also in `table.attrs`: `rejected`, `notes`).
     A class without a usable image, or one picture in two classes, is an `InputError`."""
-    table, scan = read_folder(path, min_side, workers, patients, labels)
+    table, scan = read_folder(path, min_side, workers, patients, labels, window)
     root = table.attrs['root']
     _refuse_vanished(table, scan, root)
-    refuse_contradictions(table.image, table.label, same_picture(table), root)
+    named = table.image.replace(table.attrs['origin'])
+    refuse_contradictions(named, table.label, same_picture(table), root)
     table.attrs['notes'] += [*_crossing(table), *filter(None, [scan.patients])]
     warn_of_notes(table)
     return table
