@@ -9,7 +9,7 @@ import pytest
 from dataset_files import noise, put
 from PIL import Image
 
-from gan_covid import cli, phantoms
+from gan_covid import check, cli, phantoms
 from gan_covid.check import as_text, balanced_accuracy, check_folder
 from gan_covid.datasets.own import load_folder
 from gan_covid.datasets.splits import stratified_split
@@ -60,6 +60,7 @@ def test_command_prints_writes_and_tells_by_its_exit_code(tmp_path, capsys):
     assert cli.main(asked) == 1
     for bad, words in (
         ([str(tmp_path / 'nowhere')], 'no such folder'),
+        ([str(tmp_path / 'own' / 'no' / '1.png')], 'a file (image). Give the folder'),
         ([str(tmp_path / 'own'), '--patients', '('], 'no regular expression'),
         ([str(tmp_path / 'own'), '--window', '1'], 'two numbers'),
         ([str(tmp_path / 'own'), '--near', '2'], 'near=2.0'),
@@ -110,6 +111,7 @@ def test_masks_beside_images_are_no_images(tmp_path):
     assert '4 of 40 images have a mask' in as_text(report)
 
 
+@pytest.mark.slow
 def test_patients_in_names_are_asked_and_then_taken(tmp_path):
     for k, c in enumerate(('no', 'yes')):
         for i in range(12):
@@ -174,6 +176,7 @@ def test_an_image_in_two_classes_is_named_here_and_refused_there(tmp_path):
         load_folder(tmp_path)
 
 
+@pytest.mark.slow
 def test_twelve_bits_in_sixteen_are_told(tmp_path):
     for k, c in enumerate(('no', 'yes')):
         for i in range(12):
@@ -199,6 +202,7 @@ def test_names_of_classes_stay_as_they_are_written(tmp_path, names, how):
     assert set(load_folder(path).label) == set(names)
 
 
+@pytest.mark.slow
 def test_parts_above_the_classes(tmp_path):
     for s, n in ('train', 8), ('validation', 4), ('test', 4):
         two_classes(tmp_path / s, n)
@@ -232,6 +236,24 @@ def test_one_folder_too_high_is_told(tmp_path):
     assert said['severity'] == 'serious' and "give the folder 'download' itself" in said['do']
 
 
+def test_hospitals_above_the_classes_are_told(tmp_path):
+    for k, hospital in enumerate(('north', 'south')):
+        for j, c in enumerate(('no', 'yes')):
+            for i in range(12):
+                put(tmp_path / hospital / c / f'{i}.png', noise(1000 * k + 100 * j + i))
+    said = found(check_folder(tmp_path))['same sub-folders']
+    assert said['severity'] == 'serious' and 'have the same sub-folders: no, yes' in said['said']
+
+
+def test_masks_that_do_not_fit_are_named(tmp_path):
+    two_classes(tmp_path)
+    put(tmp_path / 'yes' / '1_mask.png', np.zeros((24, 30), np.uint8))
+    put(tmp_path / 'yes' / '2_mask.png', (noise(2) > 99) * np.uint8(255))
+    put(tmp_path / 'yes' / '3_mask.png', (noise(2, (30, 24)) > 99) * np.uint8(255))
+    said = found(check_folder(tmp_path))['masks']
+    assert said['names'] == ['yes/1.png', 'yes/3.png'] and 'the mask is empty' in said['said']
+
+
 def test_a_class_that_cannot_be_read_is_serious(tmp_path):
     two_classes(tmp_path, names=('a', 'b', 'c'))
     for p in (tmp_path / 'c').iterdir():
@@ -248,6 +270,7 @@ def test_classes_that_differ_in_spelling_only(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_archive_as_medmnist_gives_it(tmp_path, download_cache):
     arrays, rng = {}, np.random.default_rng(0)
     for part, n in ('train', 30), ('val', 8), ('test', 10):
@@ -278,6 +301,7 @@ def test_an_archive_as_medmnist_gives_it(tmp_path, download_cache):
 # --- copies and shortcuts
 
 
+@pytest.mark.slow
 def test_nearly_equal_pictures_across_classes(tmp_path):
     for c, name in ('no', 'normal'), ('yes', 'hemorrhage'):
         for i, a in enumerate(heads(12, name, 96, 5)):
@@ -337,6 +361,20 @@ def test_patients_count_once_in_an_interval():
     single, grouped = (balanced_accuracy(y, told, np.arange(120) // k) for k in (1, 10))
     assert single['value'] == grouped['value'] == pytest.approx(5 / 6)
     assert grouped['low'] < single['low'] and grouped['high'] > single['high']
+
+
+def test_a_large_set_is_sampled_for_the_probes(tmp_path, monkeypatch):
+    two_classes(tmp_path, 30)
+    monkeypatch.setattr(check, '_PROBED', 40)
+    monkeypatch.setattr(check, '_PAIRED', 59)
+    report = found(check_folder(tmp_path))
+    assert report['frame alone']['severity'] == 'note'
+    assert 'more than 59 images' in report['near copies unknown']['said']
+    seen = check.see(load_folder(tmp_path))
+    part = check.some_of(seen, 40)
+    assert part.table.label.value_counts().to_dict() == {'no': 20, 'yes': 20}
+    rows = [seen.names.index(n) for n in part.names]
+    assert (part.steps == seen.steps[rows]).all() and len(set(rows)) == 40
 
 
 def test_too_few_patients_for_a_probe_is_said(tmp_path):

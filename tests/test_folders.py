@@ -312,9 +312,11 @@ def test_foreign_formats_are_called_by_their_names(tmp_path, name):
         'slide.svs': 'whole-slide',
     }.get(name, 'NIfTI')
     said_by = {
-        load_folder: 'DICOM.*[Ee]xport' if kind == 'DICOM' else f'{kind}.*not read yet. .*[Ee]xport'
+        load_folder: 'DICOM.*[Ee]xport'
+        if kind == 'DICOM'
+        else f'{kind}.*not read here. .*[Ee]xport'
     }
-    said_by[load_images] = f'{kind}.*not read yet. .*[Ee]xport'
+    said_by[load_images] = f'{kind}.*not read here. .*[Ee]xport'
     for f, words in said_by.items():
         with pytest.raises(InputError, match=f'{name}: {words}'):
             f(tmp_path)
@@ -329,7 +331,7 @@ def test_arrays_are_for_training_only(tmp_path):
     for c in 'ab':
         (tmp_path / c).mkdir()
         np.save(tmp_path / c / 'x.npy', noise(c))
-    words = r'x.npy: NumPy array \(.npy\), which is not read yet. Export it as PNG'
+    words = r'x.npy: NumPy array \(.npy\), which is not read here. Export it as PNG'
     with pytest.raises(InputError, match=words):
         load_folder(tmp_path)
     assert len(load_images(tmp_path)[0]) == 2

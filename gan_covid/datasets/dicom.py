@@ -31,17 +31,17 @@ from gan_covid.records import (
     write_json,
 )
 
-# %% ../../nbs/2_data/new_dicom.ipynb #1e3bd3fc
-_MISSING = "DICOM, which needs the package pydicom. Give pip install 'gan_covid[dicom]', or export"
+# %% ../../nbs/2_data/new_dicom.ipynb #871823e2
+_MISSING = "DICOM, which needs the package pydicom. Give pip install 'gan_covid[dicom]', or e"
 
 
 def has_pydicom() -> bool:
     return importlib.util.find_spec('pydicom') is not None
 
-# %% ../../nbs/2_data/new_dicom.ipynb #462e7a09
+# %% ../../nbs/2_data/new_dicom.ipynb #4db598d7
 def _why_missing() -> str:
     "What to say of a DICOM file where pydicom is not installed."
-    return _MISSING + ADVICE['DICOM'].partition(' export')[2]
+    return _MISSING + ADVICE['DICOM'].partition('. Or')[0][1:]
 
 # %% ../../nbs/2_data/new_dicom.ipynb #cef614a8
 def _safely(path, work):

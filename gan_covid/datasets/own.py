@@ -94,6 +94,13 @@ def _folder_and_labels(path: Path, labels) -> tuple:  # folder, labels, title
     "Where the images lie, if the path is a table of labels, a .npz file, or a folder with nothing but one."
     kind = kind_of(path) if path.is_file() else ''
     archive = path if kind.endswith('(.npz)') else _only_archive(path)
+    if kind and not archive and kind != 'table':
+        do = (
+            'Unpack it, and give the folder'
+            if kind == 'archive'
+            else 'Give the folder of the images'
+        )
+        raise InputError(f'{path}: a file ({kind}). {do}, a table of labels (.csv), or a .npz file')
     if not archive and kind != 'table':
         return path, labels, path.name
     if labels != 'folders':
