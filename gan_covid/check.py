@@ -7,7 +7,7 @@ __all__ = ['SEVERITIES', 'PROBES', 'Finding', 'look', 'Seen', 'image_names', 'se
            'classes_and_parts', 'patients', 'copies', 'balanced_accuracy', 'form', 'shortcuts', 'marks', 'odd_pictures',
            'masks', 'depths', 'summary', 'check_table', 'check_folder', 'as_text', 'data_check']
 
-# %% ../nbs/9_workflow/new_check.ipynb #ffb1a3c1
+# %% ../nbs/9_workflow/new_check.ipynb #89036ad5
 import io
 import os
 import re
@@ -27,7 +27,7 @@ from .datasets.leaks import gray_steps, near_pairs, patient_leaks
 from .datasets.own import read_folder, vanished
 from .datasets.splits import together
 from .datasets.table import in_threads
-from .folders import natural, slug
+from .folders import natural, slug, split_of
 from .images import resize
 from .intervals import wilson
 from .preprocessing import find_marks
@@ -253,23 +253,25 @@ def classes_and_parts(table: pd.DataFrame) -> list:
         out.append(Finding('note', 'unequal classes', said, do, numbers=numbers))
     return out + _empty_parts(table) + _same_folders(table)
 
-# %% ../nbs/9_workflow/new_check.ipynb #962e28b5
+# %% ../nbs/9_workflow/new_check.ipynb #1276a954
 def _same_folders(table) -> list:
     "Sub-folders that have the same names in all classes: perhaps these are the classes."
     below = {}
     for name, label in zip(image_names(table), table.label):
         folders = Path(name).parts[:-1]
-        if label in folders[:-1]:
-            below.setdefault(label, set()).add(folders[folders.index(label) + 1])
+        inner = folders[folders.index(label) + 1 :] if label in folders else ()
+        if inner and not split_of(inner[0]):
+            below.setdefault(label, set()).add(inner[0])
     sets = list(below.values())
-    if len(sets) < 2 or len(sets[0]) < 2 or any(s != sets[0] for s in sets):
+    if len(sets) < 2 or not 2 <= len(sets[0]) <= 10 or any(s != sets[0] for s in sets):
         return []
     names = ', '.join(sorted(sets[0], key=natural)[:4])
     said = f'All classes ({", ".join(below)}) have the same sub-folders: {names}'
     do = (
         'If these are the classes, put them above, or give a table with the columns image and label'
     )
-    return [Finding('serious', 'same sub-folders', said, do)]
+    severity = 'serious' if table.patient.isna().all() else 'look'  # else they may be patients
+    return [Finding(severity, 'same sub-folders', said, do)]
 
 # %% ../nbs/9_workflow/new_check.ipynb #3b9ccd27
 def _empty_parts(table) -> list:
@@ -716,7 +718,7 @@ def _class_line(name: str, c: dict) -> str:
         )
     )
 
-# %% ../nbs/9_workflow/new_check.ipynb #f28d4cd2
+# %% ../nbs/9_workflow/new_check.ipynb #4bc509d3
 def as_text(
     report: dict,  # from `check_folder`
     most: int = 3,  # names a finding
@@ -734,7 +736,7 @@ def as_text(
         if f['do']:
             out.append(f'{" " * 6}→ {f["do"]}')
     counts = [sum(f['severity'] == s for f in report['findings']) for s in SEVERITIES]
-    words = f'{counts[0]} serious, {counts[1]} to look at, {counts[2]} notes'
+    words = f'{counts[0]} serious, {counts[1]} to look at, {_many(counts[2], "note")}'
     return '\n'.join([*out, '', f'In short: {words}.'])
 
 # %% ../nbs/9_workflow/new_check.ipynb #56dc0ce5

@@ -47,7 +47,7 @@ def test_plain_values_the_worst_first_and_the_same_again(tmp_path):
     assert order == sorted(order) and report['worst'] == 'serious'
     assert report['classes']['no']['images'] == 20 and report['classes']['yes']['images'] == 21
     text = as_text(report)
-    assert 'no/3.png (no) = yes/again.png (yes)' in text and text.endswith('notes.')
+    assert 'no/3.png (no) = yes/again.png (yes)' in text and 'to look at, ' in text
 
 
 def test_command_prints_writes_and_tells_by_its_exit_code(tmp_path, capsys):
@@ -243,6 +243,14 @@ def test_hospitals_above_the_classes_are_told(tmp_path):
                 put(tmp_path / hospital / c / f'{i}.png', noise(1000 * k + 100 * j + i))
     said = found(check_folder(tmp_path))['same sub-folders']
     assert said['severity'] == 'serious' and 'have the same sub-folders: no, yes' in said['said']
+    for p in tmp_path.rglob('*.png'):  # a split below the classes is no such thing
+        part = {'no': 'train', 'yes': 'test'}[p.parent.name]
+        (p.parent.with_name(part)).mkdir(exist_ok=True)
+        p.rename(p.parent.with_name(part) / p.name)
+    for p in [*tmp_path.rglob('no'), *tmp_path.rglob('yes')]:
+        p.rmdir()
+    report = check_folder(tmp_path)
+    assert 'same sub-folders' not in found(report) and report['parts'] == {'train': 24, 'test': 24}
 
 
 def test_masks_that_do_not_fit_are_named(tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['has_pydicom', 'open_dicom', 'own_window', 'Frame', 'read_frames', 'to_picture', 'Header', 'read_header',
-           'common_range', 'make_pictures', 'as_how', 'check_dicom_window', 'Unpack']
+           'common_extent', 'common_range', 'make_pictures', 'as_how', 'check_dicom_window', 'Unpack']
 
 # %% ../../nbs/2_data/new_dicom.ipynb #830a3e05
 import importlib.util
@@ -173,11 +173,11 @@ def _frame(a: np.ndarray, ds, k: int, path) -> Frame:
     white_is_low = ds.PhotometricInterpretation == 'MONOCHROME1' or inverse
     return Frame(_rescaled(a, ds, k), inside, window, table, white_is_low)
 
-# %% ../../nbs/2_data/new_dicom.ipynb #921bcda8
+# %% ../../nbs/2_data/new_dicom.ipynb #9f02527b
 def read_frames(path):
     "Yields every `Frame` of a file. What cannot be decoded is an `InputError` that names the file."
     ds = open_dicom(path)
-    if not {'PixelData', 'FloatPixelData', 'DoubleFloatPixelData'} & {e.keyword for e in ds}:
+    if not any(k in ds for k in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
         raise InputError(f'{path}: no image in it (DICOM of modality {ds.get("Modality", "?")})')
     from pydicom.pixels import iter_pixels
 
@@ -252,16 +252,30 @@ def read_header(path, window) -> Header:
         localizer='LOCALIZER' in kinds,
     )
 
-# %% ../../nbs/2_data/new_dicom.ipynb #65087672
-def _extent_of(path) -> tuple:
+# %% ../../nbs/2_data/new_dicom.ipynb #4c0b32f5
+def _known(header: Header, folder: Path) -> dict:
+    "What is known of a file since its pictures were made; {} if it has changed, or there are none."
+    note = folder / 'note.json'
+    known = read_json(note) if note.exists() else {}
+    return known if known.get('made_of') == header.made_of else {}
+
+# %% ../../nbs/2_data/new_dicom.ipynb #b6eebdf2
+def _extent_of(header: Header, folder: Path) -> tuple:
     "Lowest and highest value of all frames of a file."
-    ends = [e for f in read_frames(path) if (e := f.extent)]
+    if extent := _known(header, folder).get('extent'):
+        return tuple(extent)
+    return common_extent([f.extent for f in read_frames(header.path)])
+
+# %% ../../nbs/2_data/new_dicom.ipynb #1c388044
+def common_extent(extents) -> tuple:
+    "(low, high) that holds all of some; None among them counts nothing."
+    ends = [e for e in extents if e]
     return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else (0.0, 0.0)
 
-# %% ../../nbs/2_data/new_dicom.ipynb #b14fcfdd
+# %% ../../nbs/2_data/new_dicom.ipynb #4c89b109
 def common_range(extents) -> tuple:
     "One (low, high) for files of which the lowest and highest values are known."
-    low, high = min(e[0] for e in extents), max(e[1] for e in extents)
+    low, high = common_extent(extents)
     return (low, high) if low < 0 else tuple(map(float, stored_range(high)))
 
 # %% ../../nbs/2_data/new_dicom.ipynb #9573978f
@@ -270,22 +284,22 @@ def _png(a: np.ndarray) -> bytes:
     Image.fromarray(a).save(out, 'PNG', compress_level=1)
     return out.getvalue()
 
-# %% ../../nbs/2_data/new_dicom.ipynb #43689f71
+# %% ../../nbs/2_data/new_dicom.ipynb #efc32977
 def make_pictures(
     header: Header, folder: Path, window, extent
 ) -> list:  # names of files in `folder`
     "The frames of a file as PNG, made once for each state of the file and each window."
-    note, how = folder / 'note.json', as_how(window, extent if header.range else None)
-    if note.exists():
-        known = read_json(note)
-        if known.get('made_of') == header.made_of and known.get('how') == how:
-            return known['pictures']
-    names = []
+    how = as_how(window, extent if header.range else None)
+    if (known := _known(header, folder)).get('how') == how:
+        return known['pictures']
+    names, extents = [], []
     for k, frame in enumerate(read_frames(header.path), 1):
         end = f'_frame{k:03}' if header.frames > 1 else ''
         names.append(f'{header.path.stem}{end}.png')
         atomic_write(folder / names[-1], _png(to_picture(frame, window, extent)))
-    write_json(note, {'made_of': header.made_of, 'how': how, 'pictures': names})
+        extents.append(frame.extent)
+    note = {'made_of': header.made_of, 'how': how, 'pictures': names}
+    write_json(folder / 'note.json', {**note, 'extent': common_extent(extents)})
     return names
 
 # %% ../../nbs/2_data/new_dicom.ipynb #47d7292f
@@ -301,7 +315,7 @@ def check_dicom_window(window):
     "None, 'range', or two numbers; else an `InputError`."
     return window if window == 'range' else check_window(window)
 
-# %% ../../nbs/2_data/new_dicom.ipynb #6b12dff8
+# %% ../../nbs/2_data/new_dicom.ipynb #5b8c742d
 @dataclass
 class Unpack:
     """Makes pictures of the DICOM files among those that a walk found, for `folders.scan_folder`.
@@ -331,16 +345,16 @@ class Unpack:
         read = partial(read_header, window=self.window)
         headers = in_threads(lambda p: _safely(p, read), paths, 'headers', None, 500)
         fine = [h for h in headers if not isinstance(h, InputError)]
+        self.folder = self.folder or _kept_in(self.root)
         extents = self._extents([h for h in fine if h.range])
         self._say(fine, extents)
         same = len({h.patient for h in fine}) == 1 and len(fine) > 3
-        target = self.folder or _kept_in(self.root)
 
         def make(item):
             found, header = item
             if isinstance(header, InputError):
                 raise header
-            place = target / found.path.relative_to(self.root)
+            place = self._place(found.path)
             extent = extents[header.deep]
             names = _safely(found.path, lambda _: make_pictures(header, place, self.window, extent))
             return _found(found, header, place, names, None if same else header.patient)
@@ -353,10 +367,18 @@ class Unpack:
             for f, m in zip(files, made)
         }
 
+    def _place(self, path) -> Path:
+        "The folder for the pictures of a file."
+        return self.folder / path.relative_to(self.root)
+
     def _extents(self, headers: list) -> dict:  # {deep: (low, high)}
         "The range of all frames that have no window of their own."
-        deep = [h.path for h in headers if h.deep]
-        ends = in_threads(lambda p: _safely(p, _extent_of), deep, 'range of DICOM', None, 100)
+
+        def ends_of(h):
+            return _safely(h.path, lambda p: _extent_of(h, self._place(p)))
+
+        deep = [h for h in headers if h.deep]
+        ends = in_threads(ends_of, deep, 'range of DICOM', None, 100)
         ends = [e for e in ends if not isinstance(e, InputError)]
         return {False: (0.0, 255.0), True: common_range(ends) if ends else (0.0, 255.0)}
 
