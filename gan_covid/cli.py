@@ -66,9 +66,27 @@ def _object(text: str) -> dict:
         raise InputError(f'--json: {text} is no object. {example}')
     return found
 
+# %% ../nbs/9_workflow/69_cli.ipynb #300451cc
+def _add_check(what):
+    words = 'look at a folder of your own images: counts, copies, patients, shortcuts'
+    p = what.add_parser('check', help=words)
+    p.add_argument(
+        'path', metavar='folder', help='class folders, a table of labels, or a .npz file'
+    )
+    words = "finds the patient in file names, e.g. '(P[0-9]+)_'; or folders, or none: no two images share one"
+    p.add_argument('--patients', metavar='PATTERN', help=words)
+    words = 'table with the columns image and label (and patient, split, mask)'
+    p.add_argument('--labels', default='folders', metavar='CSV', help=words)
+    words = 'values of DICOM and 16-bit images that become black and white; or range: all of DICOM'
+    p.add_argument('--window', nargs='+', metavar='LOW HIGH', help=words)
+    words = 'correlation from which on two pictures are nearly equal'
+    p.add_argument('--near', type=float, default=0.9, help=words)
+    p.add_argument('--hashed', action='store_true', help='call files by digits, not by their names')
+    p.add_argument('--json', metavar='FILE', help='write the report as JSON, too')
+
 # %% ../nbs/9_workflow/69_cli.ipynb #d497d380
 def _add_data(commands):
-    p = commands.add_parser('data', help='list, fetch or verify the data sets')
+    p = commands.add_parser('data', help='list, fetch or verify the data sets; look at your own')
     what = p.add_subparsers(dest='what', required=True)
     what.add_parser('list', help='the data sets, where they come from and their terms')
     fetch = what.add_parser('fetch', help='download a data set into a folder')
@@ -77,6 +95,19 @@ def _add_data(commands):
         p.add_argument('name', help='radiography, covid_ct or head_ct')
     fetch.add_argument('path', help='folder of the data set', nargs='?', default='data')
     verify.add_argument('path', help='folder of the data set')
+    _add_check(what)
+
+# %% ../nbs/9_workflow/69_cli.ipynb #98c59a87
+def _dicom_window(words):
+    "--window as two numbers, 'range', or None."
+    if words is None or words == ['range']:
+        return words and 'range'
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        said = f'--window {" ".join(words)}'
+        raise InputError(f'{said}: write two numbers, low and high, or range') from None
+    return low, high
 
 # %% ../nbs/9_workflow/69_cli.ipynb #5edd7f58
 def _data(a):
@@ -86,7 +117,19 @@ def _data(a):
         return public.data_list()
     if a.what == 'fetch':
         return public.data_fetch(a.name, a.path)
-    return verify.data_verify(a.name, a.path)
+    if a.what == 'verify':
+        return verify.data_verify(a.name, a.path)
+    from gan_covid.check import data_check
+
+    return data_check(
+        a.path,
+        a.json,
+        patients=False if a.patients == 'none' else a.patients,
+        labels=a.labels,
+        window=_dicom_window(a.window),
+        near=a.near,
+        hashed=a.hashed,
+    )
 
 # %% ../nbs/9_workflow/69_cli.ipynb #ab8f633e
 def _add_phantoms(commands):

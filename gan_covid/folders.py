@@ -63,11 +63,14 @@ def image_files(folder, deep: bool = False) -> list:
 # %% ../nbs/1_basics/03_folders.ipynb #b9f7c77b
 @dataclass(frozen=True)
 class Found:
-    "One file of a folder."
+    "One file of a folder, or one image of a file that holds several."
 
     path: Path
     kind: str  # see `reading.kind_of`
     parts: tuple  # names of the folders between the root and the file
+    file: Path = None  # the picture that was made of it, where the file itself is not read
+    patient: str = None  # whom the file itself names
+    why: str = ''  # why it cannot be used
 
 # %% ../nbs/1_basics/03_folders.ipynb #0d240508
 def walk(
@@ -134,6 +137,7 @@ class Picture:
     label: str = None
     below: tuple = ()  # names of the folders between class and file
     patient: str = None
+    file: Path = None  # see `Found`
 
 # %% ../nbs/1_basics/03_folders.ipynb #31735d64
 _LOST = (
@@ -151,7 +155,8 @@ def _images_and_masks(found) -> tuple:
         if in_folder or _base(f.path.stem)[0]:
             masks.append((f, place, in_folder))
         else:
-            images.setdefault((place, f.path.stem.lower()), []).append(Picture(f.path, place))
+            picture = Picture(f.path, place, patient=f.patient, file=f.file)
+            images.setdefault((place, f.path.stem.lower()), []).append(picture)
     return images, masks
 
 # %% ../nbs/1_basics/03_folders.ipynb #c0e0d9a2
@@ -167,7 +172,7 @@ def pair_masks(
         names = [f.path.stem.lower()] * in_folder + ([base.lower()] if base else [])
         mine = next((images[place, n] for n in names if (place, n) in images), None)
         if mine is None and not in_folder and not sure:
-            loose.append(Picture(f.path, place))
+            loose.append(Picture(f.path, place, patient=f.patient, file=f.file))
         elif mine is None:
             rejected.append(dict(file=str(f.path), why=_LOST))
         elif mine[0].mask:
@@ -175,7 +180,7 @@ def pair_masks(
             rejected.append(dict(file=str(f.path), why=why))
         else:
             for picture in mine:
-                picture.mask = f.path
+                picture.mask = f.file or f.path
     pictures = [p for same in images.values() for p in same] + loose
     order = {f.path: i for i, f in enumerate(found)}
     return sorted(pictures, key=lambda p: order[p.path])
@@ -347,6 +352,7 @@ _COLUMNS = {
     'label': 'label class diagnosis target category',
     'split': 'split subset set',
     'patient': 'patient patientid subject subjectid person case',
+    'mask': 'mask masks maskfile maskpath segmentation',
 }
 
 # %% ../nbs/1_basics/03_folders.ipynb #0ddea47c
@@ -355,22 +361,26 @@ def slug(name) -> str:
     return re.sub('[^a-z0-9]', '', str(name).lower())
 
 # %% ../nbs/1_basics/03_folders.ipynb #4778f538
-def read_table(path) -> pd.DataFrame:
+def read_table(
+    path,
+    gaps: bool = True,  # 'NA', 'None' and the like are gaps; False: they are text
+) -> pd.DataFrame:
     """A .csv, .tsv or .xlsx file as text, with column names stripped and in lower case.
 
     One that cannot be read is an `InputError`."""
     path = Path(path)
+    kept = dict(dtype=str, keep_default_na=gaps)
     try:
         if path.suffix.lower() in ('.xlsx', '.xls'):
-            t = pd.read_excel(path, dtype=str)
+            t = pd.read_excel(path, **kept)
         else:
             t = pd.read_csv(
                 path,
-                dtype=str,
                 encoding_errors='replace',
                 skipinitialspace=True,
                 index_col=False,
                 sep='\t' if path.suffix.lower() == '.tsv' else ',',
+                **kept,
             )
     except (OSError, ValueError, KeyError, ImportError, zipfile.BadZipFile, csv.Error) as e:
         raise InputError(f'{path}: not readable as a table ({e})') from None
@@ -403,7 +413,7 @@ def _image_column(table: pd.DataFrame, known: dict):
 
 # %% ../nbs/1_basics/03_folders.ipynb #a611787b
 def _columns_of(table: pd.DataFrame, known: dict) -> dict:
-    "{'image', 'label', 'split', 'patient': the column that holds it, or None}."
+    "{'image', 'label', 'split', 'patient', 'mask': the column that holds it, or None}."
     image = _image_column(table, known)
     found = {'image': image}
     for role, words in _COLUMNS.items():
@@ -450,10 +460,19 @@ def _file_of(name: str, known: dict, wrong: str, bases) -> Path:
         raise InputError(f'{wrong} may be {files[0]} or {files[1]}. Write its folder too')
     return files[0]
 
+# %% ../nbs/1_basics/03_folders.ipynb #94ddca07
+def _mask_of(name: str, known: dict, wrong: str, bases) -> Path:
+    "The mask that a table means by `name`; if there is none, or more than one, an `InputError`."
+    there = [base / name for base in bases if (base / name).is_file()] or known.get(name, [])
+    if len({p.resolve() for p in there}) != 1:
+        found = 'is not there' if not there else f'may be {there[0]} or {there[1]}'
+        raise InputError(f'{wrong}: its mask {name!r} {found}. Correct the table')
+    return there[0]
+
 # %% ../nbs/1_basics/03_folders.ipynb #bf94302b
 def _rows_of(path, known: dict):
     "Yields (line, {role: text}) of a table of labels; `known` see `_by_name`."
-    table = read_table(path)
+    table = read_table(path, gaps=False)  # a class may be called None
     column = _columns_of(table, known)
     if not (column['image'] and column['label']):
         raise InputError(
@@ -468,7 +487,9 @@ def read_labels(
     path,  # the table
     root,  # the folder of the images
     pictures,  # all `Picture` in it
-) -> list:  # of those that the table names, with label, and with split and patient if it tells them
+) -> (
+    list
+):  # of those that the table names, with label, and split, patient and mask if it tells them
     "Labels by a table; what does not fit is an `InputError` that names the line."
     path, root = Path(path).expanduser().absolute(), Path(root)
     if not path.is_file():
@@ -480,17 +501,19 @@ def read_labels(
     for p in pictures:  # names relative to the table's own folder
         if p.path.is_relative_to(path.parent):
             known.setdefault(p.path.relative_to(path.parent).as_posix(), [p.path])
-    named, by_path = {}, {p.path: p for p in pictures}
+    named, by_path, bases = {}, {p.path: p for p in pictures}, (root, path.parent)
     for line, cells in _rows_of(path, known):
         wrong = f'{path}: line {line}: {cells["image"]!r}'
-        p = by_path[_file_of(cells['image'], known, wrong, (root, path.parent))]
+        p = by_path[_file_of(cells['image'], known, wrong, bases)]
         if not cells['label']:
             raise InputError(f'{wrong} has no label')
         if p.path in named:
             raise InputError(f'{wrong}: {p.path} stands in it more than once')
         named[p.path] = p
-        p.label, p.patient = cells['label'], cells['patient'] or None
+        p.label, p.patient = cells['label'], cells['patient'] or p.patient
         p.split = split_of(cells['split']) or p.split
+        if cells['mask']:
+            p.mask = _mask_of(cells['mask'], known, wrong, bases)
     return list(named.values())
 
 # %% ../nbs/1_basics/03_folders.ipynb #d22a53f4
@@ -498,7 +521,9 @@ def read_labels(
 class Scan:
     "What a walk through a folder found."
 
-    rows: list = field(default_factory=list)  # dicts image, label, split, patient, mask, source
+    rows: list = field(
+        default_factory=list
+    )  # dicts image, label, split, patient, mask, source, origin
     rejected: list = field(default_factory=list)  # dicts file, why
     notes: list = field(default_factory=list)  # what the user should know
     expected: dict = field(default_factory=dict)  # (split, class) -> a file that should be an image
@@ -508,6 +533,8 @@ class Scan:
 # %% ../nbs/1_basics/03_folders.ipynb #d534be70
 def _why_not(f: Found) -> str:
     "Why a file that is no picture is not used."
+    if f.why:
+        return f.why
     if f.kind == 'image':
         return 'a picture without an ending. Give it one, such as .png'
     if f.kind == 'table':
@@ -519,7 +546,7 @@ def _sort_files(found, also) -> tuple:
     "Pictures (`also`: further kinds that count as such), and (file, why not) of all others."
     pictures, others = [], []
     for f in found:
-        nameless = f.kind == 'image' and f.path.suffix == ''
+        nameless = f.kind == 'image' and f.path.suffix == '' and not f.file
         if f.kind in ('image', *also) and not nameless:
             pictures.append(f)
         else:
@@ -562,9 +589,11 @@ def _by_table(table, root, pictures, scan: Scan) -> list:
     for p in pictures:
         p.below = (p.label, *p.below) if p.label else p.below  # folders are no classes now
     told = read_labels(table, root, pictures)
-    left = {p.path for p in pictures} - {p.path for p in told}
+    masks = {p.mask for p in told}
+    left = {p.path for p in pictures} - {p.path for p in told} - masks
     used, why = str(Path(table).expanduser().absolute()), f'no line in {Path(table).name}'
-    scan.rejected = [r for r in scan.rejected if r['file'] != used]
+    named = {used, *map(str, masks)}
+    scan.rejected = [r for r in scan.rejected if r['file'] not in named]
     scan.rejected += [dict(file=str(p.path), why=why) for p in pictures if p.path in left]
     scan.expected = {(p.split, p.label): p.path for p in reversed(told)}  # the first of each
     return told
@@ -578,8 +607,8 @@ def _without_labels(pictures, scan: Scan):
 
 # %% ../nbs/1_basics/03_folders.ipynb #71360311
 def _find_patients(pictures, patients) -> str:
-    "Give the pictures their patients, unless a table did; returns a note for the user, or ''."
-    if any(p.patient for p in pictures):
+    "Give the pictures their patients, unless their files or a table did; a note for the user, or ''."
+    if patients is None and any(p.patient for p in pictures):
         return ''
     paths, tops, below = ([getattr(p, k) for p in pictures] for k in ('path', 'label', 'below'))
     found, note = patients_of(paths, tops, below, patients)
@@ -592,12 +621,13 @@ def _rows(pictures, source: str) -> list:
     "The pictures as rows of a table."
     return [
         dict(
-            image=p.path,
+            image=p.file or p.path,
             label=p.label,
             split=p.split,
             patient=p.patient,
             mask=p.mask,
             source=source,
+            origin=p.path,
         )
         for p in pictures
     ]
@@ -608,12 +638,13 @@ def scan_folder(
     labels='folders',  # 'folders': sub-folders are classes; None: no classes; or a table, see `read_labels`
     patients=None,  # see `patients_of`
     also=(),  # kinds that count as images, besides 'image'
+    unpack=None,  # function on a list of `Found`: makes pictures of files that are not read
 ) -> Scan:
     "Which images a folder holds, with class, split, patient and mask; and what else is in it."
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise InputError(f'{root}: no such folder')
-    found = walk(root)
+    found = unpack(walk(root)) if unpack else walk(root)
     files, others = _sort_files(found, also)
     scan = Scan(rejected=[dict(file=str(f.path), why=why) for f, why in others])
     pictures = pair_masks(files, scan.rejected)

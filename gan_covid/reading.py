@@ -22,13 +22,14 @@ SUFFIXES = '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp'
 # %% ../nbs/1_basics/02_reading.ipynb #f5ae2f5d
 ADVICE = {  # kind of a file that is not read: what to do with it
     'DICOM': 'Export it as PNG of 8 or 16 bits: apply rescale slope and intercept, then one window (low, '
-    'high) for all images, and invert those whose PhotometricInterpretation is MONOCHROME1',
+    'high) for all images, and invert those whose PhotometricInterpretation is MONOCHROME1. Or give its '
+    'folder to load_folder, which reads it by pydicom',
     'NIfTI': 'It is a volume: export its slices as PNG through one window (low, high) for all, and give '
     'each volume its own sub-folder',
     'MetaImage or NRRD': 'Export it as PNG through one window (low, high) for all; of a volume export the '
     'slices into a sub-folder of its own',
     'NumPy archive (.npz)': 'Export its arrays as PNG, one file an image; labels in it belong into a table '
-    'with the columns image and label',
+    'with the columns image and label. Or give the file itself to load_folder',
     'NumPy array (.npy)': 'Export it as PNG of 8 or 16 bits, one file an image (training StyleGAN2 reads '
     '.npy as well)',
     'MATLAB or HDF5': 'Export its arrays as PNG of 8 or 16 bits, one file an image',
@@ -94,7 +95,7 @@ def kind_of(path) -> str:
 # %% ../nbs/1_basics/02_reading.ipynb #dea4da29
 def advice(kind: str) -> str:
     "One sentence for the user whose file is of a kind that is not read."
-    return f'{kind}, which is not read yet. {ADVICE[kind]}'
+    return f'{kind}, which is not read here. {ADVICE[kind]}'
 
 # %% ../nbs/1_basics/02_reading.ipynb #da2551dc
 def read_bytes(path) -> bytes:

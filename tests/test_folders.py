@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from gan_covid.datasets import dicom
 from gan_covid.datasets.arrays import load_images
 from gan_covid.datasets.leaks import check_split
 from gan_covid.datasets.own import load_folder
@@ -310,8 +311,14 @@ def test_foreign_formats_are_called_by_their_names(tmp_path, name):
         'a.mat': 'MATLAB',
         'slide.svs': 'whole-slide',
     }.get(name, 'NIfTI')
-    for f in load_folder, load_images:
-        with pytest.raises(InputError, match=f'{name}: {kind}.*not read yet. .*[Ee]xport'):
+    said_by = {
+        load_folder: 'DICOM.*[Ee]xport'
+        if kind == 'DICOM'
+        else f'{kind}.*not read here. .*[Ee]xport'
+    }
+    said_by[load_images] = f'{kind}.*not read here. .*[Ee]xport'
+    for f, words in said_by.items():
+        with pytest.raises(InputError, match=f'{name}: {words}'):
             f(tmp_path)
     put(tmp_path, 'a/1.png', 'b/2.png')
     table, _ = said(lambda: load_folder(tmp_path), '2 not used', name, kind)
@@ -324,14 +331,17 @@ def test_arrays_are_for_training_only(tmp_path):
     for c in 'ab':
         (tmp_path / c).mkdir()
         np.save(tmp_path / c / 'x.npy', noise(c))
-    words = r'x.npy: NumPy array \(.npy\), which is not read yet. Export it as PNG'
+    words = r'x.npy: NumPy array \(.npy\), which is not read here. Export it as PNG'
     with pytest.raises(InputError, match=words):
         load_folder(tmp_path)
     assert len(load_images(tmp_path)[0]) == 2
 
 
-def test_what_dicom_needs_is_said(tmp_path):
+def test_what_dicom_needs_is_said(tmp_path, monkeypatch):
     put(tmp_path, 'a/1.dcm')
+    monkeypatch.setattr(dicom, 'has_pydicom', lambda: False)
+    with pytest.raises(InputError, match=r"1.dcm: DICOM, which needs .*'gan_covid\[dicom\]'"):
+        load_folder(tmp_path)
     for f in load_folder, load_images:
         words = 'rescale slope and intercept.*one window.*MONOCHROME1'
         with pytest.raises(InputError, match=words) as e:

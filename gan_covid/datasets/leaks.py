@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pixel_hash', 'pixel_hash_if_any', 'pixel_keys', 'same_picture', 'duplicates', 'refuse_contradictions', 'gray_steps',
-           'near_duplicates', 'one_of_each', 'row_ids', 'check_split', 'patient_leaks']
+           'near_pairs', 'near_duplicates', 'one_of_each', 'row_ids', 'check_split', 'patient_leaks']
 
 # %% ../../nbs/2_data/10_leaks.ipynb #98dad1c9
 import functools
@@ -112,18 +112,18 @@ def _steps_of_file(path) -> np.ndarray:
     except (OSError, InputError):
         return np.zeros(2 * (_THUMB - 1) ** 2, np.float32)
 
-# %% ../../nbs/2_data/10_leaks.ipynb #a204bec0
-def near_duplicates(
-    table: pd.DataFrame,  # as from `load`
+# %% ../../nbs/2_data/10_leaks.ipynb #25e86313
+def near_pairs(
+    steps: np.ndarray,  # (n, 1922), as from `gray_steps`
+    labels,  # the class of each
     least: float = 0.9,  # correlation of gray steps from which on two pictures count as one
 ) -> pd.DataFrame:  # a row a pair: first, second (row numbers), correlation, across (two classes)
-    "Pairs of nearly equal pictures, the most alike first. All files are read."
+    "Pairs of nearly equal pictures, the most alike first."
     if not 0 < least <= 1:
         raise InputError(f'near={least!r}: give a correlation above 0, at most 1')
-    v = np.stack(in_threads(_steps_of_file, table.image.tolist(), 'compare outlines'))
-    rows, labels = [], table.label.to_numpy(str)
-    for a in range(0, len(v), 1024):
-        likeness = v[a : a + 1024] @ v.T
+    rows, labels = [], np.asarray(labels, str)
+    for a in range(0, len(steps), 1024):
+        likeness = steps[a : a + 1024] @ steps.T
         first, second = np.nonzero(likeness >= least)
         for i, j in zip(first, second):
             if i + a < j:
@@ -131,6 +131,15 @@ def near_duplicates(
                 rows.append(row | {'across': labels[i + a] != labels[j]})
     out = pd.DataFrame(rows, columns=['first', 'second', 'correlation', 'across'])
     return out.sort_values('correlation', ascending=False, ignore_index=True)
+
+# %% ../../nbs/2_data/10_leaks.ipynb #a204bec0
+def near_duplicates(
+    table: pd.DataFrame,  # as from `load`
+    least: float = 0.9,  # see `near_pairs`
+) -> pd.DataFrame:  # as from `near_pairs`
+    "Pairs of nearly equal pictures of a table. All files are read."
+    steps = in_threads(_steps_of_file, table.image.tolist(), 'compare outlines')
+    return near_pairs(np.stack(steps), table.label, least)
 
 # %% ../../nbs/2_data/10_leaks.ipynb #24d8af77
 _RANK = {'test': 0, 'val': 1, 'train': 2}

@@ -19,12 +19,14 @@ from ..records import InputError
 def together(
     table: pd.DataFrame,  # as from `load`
     groups=None,  # further ids that bind images, one a row, NA for none: array, Series or column
+    pictures=None,  # a key of the pixels of every image, if it is known
 ) -> np.ndarray:  # a group number for every row
     "Groups of images that no split may part: equal files, equal pixels, one patient, and `groups`."
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    keys, n = [table.sha256, pixel_keys(table), table.patient], len(table)
+    pictures = pixel_keys(table) if pictures is None else pictures
+    keys, n = [table.sha256, pictures, table.patient], len(table)
     if groups is not None:
         keys.append(row_ids(table, groups))
     rows, nodes, total = [], [], n  # one node an image, one a key; an edge where an image has a key

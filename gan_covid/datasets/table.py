@@ -42,8 +42,14 @@ def threads(workers) -> int:
     return workers or min(16, 2 * (os.cpu_count() or 1))
 
 # %% ../../nbs/2_data/06_tables_of_images.ipynb #6b8cdc05
-def in_threads(f, items, desc: str, workers=None) -> list:
-    "`f` of every item, in order; where it raises an `InputError`, that error. Progress from 2000 items on."
+def in_threads(
+    f,
+    items: list,
+    desc: str,  # what the bar says
+    workers=None,  # see `threads`
+    bar_from: int = 2000,  # items from which on there is a bar
+) -> list:
+    "`f` of every item, in order; where it raises an `InputError`, that error."
 
     def safe(x):
         try:
@@ -53,7 +59,7 @@ def in_threads(f, items, desc: str, workers=None) -> list:
 
     bar = dict(total=len(items), desc=desc, file=sys.stderr, mininterval=1)
     with ThreadPoolExecutor(threads(workers)) as pool:
-        return list(tqdm(pool.map(safe, items), disable=len(items) < 2000, **bar))
+        return list(tqdm(pool.map(safe, items), disable=len(items) < bar_from, **bar))
 
 # %% ../../nbs/2_data/06_tables_of_images.ipynb #b192cdd5
 def _look(path, min_side: int) -> tuple:
@@ -89,15 +95,20 @@ def build_table(
     scan,  # has `rows` (dicts with image, label ...), `rejected` (dicts file, why) and `notes`
     min_side: int,  # images with a shorter side are rejected
     workers=None,  # threads
-) -> pd.DataFrame:  # `attrs`: name, title, root, rejected, notes
-    "The table of the files that a scan found; without any usable one an `InputError`."
+) -> pd.DataFrame:  # `attrs`: name, title, root, rejected, notes, origin
+    """The table of the files that a scan found; without any usable one an `InputError`.
+
+    `origin`: {image: the file that it was made of}, where it is another one."""
     seen = in_threads(lambda r: _look(r['image'], min_side), scan.rows, f'read {title}', workers)
-    rows, rejected = [], list(scan.rejected)
+    rows, rejected, origin = [], list(scan.rejected), {}
     for row, found in zip(scan.rows, seen):
         file, mask = str(row['image']), row.get('mask')
+        made_of = str(row.get('origin') or file)
         if isinstance(found, InputError):
-            rejected.append(dict(file=file, why=str(found).removeprefix(f'{file}: ')))
+            rejected.append(dict(file=made_of, why=str(found).removeprefix(f'{file}: ')))
             continue
+        if made_of != file:
+            origin[file] = made_of
         known = dict(zip(('width', 'height', 'sha256'), found))
         rows.append({**row, 'image': file, 'mask': str(mask) if mask else None, **known})
     if not rows:
@@ -106,6 +117,7 @@ def build_table(
     table = as_table(rows)
     notes = scan.notes + ([_not_used(rejected)] if rejected else [])
     table.attrs = dict(name=name, title=title, root=str(root), rejected=rejected, notes=notes)
+    table.attrs['origin'] = origin
     return table
 
 # %% ../../nbs/2_data/06_tables_of_images.ipynb #0237503b
