@@ -23,9 +23,12 @@ def _add_doctor(commands):
 # %% ../nbs/9_workflow/69_cli.ipynb #48c66dcd
 def _doctor(a):
     from gan_covid.engines import doctor
+    from gan_covid.notebooks import ROOT
 
     lines, fine = doctor(a.work)
-    print('\n'.join(lines))
+    print(
+        '\n'.join([*lines, f'{"files":<11}notebooks, profiles and records of this package: {ROOT}'])
+    )
     return 0 if fine else 1
 
 # %% ../nbs/9_workflow/69_cli.ipynb #06f6604c
@@ -374,7 +377,8 @@ def _add_figures(commands):
     p = commands.add_parser('figures', help=words)
     p.add_argument('--profile', default=None, help='one profile; else all that have records')
     p.add_argument('--paper', action='append', help=_ONE_SOURCE)
-    p.add_argument('--records', default='records', help='folder of the records')
+    words = 'default: records, where there is such a folder, else those of the package'
+    p.add_argument('--records', help=words)
     p.add_argument('--figures', default='figures', help='folder to draw into')
     p.add_argument('--work', default='work', help='folder of the runs')
 
@@ -421,6 +425,14 @@ def _parser() -> argparse.ArgumentParser:
         add(commands)
     return parser
 
+# %% ../nbs/9_workflow/69_cli.ipynb #6d9a9353
+def _not_installed(error):
+    "One line on a package that is missing, or None for any other error."
+    if isinstance(error, ImportError):
+        from gan_covid.notebooks import missing_package
+
+        return missing_package(error)
+
 # %% ../nbs/9_workflow/69_cli.ipynb #1b9de55e
 def main(argv=None) -> int:
     """Entry point of `gan-covid`. Returns the exit code: 0, 1 if a check or a run failed, 2 for bad input or
@@ -432,7 +444,7 @@ def main(argv=None) -> int:
         print('gan-covid: stopped; the same command resumes from here', file=sys.stderr)
         return 130
     except Exception as e:
-        line = str(e) if isinstance(e, InputError) else system_trouble(e)
+        line = str(e) if isinstance(e, InputError) else system_trouble(e) or _not_installed(e)
         if line is None:
             raise
         print(f'gan-covid: {line}', file=sys.stderr)

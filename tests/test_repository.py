@@ -278,6 +278,7 @@ def setup_arguments(monkeypatch):
 
 # what setup() calls it -> what pyproject.toml calls it; None: no metadata field
 FIELDS = {
+    'cmdclass': None,
     'version': 'version',
     'description': 'description',
     'long_description': 'readme',
