@@ -326,7 +326,7 @@ def _train(a):
     print(f'{n} images of {size}' + (f', classes {classes}' if classes else ''), flush=True)
     if config:
         return _train_stylegan2(a, config, given, label, window)
-    from gan_covid.keras_gans import train_networks
+    from gan_covid.dcgan.own import train_networks
 
     own = _own_images(a, given, label, window)
     for file in train_networks(a.what, own, a.out, a.kimg or 100, _values(a.values)):
@@ -372,7 +372,7 @@ def _generate(a):
     seeds, keras = _seeds(a.seeds), Path(a.network).is_dir() or Path(a.network).suffix == '.keras'
     if keras:
         _refuse_options(a, 'psi', 'cutoff', 'noise', 'device')
-        from gan_covid.keras_gans import generate_images, networks_in
+        from gan_covid.dcgan.own import generate_images, networks_in
 
         table = generate_images(a.network, a.out, seeds, a.label, a.batch)
         files = networks_in(a.network)

@@ -149,6 +149,6 @@ def test_too_few_images_are_not_measured():
     few = np.zeros((4, 8, 8, 1), 'float32')
     assert cards.measure(few, few) == {}
     with pytest.raises(InputError, match='not found'):
-        from gan_covid.keras_gans import networks_in
+        from gan_covid.dcgan.own import networks_in
 
         networks_in('nowhere.keras')

@@ -342,7 +342,7 @@ def lock(file):
 
 
 @pytest.mark.parametrize(
-    'file', ['requirements.lock', 'requirements-figures.lock', 'requirements-lowest.lock']
+    'file', [f'requirements{which}.lock' for which in ('', '-figures', '-lowest', '-site')]
 )
 def test_lock_is_hashed_and_knows_no_address(file):
     assert not [n for n, (_, hashes) in lock(file).items() if not hashes]
