@@ -258,7 +258,7 @@ def toctree(entries, caption: str = '', more: str = '') -> str:
 
 
 def write_rooms(source: Path) -> list:
-    "A page a folder of notebooks; their names, in order."
+    "A page a folder of notebooks; their names, the papers first."
     rooms = []
     titles = dict(
         re.findall(r'^\*\*(\w+)\*\*: (.+)', (ROOT / 'README.md').read_text('utf-8'), re.M)
@@ -268,11 +268,12 @@ def write_rooms(source: Path) -> list:
     ):
         files = sorted(folder.glob('*.ipynb'))
         said = re.sub(r': \[.*', '', titles.get(folder.name, folder.name)).rstrip('.')
+        said = said[:1].upper() + said[1:]
         entries = [f'nbs/{folder.name}/{f.stem}' for f in files]
         text = f'# {said}\n' + toctree(entries, more=':maxdepth: 1\n')
         (source / f'room_{folder.name}.md').write_text(text, encoding='utf-8')
         rooms.append(f'room_{folder.name}')
-    return rooms
+    return sorted(rooms, key=lambda r: r != 'room_papers')  # what most readers come for
 
 
 def copy_reports(source: Path) -> list:

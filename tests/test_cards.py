@@ -108,6 +108,17 @@ def test_the_record_of_a_training_stands_in_for_a_card(tmp_path):
     assert known['about']['classes'] == ['a', 'b'] and known['data']['phantom']
 
 
+def test_prepared_images_keep_their_name(tmp_path):
+    "A folder that a run prepared is called as in its record; phantoms are told from images of patients."
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'prepare.json').write_text('{}')
+    record = {'data': {'title': '20 drawn phantoms', 'kind': 'phantom'}}
+    (tmp_path / 'record.json').write_text(json.dumps(record))
+    assert cards.named(tmp_path / 'images') == {'title': '20 drawn phantoms', 'phantom': True}
+    assert cards.named(tmp_path) == {'title': tmp_path.name, 'phantom': False}
+    assert cards.named(phantoms.write('head_ct', tmp_path, 2, size=32))['phantom']
+
+
 @pytest.mark.parametrize(
     'command, said',
     [
