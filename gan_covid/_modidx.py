@@ -253,6 +253,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gan_covid.cards.known_of': ('9_workflow/new_cards.html#known_of', 'gan_covid/cards.py'),
                                  'gan_covid.cards.measure': ('9_workflow/new_cards.html#measure', 'gan_covid/cards.py'),
                                  'gan_covid.cards.model_card': ('9_workflow/new_cards.html#model_card', 'gan_covid/cards.py'),
+                                 'gan_covid.cards.named': ('9_workflow/new_cards.html#named', 'gan_covid/cards.py'),
                                  'gan_covid.cards.sheet_text': ('9_workflow/new_cards.html#sheet_text', 'gan_covid/cards.py'),
                                  'gan_covid.cards.shown_classes': ('9_workflow/new_cards.html#shown_classes', 'gan_covid/cards.py'),
                                  'gan_covid.cards.stylegan2_card': ('9_workflow/new_cards.html#stylegan2_card', 'gan_covid/cards.py'),

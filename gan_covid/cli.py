@@ -256,21 +256,17 @@ def _training_set(images, table, known: list) -> tuple:  # known: names of the c
 # %% ../nbs/9_workflow/69_cli.ipynb #1329deb6
 def _own_images(a, given: dict, label: dict, window):
     "What the card of a network says of its images; label: {'label': class} where there is only one."
-    from pathlib import Path
-
-    from gan_covid.cards import OwnImages
-    from gan_covid.phantoms import is_phantom
+    from gan_covid.cards import OwnImages, named
 
     return OwnImages(
         given['images'],
         given['labels'],
         tuple(given['classes'] or label.values()),
         window,
-        Path(a.images).name,
-        is_phantom(a.images),
-        a.licence,
-        given.get('validation'),
-        given.get('validation_labels'),
+        **named(a.images),
+        licence=a.licence,
+        unseen=given.get('validation'),
+        unseen_labels=given.get('validation_labels'),
     )
 
 # %% ../nbs/9_workflow/69_cli.ipynb #bb7209b8
@@ -280,6 +276,7 @@ def _train_stylegan2(a, config, given: dict, label: dict, window):
     from gan_covid.cards import stylegan2_card
     from gan_covid.stylegan2 import training
 
+    own = _own_images(a, given, label, window)
     results = training.train(
         config=config,
         folder=own_folder(a.out),
@@ -288,13 +285,12 @@ def _train_stylegan2(a, config, given: dict, label: dict, window):
         init=a.init,
         snapshot_ticks=10 if a.snapshot_ticks is None else a.snapshot_ticks,
         keep=a.keep or 'best',
-        about={'title': Path(a.images).name, 'images': len(given['images']), **label},
+        about={'title': own.title, 'images': len(given['images']), **label},
         **given,
     )
     if not results:
         return  # of several processes, only one has them
     last, best = results['last'], results['best']
-    own = _own_images(a, given, label, window)
     for file in sorted({last['file'], best['file']}):
         stylegan2_card(Path(a.out) / file, results, own)
     print(
