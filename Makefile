@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup reproduce figures check test test-lowest notebooks bench readme html lock clean
+.PHONY: help setup reproduce figures check test test-lowest notebooks bench readme html site wheel lock clean
 
 ## PAPER=head_ct      one source only, or "head_ct ct_report" (default: all of them)
 PAPER =
@@ -19,6 +19,8 @@ PYTHON ?=
 SAVE =
 ## NOTEBOOK=nbs/…     notebooks: only this one
 NOTEBOOK =
+## REPOSITORY=https://… site: where the repository lies, for links to files (default: `repository` in settings.ini, or none)
+REPOSITORY =
 ## UPGRADE=1          lock: take the newest versions instead of keeping the locked ones
 UPGRADE =
 
@@ -90,6 +92,15 @@ readme: .venv/.done ## README.md from nbs/index.ipynb: its text, and the tables 
 html: $(light)/.done ## the papers' notebooks, executed, as pages in work/html
 	$(light)/bin/python -m nbconvert --to html --execute --output-dir work/html nbs/papers/*.ipynb
 
+# Nothing is executed: outputs are shown as they are stored. Pages and their source are made from README, nbs/ and gan_covid/.
+site: .venv-site/.done ## README, notebooks and the API as a site in work/site: one minute, no network once it is set up
+	.venv-site/bin/python docs/pages.py .make/site $(REPOSITORY)
+	GAN_COVID_ROOT="$(CURDIR)" .venv-site/bin/python -m sphinx --quiet --jobs auto .make/site work/site
+	@echo 'site: work/site/index.html'
+
+wheel: $(light)/.done ## dist/*.whl: the package with the notebooks, profiles and records that its commands need
+	$(uv) build --quiet --wheel --no-build-isolation --python $(light)/bin/python --out-dir dist .
+
 # --- environments ---------------------------------------------------------------------------------------------------------------
 
 setup: .venv/.done ## the full environment in .venv, from requirements.lock (8 GB)
@@ -97,7 +108,8 @@ setup: .venv/.done ## the full environment in .venv, from requirements.lock (8 G
 .venv/.done: requirements.lock
 .venv-figures/.done: requirements-figures.lock
 .venv-lowest/.done: requirements-lowest.lock
-.venv/.done .venv-figures/.done .venv-lowest/.done: settings.ini setup.py pyproject.toml | $(uv)
+.venv-site/.done: requirements-site.lock
+.venv/.done .venv-figures/.done .venv-lowest/.done .venv-site/.done: settings.ini setup.py pyproject.toml | $(uv)
 	@env=$(@D); lock=$(filter %.lock,$^); $(call find_python,$(tools)/bin/python); \
 	"$$env/bin/python" -c '$(fits)' 2>/dev/null || "$$python" -m venv --clear --without-pip "$$env" || exit 1; \
 	echo "setup: $$lock -> $$env"; \
@@ -127,14 +139,15 @@ python=; if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- $(1) python
 endef
 ini = $(shell sed -n 's/^$(1) *= *//p' settings.ini)
 
-compile = $(uv) pip compile pyproject.toml --quiet --python $(tools)/bin/python --universal --python-version $(call ini,min_python) \
+compile = $(uv) pip compile --quiet --python $(tools)/bin/python --universal --python-version $(call ini,min_python) \
     --fork-strategy fewest --generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-lock: | $(uv) ## requirements*.lock from settings.ini and constraints.txt
-	$(compile) --all-extras --constraints constraints.txt --output-file requirements.lock
-	$(compile) --extra build --constraints requirements.lock --output-file requirements-figures.lock
-	$(compile) --extra build --extra engines --extra dev --resolution lowest-direct --output-file requirements-lowest.lock
+lock: | $(uv) ## requirements*.lock from settings.ini, constraints.txt and docs/requirements.in
+	$(compile) pyproject.toml --all-extras --constraints constraints.txt --output-file requirements.lock
+	$(compile) pyproject.toml --extra build --constraints requirements.lock --output-file requirements-figures.lock
+	$(compile) pyproject.toml --extra build --extra engines --extra dev --resolution lowest-direct --output-file requirements-lowest.lock
+	$(compile) docs/requirements.in --output-file requirements-site.lock
 
 clean: ## remove environments, caches and work/ with its checkpoints; records/ and figures/ stay
-	rm -rf work .venv .venv-figures .venv-lowest .make .snakemake .pytest_cache build dist *.egg-info
+	rm -rf work .venv .venv-figures .venv-lowest .venv-site .make .snakemake .pytest_cache build dist *.egg-info
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

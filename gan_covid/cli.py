@@ -23,9 +23,12 @@ def _add_doctor(commands):
 # %% ../nbs/9_workflow/69_cli.ipynb #48c66dcd
 def _doctor(a):
     from gan_covid.engines import doctor
+    from gan_covid.notebooks import ROOT
 
     lines, fine = doctor(a.work)
-    print('\n'.join(lines))
+    print(
+        '\n'.join([*lines, f'{"files":<11}notebooks, profiles and records of this package: {ROOT}'])
+    )
     return 0 if fine else 1
 
 # %% ../nbs/9_workflow/69_cli.ipynb #06f6604c
@@ -175,22 +178,29 @@ def _add_form(p):
 
 # %% ../nbs/9_workflow/69_cli.ipynb #23f7cbae
 def _add_train(commands):
-    words = 'train a GAN on a folder of images; under torchrun on several devices'
+    words = 'train GANs on a folder of images; StyleGAN2 under torchrun on several devices'
     p = commands.add_parser('train', help=words)
-    p.add_argument('what', choices=['stylegan2'])
+    words = 'dcgan: one for each class; cgan: one for all classes'
+    p.add_argument('what', choices=['stylegan2', 'dcgan', 'cgan'], help=words)
     p.add_argument('images', help='folder: sub-folders are classes; or images prepared by a run')
-    words = 'networks, log, contact sheets; the same command resumes from what is there'
+    words = 'networks, cards, log, contact sheets; the same command resumes from what is there'
     p.add_argument('out', help=words)
     _add_form(p)
-    p.add_argument('--kimg', type=float, default=1000, help='length, thousands of images')
-    words = 'ADA pipeline: bgc, chest_xray, chest_ct, head_ct, none, …'
-    p.add_argument('--augment', default='bgc', help=words)
-    p.add_argument('--init', help='network file to begin with')
-    words = 'thousands of images between snapshots'
-    p.add_argument('--snapshot-ticks', type=int, default=10, help=words)
-    p.add_argument('--keep', default='best', choices=['best', 'all'], help='which networks')
-    p.add_argument('--device', help='cpu, cuda, mps')
-    words = 'any other setting of stylegan2.settings.Config, e.g. width=small, gamma=1, seed=1'
+    words = 'length, thousands of images; default: 1000 for stylegan2, 100 for the others'
+    p.add_argument('--kimg', type=float, help=words)
+    words = 'licence or terms of the images, in your words, for the model card'
+    p.add_argument('--licence', default='', metavar='TEXT', help=words)
+    words = 'stylegan2: ADA pipeline: bgc (default), chest_xray, chest_ct, head_ct, none, …'
+    p.add_argument('--augment', help=words)
+    p.add_argument('--init', help='stylegan2: network file to begin with')
+    words = 'stylegan2: thousands of images between snapshots (default: 10)'
+    p.add_argument('--snapshot-ticks', type=int, help=words)
+    words = 'stylegan2: which networks (default: best)'
+    p.add_argument('--keep', choices=['best', 'all'], help=words)
+    p.add_argument('--device', help='stylegan2: cpu, cuda, mps')
+    words = (
+        'any other setting of stylegan2.settings.Config or of dcgan.training.Config, e.g. seed=1'
+    )
     _add_values(p, words)
 
 # %% ../nbs/9_workflow/69_cli.ipynb #a9fec67b
@@ -203,7 +213,8 @@ def _config(a):
     given, known = _values(a.values), [f.name for f in dataclasses.fields(settings.Config)]
     if odd := [k for k in given if k not in known]:
         raise InputError(f'-p {odd[0]}: no such setting; there are {", ".join(known)}')
-    return settings.Config(**{'kimg': a.kimg, 'augment': a.augment, **given})
+    options = {'kimg': a.kimg or 1000, 'augment': a.augment or 'bgc'}
+    return settings.Config(**{**options, **given})
 
 # %% ../nbs/9_workflow/69_cli.ipynb #37b38da3
 def _training_images(a):
@@ -285,35 +296,80 @@ def _training_set(images, table, known: list) -> tuple:  # known: names of the c
         out |= {'validation': of(held_out), 'validation_labels': labels(held_out)}
     return out, label
 
-# %% ../nbs/9_workflow/69_cli.ipynb #ee68020a
-def _train(a):
+# %% ../nbs/9_workflow/69_cli.ipynb #1329deb6
+def _own_images(a, given: dict, label: dict, window):
+    "What the card of a network says of its images; label: {'label': class} where there is only one."
+    from gan_covid.cards import OwnImages, named
+
+    return OwnImages(
+        given['images'],
+        given['labels'],
+        tuple(given['classes'] or label.values()),
+        window,
+        **named(a.images),
+        licence=a.licence,
+        unseen=given.get('validation'),
+        unseen_labels=given.get('validation_labels'),
+    )
+
+# %% ../nbs/9_workflow/69_cli.ipynb #bb7209b8
+def _train_stylegan2(a, config, given: dict, label: dict, window):
     from pathlib import Path
 
+    from gan_covid.cards import stylegan2_card
     from gan_covid.stylegan2 import training
 
-    config = _config(a)
-    images, table, known, window = _training_images(a)
-    given, label = _training_set(images, table, known)
-    n, size = len(given['images']), ' × '.join(map(str, images.shape[1:]))
-    classes = ', '.join(given['classes'])
-    print(f'{n} images of {size}' + (f', classes {classes}' if classes else ''), flush=True)
+    own = _own_images(a, given, label, window)
     results = training.train(
         config=config,
         folder=own_folder(a.out),
         window=window,
         device=a.device,
         init=a.init,
-        snapshot_ticks=a.snapshot_ticks,
-        keep=a.keep,
-        about={'title': Path(a.images).name, 'images': n, **label},
+        snapshot_ticks=10 if a.snapshot_ticks is None else a.snapshot_ticks,
+        keep=a.keep or 'best',
+        about={'title': own.title, 'images': len(given['images']), **label},
         **given,
     )
-    if results:  # of several processes, only one has them
-        last, best = results['last'], results['best']
-        print(
-            f'{Path(a.out) / last["file"]}  (distance {last["distance"]:.3g}; '
-            f'least {best["distance"]:.3g} at {best["kimg"]:g} thousand images)'
-        )
+    if not results:
+        return  # of several processes, only one has them
+    last, best = results['last'], results['best']
+    for file in sorted({last['file'], best['file']}):
+        stylegan2_card(Path(a.out) / file, results, own)
+    print(
+        f'{Path(a.out) / last["file"]}  (distance {last["distance"]:.3g}; '
+        f'least {best["distance"]:.3g} at {best["kimg"]:g} thousand images)'
+    )
+
+# %% ../nbs/9_workflow/69_cli.ipynb #783b2684
+_OF_STYLEGAN2 = 'augment', 'init', 'snapshot_ticks', 'keep', 'device'
+
+
+def _refuse_options(a, *names):
+    "`InputError` for options that only StyleGAN2 has."
+    for name in names:
+        if getattr(a, name) is not None:
+            raise InputError(f'--{name.replace("_", "-")}: only StyleGAN2 has it; leave it out')
+
+# %% ../nbs/9_workflow/69_cli.ipynb #13cd6611
+def _train(a):
+    config = None
+    if a.what == 'stylegan2':
+        config = _config(a)
+    else:
+        _refuse_options(a, *_OF_STYLEGAN2)
+    images, table, known, window = _training_images(a)
+    given, label = _training_set(images, table, known)
+    n, size = len(given['images']), ' × '.join(map(str, images.shape[1:]))
+    classes = ', '.join(given['classes'])
+    print(f'{n} images of {size}' + (f', classes {classes}' if classes else ''), flush=True)
+    if config:
+        return _train_stylegan2(a, config, given, label, window)
+    from gan_covid.dcgan.own import train_networks
+
+    own = _own_images(a, given, label, window)
+    for file in train_networks(a.what, own, a.out, a.kimg or 100, _values(a.values)):
+        print(file)
 
 # %% ../nbs/9_workflow/69_cli.ipynb #59acfcc5
 def _seeds(text: str) -> list:
@@ -335,28 +391,44 @@ def _network(a):
 
 # %% ../nbs/9_workflow/69_cli.ipynb #ffacd261
 def _add_generate(commands):
-    p = commands.add_parser('generate', help='draw images with a trained StyleGAN2')
-    p.add_argument('network', help='network file: .safetensors of ours, or a published .pkl')
+    p = commands.add_parser('generate', help='draw images with a trained GAN')
+    words = '.safetensors or .keras of ours, a published .pkl, or the folder of a dcgan training'
+    p.add_argument('network', help=words)
     p.add_argument('out', help='folder for the images')
     p.add_argument('--seeds', default='0-63', help='e.g. 0-99 or 1,5,8-10')
-    p.add_argument('--label', help='class, of a conditional network')
-    p.add_argument('--psi', type=float, default=1.0, help='truncation: 1 none, 0 the average image')
-    p.add_argument('--cutoff', type=int, help='truncate the first so many layers')
-    p.add_argument(
-        '--noise', default='const', choices=['const', 'none', 'random'], help='noise maps'
-    )
+    p.add_argument('--label', help='class; default: all of a cgan, of several dcgans')
+    p.add_argument('--psi', type=float, help='stylegan2: truncation, 1 none, 0 the average image')
+    p.add_argument('--cutoff', type=int, help='stylegan2: truncate the first so many layers')
+    words = 'stylegan2: noise maps (default: const)'
+    p.add_argument('--noise', choices=['const', 'none', 'random'], help=words)
     p.add_argument('--batch', type=int, default=8, help='images at once')
-    p.add_argument('--device', help='cpu, cuda, mps')
+    p.add_argument('--device', help='stylegan2: cpu, cuda, mps')
 
 # %% ../nbs/9_workflow/69_cli.ipynb #0b1f1a7c
 def _generate(a):
-    seeds = _seeds(a.seeds)
-    from gan_covid.stylegan2 import writing
+    from pathlib import Path
 
-    network, about = _network(a)
-    look = dict(psi=a.psi, cutoff=a.cutoff, noise=a.noise, batch=a.batch)
-    table = writing.generate_images(network, about, a.out, seeds, a.label, **look)
-    print(f'{len(table)} images in {a.out}')
+    seeds, keras = _seeds(a.seeds), Path(a.network).is_dir() or Path(a.network).suffix == '.keras'
+    if keras:
+        _refuse_options(a, 'psi', 'cutoff', 'noise', 'device')
+        from gan_covid.dcgan.own import generate_images, networks_in
+
+        table = generate_images(a.network, a.out, seeds, a.label, a.batch)
+        files = networks_in(a.network)
+    else:
+        from gan_covid.stylegan2 import writing
+
+        network, about = _network(a)
+        look = {'psi': 1.0 if a.psi is None else a.psi, 'noise': a.noise or 'const'}
+        look |= {'cutoff': a.cutoff, 'batch': a.batch}
+        table, files = (
+            writing.generate_images(network, about, a.out, seeds, a.label, **look),
+            [a.network],
+        )
+    from gan_covid.cards import write_sheet
+
+    write_sheet(a.out, files)
+    print(f'{len(table)} images in {a.out}; what they are: {Path(a.out) / "data_sheet.md"}')
 
 # %% ../nbs/9_workflow/69_cli.ipynb #0911e018
 def _add_project(commands):
@@ -417,7 +489,8 @@ def _add_figures(commands):
     p = commands.add_parser('figures', help=words)
     p.add_argument('--profile', default=None, help='one profile; else all that have records')
     p.add_argument('--paper', action='append', help=_ONE_SOURCE)
-    p.add_argument('--records', default='records', help='folder of the records')
+    words = 'default: records, where there is such a folder, else those of the package'
+    p.add_argument('--records', help=words)
     p.add_argument('--figures', default='figures', help='folder to draw into')
     p.add_argument('--work', default='work', help='folder of the runs')
 
@@ -464,6 +537,14 @@ def _parser() -> argparse.ArgumentParser:
         add(commands)
     return parser
 
+# %% ../nbs/9_workflow/69_cli.ipynb #6d9a9353
+def _not_installed(error):
+    "One line on a package that is missing, or None for any other error."
+    if isinstance(error, ImportError):
+        from gan_covid.notebooks import missing_package
+
+        return missing_package(error)
+
 # %% ../nbs/9_workflow/69_cli.ipynb #1b9de55e
 def main(argv=None) -> int:
     """Entry point of `gan-covid`. Returns the exit code: 0, 1 if a check or a run failed, 2 for bad input or
@@ -475,7 +556,7 @@ def main(argv=None) -> int:
         print('gan-covid: stopped; the same command resumes from here', file=sys.stderr)
         return 130
     except Exception as e:
-        line = str(e) if isinstance(e, InputError) else system_trouble(e)
+        line = str(e) if isinstance(e, InputError) else system_trouble(e) or _not_installed(e)
         if line is None:
             raise
         print(f'gan-covid: {line}', file=sys.stderr)

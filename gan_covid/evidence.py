@@ -297,7 +297,9 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
     return '\n'.join(lines)
 
 # %% ../nbs/8_results/59_evidence.ipynb #edf65be8
-def shipped_primary(figures) -> pd.DataFrame:  # folder of a profile's figures -> paper, then as `judged`
+def shipped_primary(
+    figures,
+) -> pd.DataFrame:  # folder of a profile's figures -> paper, then as `judged`
     "The comparisons named beforehand of all sources, from the tables that are shipped."
     files = sorted(Path(figures).glob('*/*_primary.csv'))
     tables = [pd.read_csv(f).assign(paper=f.parent.name) for f in files]

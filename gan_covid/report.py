@@ -9,7 +9,7 @@ __all__ = ['write_report']
 import re
 from pathlib import Path
 
-from .notebooks import ROOT
+from .notebooks import MODULES
 from .records import atomic_save, read_json
 
 # %% ../nbs/9_workflow/67_report.ipynb #57f88bae
@@ -36,7 +36,7 @@ def write_report(folder) -> Path:  # figures/<profile>, with its manifest.json
         of_paper[items[id]['paper']].append((id, items[id]))
     env = jinja2.Environment(autoescape=True, trim_blocks=True)
     env.filters['show'] = _shown
-    template = (ROOT / 'gan_covid' / 'report.html').read_text(encoding='utf-8')
+    template = (MODULES / 'gan_covid' / 'report.html').read_text(encoding='utf-8')
     own = bool(items) and all(v.get('own') for v in items.values())
     page = env.from_string(template).render(
         profile=folder.name, own=own, papers=[*of_paper.items()]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .console import Console, duration
 from .engines import cores
-from .notebooks import ROOT
+from .notebooks import ROOT, not_installed, records_in
 from gan_covid.profiles import (
     FOREIGN,
     MODELS,
@@ -193,7 +193,8 @@ def _checked_data(request: Request, settings: dict, papers: list) -> str:
     if settings['data'] == 'real' and not request.data:
         raise InputError(
             f'profile {name} needs real images: give their folder, e.g. `make reproduce PROFILE={name} '
-            'DATA=path/to/data` (get them with `gan-covid data fetch`)'
+            f'DATA=path/to/data`, or `gan-covid reproduce --profile {name} --data path/to/data` '
+            '(get them with `gan-covid data fetch`)'
         )
     if not request.data:
         return ''
@@ -253,11 +254,16 @@ def _run_workflow(request: Request, config: Path, name: str, lock) -> int:
         print(f'{console.done} steps done in {took}')
     return code
 
+# %% ../nbs/9_workflow/68_reproduce.ipynb #807334a3
+_ENGINES = 'keras', 'torch'  # TensorFlow too, where Keras is to run on it
+
 # %% ../nbs/9_workflow/68_reproduce.ipynb #3cde1399
 def reproduce(request: Request) -> int:
     "Run everything that a profile's papers need, then publish records and figures; Snakemake's exit code."
     settings = load_profile(request.profile)
     papers = papers_of(settings, request.paper)
+    if lacking := not_installed('snakemake', *(() if request.dry_run else _ENGINES)):
+        raise InputError(lacking)
     data = _checked_data(request, settings, papers)
     work = own_folder(Path(request.work).resolve())
     config = {'profile': settings['path'], 'here': os.getcwd(), 'papers': papers, 'data': data}
@@ -287,7 +293,9 @@ def _with_records(records, profile: str, paper) -> list:  # (profile, paper)
             folders = [f for f in folders if any(f.glob('generate/*/record.json'))]
         if not folders:
             which = f'profile {profile or "any"}, paper {"any" if p == "*" else p}'
-            raise InputError(f'{records}: no records of {which}. Make them with `make reproduce`')
+            raise InputError(
+                f'{records}: no records of {which}. Make them with `gan-covid reproduce`'
+            )
         found |= {(f.parent.name, f.name) for f in folders}
     return sorted(found)
 
@@ -326,12 +334,13 @@ def _draw_paper(profile: str, paper: str, records, figures, work) -> tuple:
 def draw_figures(
     profile: str = None,  # None: all that have records
     paper: str | list = None,
-    records='records',
+    records=None,  # None: see `notebooks.records_in`
     figures='figures',
     work='work',  # prepared images, where they are, allow the local figures too
     jobs: int = None,  # papers at once; None: as many as there are cores
 ) -> int:
     "Redraw the figures of every paper that has records, from the records alone; needs no engine."
+    records = records_in(records)
     drawn = _with_records(records, profile_name(profile) if profile else None, paper)
     where, codes = (records, figures, work), []
     # the papers beside each other fill the cores: one thread each

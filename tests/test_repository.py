@@ -278,6 +278,7 @@ def setup_arguments(monkeypatch):
 
 # what setup() calls it -> what pyproject.toml calls it; None: no metadata field
 FIELDS = {
+    'cmdclass': None,
     'version': 'version',
     'description': 'description',
     'long_description': 'readme',
@@ -341,7 +342,7 @@ def lock(file):
 
 
 @pytest.mark.parametrize(
-    'file', ['requirements.lock', 'requirements-figures.lock', 'requirements-lowest.lock']
+    'file', [f'requirements{which}.lock' for which in ('', '-figures', '-lowest', '-site')]
 )
 def test_lock_is_hashed_and_knows_no_address(file):
     assert not [n for n, (_, hashes) in lock(file).items() if not hashes]
