@@ -397,6 +397,7 @@ _STUDY = {  # option -> type, help
     'repeats': (int, 'partitions into folds; default 5'),
     'folds': (int, 'of a partition; default 5'),
     'runs': (int, 'classifiers on each partition; default 3'),
+    'steps': (int, 'of the training of a classifier; default 400'),
     'out': (str, 'folder of the results; default work/studies/NAME'),
     'seed': (int, 'the one seed of it all; default 0'),
 }

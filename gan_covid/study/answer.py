@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAST', 'HEADS', 'ADDED', 'level', 'levels', 'differences', 'curve_of', 'worth', 'needed', 'decides', 'cautions',
-           'Answer', 'answer']
+           'Answer', 'signed', 'answer']
 
 # %% ../../nbs/8_your_images/new_answer.ipynb #9af9754d
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ def differences(results: list, plan: Plan) -> pd.DataFrame:
     first = rows.arm == plan.primary[0]
     return pd.concat([rows[first], rows[~first]], ignore_index=True)
 
-# %% ../../nbs/8_your_images/new_answer.ipynb #21dea23d
+# %% ../../nbs/8_your_images/new_answer.ipynb #c96358cb
 def curve_of(table: pd.DataFrame, n_train: float) -> pd.DataFrame:  # images, mean, low, high
     "The learning curve of the network on real images alone."
     mine = table[(table.network == NETWORK) & (table.arm == 'original')].sort_values('share')
@@ -100,8 +100,8 @@ def curve_of(table: pd.DataFrame, n_train: float) -> pd.DataFrame:  # images, me
     ]
 
 
-def worth(gain: float, curve: pd.DataFrame, name: str = 'gain') -> str:
-    "A gain as a number of real images, in words; '' without a curve."
+def worth(gain: float, curve: pd.DataFrame, sure: bool = True) -> str:
+    "A gain as a number of real images, in words; '' without a curve. `sure`: is there a gain?"
     if len(curve) < 3:
         return ''
     slope = float(np.polyfit(np.log2(curve.images), curve['mean'], 1)[0])
@@ -111,6 +111,7 @@ def worth(gain: float, curve: pd.DataFrame, name: str = 'gain') -> str:
             'The learning curve is flat: more real images of this kind would change little either.'
         )
     each = f'Each doubling of the real training images has brought {slope:+.3f}.'
+    name = 'gain' if sure else 'difference seen, if it is a true one,'
     if gain <= 0:
         return f'{each} What was added is worth no more real images.'
     more = n * (2 ** (gain / slope) - 1)
@@ -119,29 +120,31 @@ def worth(gain: float, curve: pd.DataFrame, name: str = 'gain') -> str:
     much = f'about {more:.0f} more real images beside the {n} (read from that line)'
     return f'{each} The {name} of {gain:.3f} is worth {much}.'
 
-# %% ../../nbs/8_your_images/new_answer.ipynb #17dda61e
+# %% ../../nbs/8_your_images/new_answer.ipynb #18a29b86
 _POWER = 2.8
 
 
 def needed(
     row: dict, target: float, images: int, units: int
 ) -> dict:  # more images, more units; nan
-    "How many more of each would find a difference of `target`, the other number staying; both: of both."
+    "How many more of one would find a difference of `target`, the other staying; and of both together."
     allowed = (target / _POWER) ** 2
     of_images, others = row['images'], row['runs'] + row['gans']
-    whole = of_images + others
 
-    def more(n, mine, rest):
-        return max(0.0, n * (mine / (allowed - rest) - 1)) if allowed > rest else np.nan
+    def more(n, mine, room):
+        return max(0.0, n * (mine / room - 1)) if room > 0 else np.nan
 
-    factor = max(0.0, whole / allowed - 1)
+    half = allowed / 2
     return {
-        'images': more(images, of_images, others),
-        'units': more(units, others, of_images),
-        'both': (factor * images, factor * units),
+        'images': more(images, of_images, allowed - others),
+        'units': more(units, others, allowed - of_images),
+        'both': (
+            more(images, of_images, max(half, allowed - others)),
+            more(units, others, max(half, allowed - of_images)),
+        ),
     }
 
-# %% ../../nbs/8_your_images/new_answer.ipynb #8be43c5f
+# %% ../../nbs/8_your_images/new_answer.ipynb #8d1406d2
 def _round(n: float) -> int:
     "A number of two digits, rounded up."
     step = 10 ** max(0, int(np.floor(np.log10(max(n, 1)))) - 1)
@@ -153,17 +156,16 @@ def decides(
 ) -> str:  # what: of which there are `units`
     "What would decide an open question, in words."
     target = max(abs(row['difference']), MARGIN)
-    found = needed(row, target, images, units)
-    ways = []
-    if 0 < found['images'] < 20 * images:
+    found, ways = needed(row, target, images, units), []
+    if found['images'] < 20 * images:
         ways.append(f'about {_round(found["images"])} more test images')
-    if 0 < found['units'] < 20 * units:
+    if found['units'] < 20 * units:
         ways.append(f'about {_round(found["units"])} more {what}')
-    start = f'To see a true difference of {target:.3f} in four of five such studies: '
+    start = f'To see a true difference of {target:.3f} in four of five such studies it takes'
     if ways:
-        return f'{start}{" (with the same number of all else), or ".join(ways)}.'
+        return f'{start} {", or ".join(ways)}.'
     more, also = (_round(n) for n in found['both'])
-    return f'{start}about {more} more test images and {also} more {what} together.'
+    return f'{start} about {more} more test images and {also} more {what}.'
 
 # %% ../../nbs/8_your_images/new_answer.ipynb #67381dca
 def _weaker(table: pd.DataFrame) -> list:
@@ -246,7 +248,12 @@ class Answer:
         tables = {k: getattr(self, k).to_dict('records') for k in ('rows', 'levels', 'curve')}
         return as_plain({'head': self.head, **self.sentences, 'cautions': self.cautions, **tables})
 
-# %% ../../nbs/8_your_images/new_answer.ipynb #9fbd6f02
+# %% ../../nbs/8_your_images/new_answer.ipynb #65ad437b
+def signed(d: float) -> str:
+    "A difference with its sign."
+    return f'{d:+.3f}'.replace('-', '−')
+
+
 def _hundred(d: float) -> str:
     "A difference as a number of a hundred images."
     return f'{abs(100 * d):.1f} of 100 images {"more" if d >= 0 else "fewer"}'
@@ -256,7 +263,7 @@ def _sure(row: dict) -> str:
     "How sure the answer is."
     p = f'p = {row["p"]:.3f}' if row['p'] >= 0.001 else 'p < .001'
     same = row['equivalent_p']
-    text = f'The 95 % interval goes from {row["low"]:+.3f} to {row["high"]:+.3f} ({p}).'
+    text = f'The 95 % interval goes from {signed(row["low"])} to {signed(row["high"])} ({p}).'
     if same < 0.05:
         text += f' That the true difference is within ±{MARGIN:g} is shown too (p = {same:.3f}).'
     return text
@@ -273,14 +280,14 @@ def _hide(row: dict) -> str:
         return f'The true change may be as small as {least:.3f} or as large as {most:.3f}. {seen}'
     return f'A gain of up to {max(high, 0):.3f} or a loss of up to {max(-low, 0):.3f} may still hide. {seen}'
 
-# %% ../../nbs/8_your_images/new_answer.ipynb #8c1046aa
+# %% ../../nbs/8_your_images/new_answer.ipynb #3714f18b
 def _paragraph(row: dict, plan: Plan, material: Material, curve) -> dict:
     "The sentences of the first paragraph."
     score, kind = METRICS[plan.metric], ADDED.get(plan.gan, f'images of {plan.gan}')
     control = 'as many repeated real images and as many steps of training'
     what = (
         f'With {kind}, {score} is {row["mean"]:.3f}; with {control} it is {row["control_mean"]:.3f}. '
-        f'The difference is {row["difference"]:+.3f}: {_hundred(row["difference"])} are answered rightly.'
+        f'The difference is {signed(row["difference"])}: {_hundred(row["difference"])} are answered rightly.'
     )
     named = (
         'This comparison was named before anything was measured.'
@@ -296,7 +303,7 @@ def _paragraph(row: dict, plan: Plan, material: Material, curve) -> dict:
         'sure': f'{_sure(row)} {named}',
         'hide': _hide(row),
         'decide': decide or 'For these images and this kind of classifier it is decided.',
-        'worth': worth(row['difference'], curve),
+        'worth': worth(row['difference'], curve, row['low'] > 0),
     }
 
 # %% ../../nbs/8_your_images/new_answer.ipynb #913680f1

@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'data_uri', 'picture', 'forest', 'note_of', 'curve_figure', 'gan_figure', 'quality_table', 'methods',
            'runs_table', 'write_numbers', 'About', 'write_page']
 
-# %% ../../nbs/8_your_images/new_page.ipynb #e75f1c69
+# %% ../../nbs/8_your_images/new_page.ipynb #b85c9802
 import base64
 import importlib.resources
 import io
@@ -22,8 +22,8 @@ from ..console import duration
 from ..engines import cores
 from ..images import resize
 from ..records import atomic_write, environment, write_json
-from .answer import ADDED, Answer
-from .measure import NETWORK, Measured, generated
+from .answer import ADDED, Answer, signed
+from .measure import KINDS, NETWORK, Measured, generated
 from .plan import CONTROL, METRICS, WITH_GAN, WORDS_OF_DESIGNS, Material, Plan, Study
 
 # %% ../../nbs/8_your_images/new_page.ipynb #848526e9
@@ -39,7 +39,7 @@ def picture(fig) -> str:
         fig.savefig(buffer, format='png', dpi=110, metadata={'Software': None})
     return data_uri(buffer.getvalue(), 'image/png')
 
-# %% ../../nbs/8_your_images/new_page.ipynb #605ccfd2
+# %% ../../nbs/8_your_images/new_page.ipynb #8bf1c29c
 NAMES = {**evidence.WORDS, 'original+repeated': 'real images repeated (control)'}
 
 
@@ -57,7 +57,7 @@ def forest(rows: pd.DataFrame) -> dict:  # span, and rows with places in per cen
             {
                 'name': NAMES.get(r['arm'], r['arm']),
                 'role': r['role'],
-                'text': f'{r["difference"]:+.3f} [{r["low"]:+.3f}, {r["high"]:+.3f}]',
+                'text': f'{signed(r["difference"])} [{signed(r["low"])}, {signed(r["high"])}]',
                 'verdict': r['verdict'].removeprefix('exploratory: '),
                 'left': at(r['low']) if known else 0,
                 'width': at(r['high']) - at(r['low']) if known else 0,
@@ -103,21 +103,19 @@ def _pairs(measured: Measured, each: int = 6) -> tuple:  # images (n, h, w, 1), 
         titles += [f'{label}\ngenerated', 'nearest\nreal']
     return np.concatenate(rows), titles
 
-# %% ../../nbs/8_your_images/new_page.ipynb #0aca5fc9
-def gan_figure(measured: Measured, study: Study, note: str):  # Figure
+# %% ../../nbs/8_your_images/new_page.ipynb #afdc8214
+def gan_figure(measured: Measured, study: Study, note: str):  # Figure or None
     "Generated images, beside the nearest real ones unless no image of the set may be shown."
     images, titles = _pairs(measured)
-    each = len(images) // len(titles)
+    each, words = len(images) // len(titles), 'The first images of GAN 1, not chosen'
     if study.no_pixels:
-        rows = images.reshape(len(titles), each, *images.shape[1:])[::2]
-        near = set(measured.gans[0]['copies']['too near'])
-        keep = [i for i in range(each) if not near]
-        if not keep:
-            return None
-        images, titles = rows[:, keep].reshape(-1, *images.shape[1:]), titles[::2]
-        each = len(keep)
-    words = f'{note}. The first images of GAN 1, not chosen; nearest among its training images, by pixels'
-    return plots.sheet_figure(images, columns=each, row_titles=titles, note=words)
+        if measured.gans[0]['copies']['too near']:
+            return None  # a copy of an image of the set would be one
+        shown = images.reshape(len(titles), each, *images.shape[1:])[::2]
+        images, titles = shown.reshape(-1, *images.shape[1:]), titles[::2]
+    else:
+        words += '; nearest among its training images, by pixels'
+    return plots.sheet_figure(images, columns=each, row_titles=titles, note=f'{note}. {words}')
 
 # %% ../../nbs/8_your_images/new_page.ipynb #2e66fdca
 def quality_table(measured: Measured) -> list:  # of dicts, a row a GAN
@@ -278,7 +276,7 @@ def _machine(found: dict) -> str:
     python = f'Python {found["python"]}, gan_covid {found["gan_covid"]}'
     return f'{found["processor"]}, {cores()} cores, {found["system"]}, {python}, {versions}'
 
-# %% ../../nbs/8_your_images/new_page.ipynb #a78898a5
+# %% ../../nbs/8_your_images/new_page.ipynb #8984bfda
 def _values(answer: Answer, measured: Measured, study: Study, about: About) -> dict:
     "What the template shows."
     material, plan = measured.bench.material, measured.bench.plan
@@ -292,7 +290,7 @@ def _values(answer: Answer, measured: Measured, study: Study, about: About) -> d
     return {
         'name': study.place.name,
         'question': f'Do {ADDED[plan.gan]} help?'
-        if ADDED.get(plan.gan)
+        if plan.gan in KINDS
         else 'Does augmentation help?',
         'answer': answer,
         'kind': answer.head.split()[0].lower(),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['few_images', 'rehearse', 'planned', 'study']
 
-# %% ../../nbs/8_your_images/new_study.ipynb #39e307bf
+# %% ../../nbs/8_your_images/new_study.ipynb #7f93fc15
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -17,7 +17,16 @@ from ..console import duration
 from ..engines import device_name
 from ..records import fingerprint, hold, own_folder, read_json, write_json
 from .answer import answer
-from .measure import KINDS, Bench, Clock, baselines_of, gan_pace, measure, train_fold
+from gan_covid.study.measure import (
+    KINDS,
+    Bench,
+    Clock,
+    Kind,
+    baselines_of,
+    gan_pace,
+    measure,
+    train_fold,
+)
 from .page import About, write_page
 from gan_covid.study.plan import (
     CONTROL,
@@ -33,12 +42,12 @@ from gan_covid.study.plan import (
     open_images,
 )
 
-# %% ../../nbs/8_your_images/new_study.ipynb #f14541c5
+# %% ../../nbs/8_your_images/new_study.ipynb #a795f180
 _FEW = 8  # images a class
 
 
 def few_images(material: Material, each: int = _FEW) -> Material:
-    "Some images of each class, the first groups; a split that came with the images is left aside."
+    "The first images of each class, each for itself."
     y, rows = material.y, []
     for k in range(len(material.classes)):
         rows.append(np.flatnonzero(y == k)[:each])
@@ -59,41 +68,46 @@ def _drawn_noise(job) -> list:
     rng = np.random.default_rng(job.seed)
     return [rng.random((n, job.plan.side, job.plan.side, 1), np.float32) for n in job.wanted]
 
-# %% ../../nbs/8_your_images/new_study.ipynb #2cc18257
-def rehearse(study: Study, material: Material, plan: Plan, say=print) -> Pace:
+# %% ../../nbs/8_your_images/new_study.ipynb #9d00172a
+def _quiet() -> Clock:
+    return Clock({}, lambda line: None)
+
+
+def _all_stages(study: Study, few: Material, plan: Plan, folder):
+    "Run everything up to the page once, on a few images and for a few steps."
+    split = np.where(np.arange(len(few)) % 4 == 0, 'test', 'train').astype(object)
+    part = replace(few, prepared=few.with_split(split))
+    small = replace(plan, design='given', folds=1, repeats=1, runs=2, shares=(), length=1, steps=10)
+    noise = {plan.gan: Kind(_drawn_noise, None)}
+    found = measure(part, small, folder, say=lambda line: None, kinds=noise)
+    page = replace(study, out=str(folder), no_pixels=True)
+    write_page(answer(found), found, page, About(('a rehearsal',), 0.0))
+
+# %% ../../nbs/8_your_images/new_study.ipynb #5b3c5966
+def rehearse(study: Study, material: Material, plan: Plan, kinds=KINDS) -> Pace:
     "Run all stages on a few images; how long their parts take here."
     few = few_images(material)
-    small = replace(
-        plan, design='folds', folds=2, repeats=max(2, plan.seeds), runs=2, shares=(), length=1
-    )
     with tempfile.TemporaryDirectory() as folder:
-        kinds = {plan.gan: _drawn_noise}
-        found = measure(few, small, folder, say=lambda line: None, kinds=kinds)
-        page = replace(study, out=folder, no_pixels=True)
-        write_page(answer(found), found, page, About(('a rehearsal',), 0.0))
-        bench = Bench(material, plan, Path(folder) / 'timed', Clock({}, lambda line: None), kinds)
-        sample = material.prepared.images[:64]
-        features = _timed(lambda: bench.features._of(np.asarray(sample))) / len(sample)
-        real = replace(small, runs=plan.runs)
-        timed = Bench(few, real, Path(folder) / 'heads', Clock({}, lambda line: None), kinds)
-        unit = timed.units(CONTROL)[0]
-        train_fold(timed, CONTROL, unit, 0)
-        heads = _timed(lambda: train_fold(timed, CONTROL, unit, 0))
-        plain = replace(plan, folds=1, design='given')
-        baselines = _baseline_seconds(material, plain, folder)
-    fixed, per_unit = gan_pace(plan, material)
-    return Pace(features, heads, baselines, fixed, per_unit)
+        _all_stages(study, few, plan, folder)
+        bench = Bench(few, replace(plan, design='folds', folds=2, repeats=2), folder, _quiet())
+        sample = np.asarray(material.prepared.images[:64])
+        features = _timed(lambda: bench.features._of(sample)) / len(sample)
+        unit = bench.units(CONTROL)[0]
+        bench.features(few.prepared.images)
+        heads = _timed(lambda: train_fold(bench, CONTROL, unit, 0))
+        baselines = _baseline_seconds(material, plan, folder)
+    return Pace(features, heads, baselines, *gan_pace(plan, material, kinds))
 
-# %% ../../nbs/8_your_images/new_study.ipynb #4f93d20b
+# %% ../../nbs/8_your_images/new_study.ipynb #3fcc3830
 def _baseline_seconds(material: Material, plan: Plan, folder) -> float:
     "Seconds of all classifiers without a network on one fold."
     split = np.where(np.arange(len(material)) % 4 == 0, 'test', 'train').astype(object)
     whole = replace(material, prepared=material.with_split(split))
-    bench = Bench(whole, plan, Path(folder) / 'plain', Clock({}, lambda line: None))
+    bench = Bench(whole, replace(plan, folds=1, design='given'), Path(folder) / 'plain', _quiet())
     return _timed(lambda: baselines_of(bench))
 
-# %% ../../nbs/8_your_images/new_study.ipynb #7b009eed
-def planned(study: Study, material: Material, say=print) -> tuple:  # Plan, Pace
+# %% ../../nbs/8_your_images/new_study.ipynb #5494334b
+def planned(study: Study, material: Material, say=print, kinds=KINDS) -> tuple:  # Plan, Pace
     "The plan of a study: as it was made, or made now after a rehearsal."
     file, asked = (
         study.place / 'plan.json',
@@ -104,7 +118,7 @@ def planned(study: Study, material: Material, say=print) -> tuple:  # Plan, Pace
         plan = found['plan'] | {'shares': tuple(found['plan']['shares'])}
         return Plan(**plan), Pace(**found['pace'])
     say('rehearsing all steps on a few images')
-    pace = rehearse(study, material, designs(study, material)[0], say)
+    pace = rehearse(study, material, designs(study, material)[0], kinds)
     plan = choose(study, material, pace)
     steps = expected(plan, material, pace)
     about = {'plan': asdict(plan), 'pace': asdict(pace), 'seconds': steps}
@@ -119,12 +133,12 @@ def _tell_findings(material: Material, say):
     for f in material.findings:
         say(f'{"LOOK: " if f["grave"] else ""}{f["told"] or f["what"]} {f["remedy"]}'.rstrip())
 
-# %% ../../nbs/8_your_images/new_study.ipynb #f5b55893
+# %% ../../nbs/8_your_images/new_study.ipynb #49524797
 def study(
     folder,  # or a `Study`
     dry_run: bool = False,  # stop after the plan
     say=print,  # called with one line now and then
-    kinds=KINDS,  # the GANs that there are: {name: function of a `measure.Job`}
+    kinds=KINDS,  # the GANs that there are: {name: `measure.Kind`}
     **settings,  # fields of `Study`
 ) -> Path:  # the page; of a dry run plan.json
     "Answer whether augmentation helps on a folder of images, on one page. Bad input is an `InputError`."
@@ -134,7 +148,7 @@ def study(
     with hold(asked.place):
         material = open_images(asked)
         _tell_findings(material, say)
-        plan, pace = planned(asked, material, say)
+        plan, pace = planned(asked, material, say, kinds)
         seconds = expected(plan, material, pace)
         lines = in_words(asked, material, plan, seconds)
         for line in lines:
