@@ -258,6 +258,7 @@ def two_scanners(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_images_that_cover_what_the_test_has_help(two_scanners, tmp_path):
     page, found = run(two_scanners, tmp_path / 'out', oracle())
     first = found['rows'][0]
@@ -266,11 +267,13 @@ def test_images_that_cover_what_the_test_has_help(two_scanners, tmp_path):
     assert '<strong>Helps.</strong>' in page and found['decide'].endswith('decided.')
 
 
+@pytest.mark.slow
 def test_images_with_wrong_labels_harm(two_scanners, tmp_path):
     page, found = run(two_scanners, tmp_path / 'out', oracle((0,), swapped=True))
     assert found['head'] == 'Harms' and found['rows'][0]['high'] < 0
 
 
+@pytest.mark.slow
 def test_images_known_by_heart_cannot_help_and_are_found(tmp_path):
     root = write(tmp_path / 'set', {'yes': 40, 'no': 40})
     kind = Kind(copier, lambda plan, n, classes: (0.01, 1e-5))
@@ -281,6 +284,7 @@ def test_images_known_by_heart_cannot_help_and_are_found(tmp_path):
     assert any('are equal to one' in c and 'do not pass them on' in c for c in found['cautions'])
 
 
+@pytest.mark.slow
 def test_a_frame_that_tells_the_class_is_named(tmp_path):
     rng, root = np.random.default_rng(0), tmp_path / 'set'
     for name in ('yes', 'no'):
@@ -291,9 +295,10 @@ def test_a_frame_that_tells_the_class_is_named(tmp_path):
                 picture[:3] = 250
             Image.fromarray(picture).save(root / name / f'{i}.png')
     page, found = run(root, tmp_path / 'out')
-    assert any('outermost pixels' in c for c in found['cautions'])
+    assert any('The frame (the outermost pixels)' in c for c in found['cautions'])
 
 
+@pytest.mark.slow
 def test_without_a_gan_the_answer_is_exploratory(tmp_path):
     root = write(tmp_path / 'set', {'yes': 20, 'no': 20})
     page, found = run(root, tmp_path / 'out')
@@ -305,6 +310,7 @@ def test_without_a_gan_the_answer_is_exploratory(tmp_path):
 # --- resuming
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on_where_it_was(tmp_path):
     root, drawn = write(tmp_path / 'set', {'yes': 16, 'no': 16}), []
     good = oracle()
@@ -329,6 +335,7 @@ def test_killed_study_goes_on_where_it_was(tmp_path):
     assert again == found
 
 
+@pytest.mark.slow
 def test_other_images_are_measured_anew(tmp_path):
     root = write(tmp_path / 'set', {'yes': 16, 'no': 16})
     _, first = run(root, tmp_path / 'out')
@@ -340,6 +347,7 @@ def test_other_images_are_measured_anew(tmp_path):
 # --- the page
 
 
+@pytest.mark.slow
 def test_page_holds_no_names_and_asks_nothing_of_the_network(tmp_path):
     root = write(tmp_path / 'set', {'yes': 16, 'no': 16}, prefix='Schmidt_19520301_')
     page, found = run(root, tmp_path / 'out', oracle(), no_pixels=True)
@@ -358,6 +366,7 @@ def test_page_holds_no_names_and_asks_nothing_of_the_network(tmp_path):
     assert json.loads(base64.b64decode(embedded))['head'] == found['head']
 
 
+@pytest.mark.slow
 def test_phantoms_are_called_so(tmp_path):
     root = phantoms.write('head_ct', tmp_path / 'drawn', 12, size=64)
     labels = next(root.rglob('labels.csv'))
@@ -368,6 +377,7 @@ def test_phantoms_are_called_so(tmp_path):
 # --- from a shell and a notebook
 
 
+@pytest.mark.slow
 def test_dry_run_stops_after_the_plan(tmp_path, capsys):
     root = write(tmp_path / 'set', {'yes': 16, 'no': 16})
     command = [
