@@ -65,8 +65,12 @@ setup(
         'gan_covid.datasets',
         'gan_covid.dcgan',
         'gan_covid.stylegan2',
+        'gan_covid.study',
     ],
-    package_data={'gan_covid': ['sources/*.yaml', 'report.html']},  # published numbers, report page
+    package_data={
+        'gan_covid': ['sources/*.yaml', 'report.html'],  # published numbers, report page
+        'gan_covid.study': ['page.html', 'methods.txt', 'references.yaml'],
+    },
     install_requires=cfg['requirements'].split(),
     extras_require={
         k.removesuffix(suffix): v.split() for k, v in cfg.items() if k.endswith(suffix)

@@ -500,6 +500,47 @@ def _figures(a):
 
     return draw_figures(a.profile, a.paper, a.records, a.figures, a.work)
 
+# %% ../nbs/9_workflow/69_cli.ipynb #98beb46d
+_OF_GANS = 'images of a GAN: dcgan (one for each class), cgan or stylegan2; default: none'
+_STUDY = {  # option -> type, help
+    'gan': (str, _OF_GANS),
+    'minutes': (float, 'what the plan has to fit into, default 60; 0: no limit'),
+    'patients': (str, "folders, none, or a pattern for file names such as '(P[0-9]+)_'"),
+    'positive': (str, 'the class that is looked for; default: by its name'),
+    'labels': (str, 'a CSV file with columns image and label; default: folders'),
+    'seeds': (int, 'GANs, each with another seed; default 3'),
+    'size': (int, 'pixels a side that the classifier sees; default 128'),
+    'repeats': (int, 'partitions into folds; default 5'),
+    'folds': (int, 'of a partition; default 5'),
+    'runs': (int, 'classifiers on each partition; default 3'),
+    'steps': (int, 'of the training of a classifier; default 400'),
+    'out': (str, 'folder of the results; default work/studies/NAME'),
+    'seed': (int, 'the one seed of it all; default 0'),
+}
+
+# %% ../nbs/9_workflow/69_cli.ipynb #75216f9e
+def _add_study(commands):
+    words = 'does augmentation help on your own images? One page with the answer'
+    p = commands.add_parser('study', help=words)
+    p.add_argument('folder', help='sub-folders are classes, with or without train, val, test')
+    for name, (kind, words) in _STUDY.items():
+        p.add_argument(f'--{name}', type=kind, help=words)
+    p.add_argument('--no-pixels', action='store_true', help='no image of the set on the page')
+    p.add_argument(
+        '--dry-run', action='store_true', help='say what it would do, how long, how sure'
+    )
+
+# %% ../nbs/9_workflow/69_cli.ipynb #f8eaadc5
+def _study(a):
+    from functools import partial
+
+    from gan_covid.study.plan import Study
+    from gan_covid.study.run import study
+
+    given = {k: getattr(a, k) for k in _STUDY if getattr(a, k) is not None}
+    asked = Study(a.folder, no_pixels=a.no_pixels, **given)
+    study(asked, a.dry_run, partial(print, flush=True))
+
 # %% ../nbs/9_workflow/69_cli.ipynb #4edcdd8f
 def _add_worker(commands):
     p = commands.add_parser(
@@ -523,6 +564,7 @@ COMMANDS = {
     'project': (_add_project, _project),
     'reproduce': (_add_reproduce, _reproduce),
     'figures': (_add_figures, _figures),
+    'study': (_add_study, _study),
     'doctor': (_add_doctor, _doctor),
     'worker': (_add_worker, _worker),
 }
