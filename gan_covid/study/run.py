@@ -129,9 +129,11 @@ def planned(study: Study, material: Material, say=print, kinds=KINDS) -> tuple: 
 
 # %% ../../nbs/8_your_images/new_study.ipynb #af21e866
 def _tell_findings(material: Material, say):
-    "The data report on the terminal, where names of files may stand."
+    "The data report on the terminal."
     for f in material.findings:
-        say(f'{"LOOK: " if f["grave"] else ""}{f["told"] or f["what"]} {f["remedy"]}'.rstrip())
+        say(f'{"LOOK: " if f["grave"] else ""}{f["what"]} {f["remedy"]}'.rstrip())
+    if material.findings:
+        say('`gan-covid data check` on this folder names the files')
 
 # %% ../../nbs/8_your_images/new_study.ipynb #49524797
 def study(
