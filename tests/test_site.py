@@ -137,7 +137,7 @@ def test_links_to_hosted_notebooks_need_an_address(source, tmp_path):
     light = 'nbs/papers/head_ct.ipynb'
     assert pages.hosted(light, '') == '' and pages.hosted(light, 'https://elsewhere.org/a/b') == ''
     assert 'a/b/blob/main/nbs/papers/head_ct.ipynb' in pages.hosted(light, 'https://github.com/a/b')
-    assert pages.hosted('nbs/5_stylegan2/35_training.ipynb', 'https://github.com/a/b') == ''
+    assert pages.hosted('nbs/5_stylegan2/37_training.ipynb', 'https://github.com/a/b') == ''
     assert 'mybinder' not in (source / light).read_text(encoding='utf-8')
     pages.write_pages(tmp_path / 'named', 'https://github.com/a/b')
     assert 'mybinder.org/v2/gh/a/b/main' in (tmp_path / 'named' / light).read_text(encoding='utf-8')

@@ -1,6 +1,6 @@
 """Make the stored outputs of the notebooks, or find those that no longer belong to their code.
 
-    python workflow/notebooks.py run [nbs/2_data/21_preprocessing.ipynb ...]     all of them by default
+    python workflow/notebooks.py run [nbs/2_data/23_preprocessing.ipynb ...]     all of them by default
     python workflow/notebooks.py check
 
 A notebook carries a stamp in its metadata: a hash of its code and a hash of its outputs. Outputs that were
