@@ -311,7 +311,7 @@ def _where(row) -> str:
     n = row.get('images a class', np.nan)
     return f'`{row["paper"]}`' + (f', {n:.0f} images a class' if n == n else '')
 
-
+# %% ../nbs/8_results/61_evidence.ipynb #04081281
 def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
     "What all sources say together, in three sentences."
     if not len(rows):

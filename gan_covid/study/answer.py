@@ -102,7 +102,7 @@ def curve_of(table: pd.DataFrame, n_train: float) -> pd.DataFrame:  # images, me
         ['images', 'mean', 'low', 'high']
     ]
 
-
+# %% ../../nbs/9_your_images/76_answer.ipynb #73f0a9f6
 def worth(gain: float, curve: pd.DataFrame, sure: bool = True) -> str:
     "A gain as a number of real images, in words; '' without a curve. `sure`: is there a gain?"
     if len(curve) < 3:
@@ -153,7 +153,7 @@ def _round(n: float) -> int:
     step = 10 ** max(0, int(np.floor(np.log10(max(n, 1)))) - 1)
     return int(np.ceil(n / step) * step)
 
-
+# %% ../../nbs/9_your_images/76_answer.ipynb #542bf27b
 def decides(
     row: dict, images: int, units: int, what: str
 ) -> str:  # what: of which there are `units`
@@ -268,12 +268,12 @@ def signed(d: float) -> str:
     "A difference with its sign."
     return f'{d:+.3f}'.replace('-', '−')
 
-
+# %% ../../nbs/9_your_images/76_answer.ipynb #cea47dd0
 def _hundred(d: float) -> str:
     "A difference as a number of a hundred images."
     return f'{abs(100 * d):.1f} of 100 images {"more" if d >= 0 else "fewer"}'
 
-
+# %% ../../nbs/9_your_images/76_answer.ipynb #79a3b3d6
 def _sure(row: dict) -> str:
     "How sure the answer is."
     p = f'p = {row["p"]:.3f}' if row['p'] >= 0.001 else 'p < .001'

@@ -133,7 +133,7 @@ def dcgan(job: Job) -> list:  # float32 (n, side, side, 1) in [0, 1] of each cla
         out.append(sample(generator, n, job.seed))
     return out
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #72767c19
 def cgan(job: Job) -> list:
     "One conditional GAN for all classes."
     from gan_covid.dcgan.training import sample
@@ -149,7 +149,7 @@ def _style_config(plan: Plan, seed: int):
     short = {'kimg': plan.length, 'width': 'tiny', 'gamma': 0.5, 'ada_kimg': 20.0}
     return Config(augment='bgc', seed=seed, **short)
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #79d08944
 def stylegan2(job: Job) -> list:
     "One conditional StyleGAN2-ADA for all classes."
     from gan_covid.stylegan2 import sampling, storage, training
@@ -185,7 +185,7 @@ def _keras_pace(plan: Plan, n: int, classes: int) -> tuple:
     gan.epoch(x, y, 1, steps)
     return middle - began + 3.0, (time.monotonic() - middle) / steps
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #2e713c4f
 def _style_pace(plan: Plan, n: int, classes: int) -> tuple:
     "Seconds before the first thousand images, and of a thousand."
     from gan_covid.stylegan2 import training
@@ -240,7 +240,7 @@ def _network(p: Frozen) -> Features:
     "The frozen network, built once for all benches of a process."
     return Features(p, tempfile.gettempdir())
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #6a9f03e8
 def features_in(folder, p: Frozen, say) -> Features:
     "The network's features, kept in a folder."
     found = copy.copy(_network(p))
@@ -320,7 +320,7 @@ def _train_gan(bench: Bench, unit: Unit, fold: int, folder: Path, key: str) -> P
 def gan_folder(bench: Bench, unit: Unit, fold: int) -> Path:
     return bench.folder / 'gans' / f'{bench.plan.gan}-{unit.gan}-{fold}'
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #189c465d
 def generated(bench: Bench, unit: Unit, fold: int) -> Prepared:
     "The images of one GAN (or of one a class) on one fold: as many as it has real training images."
     plan, folder = bench.plan, gan_folder(bench, unit, fold)
@@ -472,7 +472,7 @@ class Measured:
     gans: list  # of `judge_gan`
     bench: Bench
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #79c03b8f
 def measure(
     material: Material,
     plan: Plan,
@@ -508,7 +508,7 @@ def _phantoms(n: int, size: int, seed: int) -> np.ndarray:  # uint8 (2n, size, s
         ..., None
     ]
 
-
+# %% ../../nbs/9_your_images/75_measure.ipynb #b670eb16
 def demonstration(folder, n: int = 24, size: int = 64) -> Material:
     "Phantoms of two classes as the images of a study; no files are read."
     x, names = _phantoms(n, size, 0), list(SHOWN)

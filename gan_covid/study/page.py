@@ -31,7 +31,7 @@ def data_uri(data: bytes, kind: str) -> str:
     "Bytes as an address that holds them."
     return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
-
+# %% ../../nbs/9_your_images/77_page.ipynb #b01106c4
 def picture(fig) -> str:
     "A figure as an address that holds it."
     buffer = io.BytesIO()
@@ -144,7 +144,7 @@ def _file(name: str) -> str:
     "A text file of this package."
     return (importlib.resources.files('gan_covid') / 'study' / name).read_text(encoding='utf-8')
 
-
+# %% ../../nbs/9_your_images/77_page.ipynb #6fbdd91c
 def _template(name: str, escaped: bool):
     "A text file of this package as a template."
     import jinja2

@@ -378,7 +378,7 @@ def gans_of(plan: Plan, material: Material) -> int:
     each = len(material.classes) if plan.gan == 'dcgan' else 1
     return plan.folds * plan.seeds * each
 
-
+# %% ../../nbs/9_your_images/74_plan.ipynb #383e0dd9
 def expected(plan: Plan, material: Material, pace: Pace) -> dict:  # {step: seconds}
     "How long each step will take."
     n, times = len(material), plan.folds * plan.repeats

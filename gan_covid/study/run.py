@@ -62,7 +62,7 @@ def _timed(work) -> float:
     work()
     return time.monotonic() - began
 
-
+# %% ../../nbs/9_your_images/78_study.ipynb #b136bf93
 def _drawn_noise(job) -> list:
     "Noise in the place of a GAN's images: a rehearsal looks at all that comes after it."
     rng = np.random.default_rng(job.seed)
@@ -72,7 +72,7 @@ def _drawn_noise(job) -> list:
 def _quiet() -> Clock:
     return Clock({}, lambda line: None)
 
-
+# %% ../../nbs/9_your_images/78_study.ipynb #7f9e4d35
 def _all_stages(study: Study, few: Material, plan: Plan, folder):
     "Run everything up to the page once, on a few images and for a few steps."
     split = np.where(np.arange(len(few)) % 4 == 0, 'test', 'train').astype(object)
