@@ -129,6 +129,8 @@ def test_a_source_is_compared_with_the_errors_of_both_sides():
         gain.published == pytest.approx(after - before) and gain.low < gain.difference < gain.high
     )
     assert evidence.beside_published([], rows.iloc[:0], 'wmlq2022').empty
+    sizes = made + table_of(0, size=60)  # a source with sizes prints no such number
+    assert evidence.beside_published(sizes, rows, 'mgv2023', 'hemorrhage').empty
 
 
 def test_all_sources_in_short(tmp_path):
