@@ -1305,6 +1305,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence.level_curve': ('8_results/evidence.html#level_curve', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.reliability_figure': ( '8_results/evidence.html#reliability_figure',
                                                                                'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.say_decisive': ('8_results/evidence.html#say_decisive', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.sentences': ('8_results/evidence.html#sentences', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.shipped_primary': ( '8_results/evidence.html#shipped_primary',
                                                                             'gan_covid/evidence.py'),

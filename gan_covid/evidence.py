@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'heads', 'with_network', 'frozen_note', 'judged', 'all_arms', 'beside_published', 'gain_curve',
-           'level_curve', 'reliability_figure', 'sentences', 'shipped_primary', 'in_short', 'decide']
+           'level_curve', 'reliability_figure', 'sentences', 'shipped_primary', 'in_short', 'say_decisive', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from pathlib import Path
@@ -325,6 +325,20 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
         f'difference is {difference_in_words(surest)}, so a gain of more than {max(surest.high, 0):.3f} '
         'is unlikely.'
     )
+
+# %% ../nbs/8_results/61_evidence.ipynb #5f4de344
+def say_decisive(paper: Paper):
+    "Beside the answer of a profile with random weights: what the shipped results of `medium` say, if any."
+    if paper.profile not in ('small', 'paper'):
+        return
+    rows = shipped_primary(paper.root.parent.parent / 'figures' / 'medium')
+    rows = rows[rows.paper == paper.key] if len(rows) else rows
+    if len(rows):
+        say(
+            '**What decides** (profile `medium`: a pretrained network, several GANs, and as many repeated '
+            f'real images as the control; the rest of this page is profile `{paper.profile}`)\n\n'
+            + sentences(rows.dropna(axis=1, how='all'))
+        )
 
 # %% ../nbs/8_results/61_evidence.ipynb #79894314
 def decide(

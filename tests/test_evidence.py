@@ -147,6 +147,20 @@ def test_all_sources_in_short(tmp_path):
     assert 'yet' in evidence.in_short(evidence.shipped_primary(tmp_path / 'none'))
 
 
+def test_what_decides_stands_beside_the_answer(tmp_path, monkeypatch):
+    from gan_covid.paper import Paper
+
+    rows = evidence.judged(table_of(2.5), 'mgv2023', BY, 'hemorrhage')
+    folder = tmp_path / 'figures/medium/mgv2023'
+    folder.mkdir(parents=True)
+    rows[rows.role == 'primary'].to_csv(folder / 'T23_primary.csv', index=False)
+    said = []
+    monkeypatch.setattr(evidence, 'say', said.append)
+    for profile in ('small', 'medium', 'smoke'):
+        evidence.say_decisive(Paper('mgv2023', profile, tmp_path / 'records'))
+    assert len(said) == 1 and 'profile `small`' in said[0] and '**better**' in said[0]
+
+
 def test_heads_reads_what_the_step_writes(tmp_path):
     results = [run('original', 1, r) for r in range(2)]
     test = {k: results[0]['test'][k] for k in ('id', 'y_true')}
