@@ -356,11 +356,10 @@ def publish_figures(built, kept, paper: str):
             old.unlink()
     for new in sorted((built / paper).glob('*.*')):
         atomic_save(kept / paper / new.name, lambda part: shutil.copyfile(new, part))
-    items = {
-        i: v
-        for folder, mine in ((kept, False), (built, True))
-        if (folder / 'manifest.json').exists()
-        for i, v in read_json(folder / 'manifest.json')['items'].items()
-        if (v['paper'] == paper) == mine
-    }
-    write_json(kept / 'manifest.json', {'items': items})
+    whole = {'items': {}, 'claims': {}}
+    for folder, mine in ((kept, False), (built, True)):
+        found = read_json(folder / 'manifest.json') if (folder / 'manifest.json').exists() else {}
+        items, claims = found.get('items', {}), found.get('claims', {})
+        whole['items'] |= {i: v for i, v in items.items() if (v['paper'] == paper) == mine}
+        whole['claims'] |= {p: c for p, c in claims.items() if (p == paper) == mine}
+    write_json(kept / 'manifest.json', whole if whole['claims'] else {'items': whole['items']})
