@@ -27,7 +27,7 @@ setup(
         'gan_covid.dcgan',
         'gan_covid.stylegan2',
     ],
-    package_data={'gan_covid': ['sources/*.yaml', 'report.html']},  # published numbers, report page
+    package_data={'gan_covid': ['sources/*.yaml', 'templates/*']},  # published numbers, report page
     install_requires=cfg['requirements'].split(),
     extras_require={
         k.removesuffix(suffix): v.split() for k, v in cfg.items() if k.endswith(suffix)

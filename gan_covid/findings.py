@@ -6,7 +6,7 @@
 __all__ = ['ORDER', 'GROUPS', 'OTHER', 'Profile', 'read_profile', 'read_profiles', 'group_of', 'Finding', 'primary_rows',
            'question', 'results', 'arithmetic', 'speaking', 'findings', 'one_word', 'Answer', 'answer', 'provenance']
 
-# %% ../nbs/8_results/new_findings.ipynb #27c72b09
+# %% ../nbs/8_results/new_findings.ipynb #f774dbfa
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 from . import published as pub
 from .claims import does_not_add_up
 from .components import MARGIN
-from .evidence import sentences
+from .evidence import WORDS, sentences
 from gan_covid.paper import (
     CONTRASTS,
     contrasts,
@@ -110,11 +110,11 @@ class Finding:
     def group(self) -> str:
         return group_of(self.verdict)
 
-# %% ../nbs/8_results/new_findings.ipynb #ada6eeea
+# %% ../nbs/8_results/new_findings.ipynb #39ea6a92
 def _signed(x) -> str:
     return '–' if is_missing(x) else f'{x:+.3f}'.replace('-', '−')
 
-
+# %% ../nbs/8_results/new_findings.ipynb #b5f9d2b1
 def _span(row: dict, form=cell_text) -> str:
     "An interval; a dash where there is none."
     ends = row.get('low'), row.get('high')
@@ -166,18 +166,20 @@ def primary_rows(profile: Profile, paper: str) -> pd.DataFrame:  # with a column
     found = [profile.table(paper, n).assign(table=n) for n in names]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=['role'])
 
-# %% ../nbs/8_results/new_findings.ipynb #cd19cad1
+# %% ../nbs/8_results/new_findings.ipynb #6f87685f
 def _named_beforehand(profile: Profile, paper: str):
     "Rows of `question` from the comparisons that were named beforehand."
-    wanted = pub.primary(paper)
     for row in primary_rows(profile, paper).to_dict('records'):
         size = f'{row["images a class"]} images a class: ' if 'images a class' in row else ''
         gans = f'{row["GANs"]} GAN{"s" * (row["GANs"] != 1)}'
-        about = f'{size}{row["arm"]} against {row["baseline"]}, named beforehand'
+        arms = ', against '.join(WORDS.get(row[k], row[k]) for k in ('arm', 'baseline'))
+        seen = (
+            '' if is_missing(row.get('detectable')) else f'; {row["detectable"]:.3f} would be seen'
+        )
         yield row | {
-            'claim': about,
+            'claim': f'{size}{arms} (named beforehand)',
             'who': '',
-            'why': f'{gans}, {row["n"]} runs, {row["n_test"]} test images; {wanted["score"]}',
+            'why': f'{gans}, {row["n"]} runs, {row["n_test"]} test images{seen}',
             'says': row['verdict'],
         }
 
@@ -231,7 +233,7 @@ def _would_change(row: dict, paper: str) -> str:
         return f'A run without what keeps them apart: {row["why"]}'
     return 'More runs, GANs or test images, here or in the source'
 
-# %% ../nbs/8_results/new_findings.ipynb #45b28955
+# %% ../nbs/8_results/new_findings.ipynb #d0a52c75
 def _values(profile: Profile, paper: str):
     "Published values beside ours that have an interval, with the id of their entry."
     for id, item in profile.items.items():
@@ -241,7 +243,7 @@ def _values(profile: Profile, paper: str):
             if not is_missing(v.get('low')) and not is_missing(v['published']):
                 yield id, v | {'claim': v['name']}
 
-
+# %% ../nbs/8_results/new_findings.ipynb #86b01d0e
 def _with_both_errors(profile: Profile, paper: str):
     "Rows of the tables `*_published` of what decides."
     for file in sorted((profile.folder / paper).glob('*_published.csv')):
@@ -353,16 +355,16 @@ class Answer:
     change: str
     further: tuple  # what the other profiles say
 
-# %% ../nbs/8_results/new_findings.ipynb #92c73e53
+# %% ../nbs/8_results/new_findings.ipynb #b56dbdfa
 def _lead(rows: pd.DataFrame, beforehand: bool, profile: Profile) -> str:
     "The first sentence: how many comparisons, and how they came out."
     against = 'as many repeated real images' if beforehand else 'the original images alone'
-    named = 'named beforehand, ' if beforehand else ''
+    named = ' that were named beforehand' if beforehand else ''
     what = 'On drawn phantoms, which say nothing about medicine: of' if profile.phantom else 'Of'
     count = f'{len(rows)} comparison{"s" * (len(rows) != 1)}'
     return (
-        f'{what} {count} {named}of images of a GAN that saw training images only with '
-        f'{against} (profile `{profile.name}`), {counted_verdicts(rows)}.'
+        f'{what} {count}{named} in profile `{profile.name}` (images of a GAN that saw training '
+        f'images only, against {against}), {counted_verdicts(rows)}.'
     )
 
 # %% ../nbs/8_results/new_findings.ipynb #e8721975

@@ -47,7 +47,7 @@ from gan_covid.records import (
     safe_name,
     write_json,
 )
-from .report import write_report
+from .report import write_overview, write_report
 from .worker import ask, worker
 
 # %% ../nbs/9_workflow/68_reproduce.ipynb #3d3fe6f9
@@ -231,7 +231,8 @@ def _publish(request: Request, settings: dict, papers: list, work: Path):
         publish_figures(built, drawn / settings['name'], paper)
         pages.add(drawn / settings['name'])
     for page in sorted(pages):
-        print(f'tables and figures: {write_report(page)}')
+        beside = Path(request.records) if request.records else None
+        print(f'tables and figures: {write_report(page, beside)}')
 
 # %% ../nbs/9_workflow/68_reproduce.ipynb #04bf2ddd
 def _run_workflow(request: Request, config: Path, name: str, lock) -> int:
@@ -344,7 +345,8 @@ def draw_figures(
     if any(codes):
         return max(codes)
     for name in sorted({name for name, _ in drawn}):
-        print(write_report(Path(figures) / name))
+        print(write_report(Path(figures) / name, records))
+    print(write_overview(figures, records))
     return 0
 
 # %% ../nbs/9_workflow/68_reproduce.ipynb #21231f96
