@@ -1214,6 +1214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.findings._deciding': ('8_results/new_findings.html#_deciding', 'gan_covid/findings.py'),
                                     'gan_covid.findings._hidden': ('8_results/new_findings.html#_hidden', 'gan_covid/findings.py'),
                                     'gan_covid.findings._lead': ('8_results/new_findings.html#_lead', 'gan_covid/findings.py'),
+                                    'gan_covid.findings._lines': ('8_results/new_findings.html#_lines', 'gan_covid/findings.py'),
                                     'gan_covid.findings._more_of': ('8_results/new_findings.html#_more_of', 'gan_covid/findings.py'),
                                     'gan_covid.findings._named_beforehand': ( '8_results/new_findings.html#_named_beforehand',
                                                                               'gan_covid/findings.py'),

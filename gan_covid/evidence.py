@@ -156,7 +156,9 @@ def _below(rows: pd.DataFrame, by) -> list:
 def _level_rows(results, published, images, positive):
     "The accuracy on real images alone, beside each published one."
     mine = [r for r in with_network(results) if r['arm'] == 'original']
-    if not mine or not published:  # of several sizes there is no single accuracy, but no source prints one
+    if (
+        not mine or not published
+    ):  # of several sizes there is no single accuracy, but no source prints one
         return
     row = summaries.summarise(mine, ('accuracy',), positive=positive, uncertainty=_FAST).iloc[0]
     se = (row.high - row.low) / (2 * z_of(_FAST.level))

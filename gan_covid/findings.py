@@ -120,7 +120,7 @@ def _span(row: dict, form=cell_text) -> str:
     ends = row.get('low'), row.get('high')
     return '–' if any(map(is_missing, ends)) else ' to '.join(map(form, ends))
 
-# %% ../nbs/8_results/new_findings.ipynb #2139358a
+# %% ../nbs/8_results/new_findings.ipynb #72266c27
 _PARTS = {
     'variance of runs': 'runs',
     'of GANs': 'GANs',
@@ -134,10 +134,10 @@ def _more_of(row: dict) -> str:
     if sum(known.values()):
         most = max(known, key=known.get)
         share = known[most] / sum(known.values())
-        return f'More {most}: {share:.0%} of the variance comes from them'
-    return 'More runs on more test images'
+        return f'More {most} ({share:.0%} of the variance)'
+    return 'More runs and test images'
 
-# %% ../nbs/8_results/new_findings.ipynb #07c4e30b
+# %% ../nbs/8_results/new_findings.ipynb #eb02a5f4
 def _decided_by(row: dict) -> str:  # of a comparison
     "What would change the verdict on a difference."
     if group_of(verdict(row)) != OTHER:
@@ -145,10 +145,9 @@ def _decided_by(row: dict) -> str:  # of a comparison
     ends = [row.get('low'), row.get('high')]
     if any(map(is_missing, ends)):
         return f'{_more_of(row)}; one value has no interval'
-    times = (ends[1] - ends[0]) / 2 / MARGIN
-    often = f'{times**2:.0f} times as many' if times < 30 else 'several hundred times as many'
-    text = f'{_more_of(row)}. To tell ±{MARGIN:g} the interval must be {times:.0f} times narrower'
-    return f'{text}: about {often}'
+    often = ((ends[1] - ends[0]) / 2 / MARGIN) ** 2
+    many = f'about {often:.0f} times as many' if often < 1000 else 'more than can be run'
+    return f'{_more_of(row)}; {many} to tell ±{MARGIN:g}'
 
 # %% ../nbs/8_results/new_findings.ipynb #6d14257f
 def _printed_gain(paper: str, who: str) -> str:
@@ -183,7 +182,7 @@ def _named_beforehand(profile: Profile, paper: str):
             'says': row['verdict'],
         }
 
-# %% ../nbs/8_results/new_findings.ipynb #0d8cbdc7
+# %% ../nbs/8_results/new_findings.ipynb #ffb0500c
 def _compared(profile: Profile, paper: str):
     "Rows of `question` from the comparisons of the source's notebook."
     names = {c.table for c in CONTRASTS[paper] if not c.table.endswith('_primary')}
@@ -191,8 +190,8 @@ def _compared(profile: Profile, paper: str):
     for row in rows.to_dict('records'):
         adjusted = 'adjusted' if row['adjusted'] else 'not adjusted'
         yield row | {
-            'claim': f'{row["who"]}: {row["added"]}, against {row["baseline"]}',
-            'why': f'mean of {row["n"]:g} runs; {p_in_words(row["p_adjusted"])}, {adjusted}',
+            'claim': f'{row["who"]}: {row["added"]}, against {WORDS.get(row["baseline"], row["baseline"])}',
+            'why': f'{row["n"]:g} runs; {p_in_words(row["p_adjusted"])}, {adjusted}',
         }
 
 # %% ../nbs/8_results/new_findings.ipynb #8de82f59
@@ -367,6 +366,15 @@ def _lead(rows: pd.DataFrame, beforehand: bool, profile: Profile) -> str:
         f'images only, against {against}), {counted_verdicts(rows)}.'
     )
 
+# %% ../nbs/8_results/new_findings.ipynb #9463d0aa
+def _lines(rows: pd.DataFrame) -> list:
+    "A sentence a comparison, with its source."
+    return [
+        f'`{paper}`, {line.removeprefix("- ")}'
+        for paper, mine in rows.groupby('paper', sort=False)
+        for line in sentences(mine).splitlines()
+    ]
+
 # %% ../nbs/8_results/new_findings.ipynb #e8721975
 def _hidden(rows: pd.DataFrame) -> str:
     "What the intervals still allow."
@@ -385,7 +393,7 @@ def _hidden(rows: pd.DataFrame) -> str:
         f'({span_in_words(known.n)} a comparison).'
     )
 
-# %% ../nbs/8_results/new_findings.ipynb #8820a4f9
+# %% ../nbs/8_results/new_findings.ipynb #bbf86c22
 def answer(profiles: list) -> Answer:  # None where nothing was compared
     "Does it help? What decides says it first."
     told, first = [], None
@@ -401,9 +409,9 @@ def answer(profiles: list) -> Answer:  # None where nothing was compared
     if first is None:
         return None
     profile, beforehand, rows = first
-    lines = sentences(rows).splitlines() if beforehand else ()
+    lines = _lines(rows) if beforehand else ()
     widest = max(rows.to_dict('records'), key=lambda r: r['high'] - r['low'])
-    said = one_word(rows), profile, _lead(rows, beforehand, profile), tuple(s[2:] for s in lines)
+    said = one_word(rows), profile, _lead(rows, beforehand, profile), tuple(lines)
     return Answer(*said, _hidden(rows), _decided_by(widest), tuple(told))
 
 # %% ../nbs/8_results/new_findings.ipynb #64495c6a

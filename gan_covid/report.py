@@ -183,8 +183,8 @@ def _order(id: str) -> tuple:
     "Tables before figures before numbers in the text, each by number."
     return 'TFXO'.index(id[0]), int(re.match(r'\d+', id[1:])[0]), id
 
-# %% ../nbs/9_workflow/67_report.ipynb #007a1734
-NO_VERDICT = 'no value'  # the group of entries that compare nothing
+# %% ../nbs/9_workflow/67_report.ipynb #10590c79
+NO_VERDICT = 'no verdict'  # the group of entries that compare nothing
 
 
 def _item(id: str, profiles: list, place: Place, notebooks: dict) -> dict:
@@ -220,7 +220,7 @@ def _sources(profiles: list, place: Place, notebooks: dict) -> list:
         for paper, ids in sorted(of_paper.items())
     ]
 
-# %% ../nbs/9_workflow/67_report.ipynb #a9639aa9
+# %% ../nbs/9_workflow/67_report.ipynb #1d12dd4a
 def notebook_body(file, prefix: str = '', folder=None):  # -> (title, HTML)
     """A notebook with its outputs as a piece of a page. `prefix` stands before the ids of its entries;
     links lead relative to `folder`, or are left out where there is none."""
@@ -228,7 +228,7 @@ def notebook_body(file, prefix: str = '', folder=None):  # -> (title, HTML)
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter(template_name='basic').from_filename(str(file))
-    soup = BeautifulSoup(body, 'html.parser')
+    soup = BeautifulSoup(re.sub(r'</?span[^>]*>', '', body), 'html.parser')  # of coloured code
     for tag in soup.select('.anchor-link, .prompt, style, script'):
         tag.decompose()
     for tag in soup.find_all(id=True):
@@ -240,7 +240,10 @@ def notebook_body(file, prefix: str = '', folder=None):  # -> (title, HTML)
     for table in soup.find_all('table'):
         table.attrs = {}
         name = _nearest(table) or 'Table'
-        table.wrap(soup.new_tag('div', attrs=_REGION | {'aria-label': name}))
+        table.wrap(soup.new_tag('div', attrs=_SCROLLS | {'aria-label': name}))
+    for corner in soup.find_all('th'):
+        if not corner.get_text(strip=True):
+            corner.name = 'td'
     for pre in soup.find_all('pre'):
         pre.attrs = {'tabindex': '0'}
     for level in (4, 3, 2, 1) if prefix else ():
@@ -248,8 +251,8 @@ def notebook_body(file, prefix: str = '', folder=None):  # -> (title, HTML)
             heading.name = f'h{level + 2}'
     return title, str(soup)
 
-# %% ../nbs/9_workflow/67_report.ipynb #1812941c
-_REGION = {'class': 'wide', 'role': 'region', 'tabindex': '0'}
+# %% ../nbs/9_workflow/67_report.ipynb #9e2f2ae5
+_SCROLLS = {'class': 'wide', 'role': 'group', 'tabindex': '0'}
 
 
 def _nearest(tag) -> str:
