@@ -68,7 +68,7 @@ setup(
         'gan_covid.study',
     ],
     package_data={
-        'gan_covid': ['sources/*.yaml', 'report.html'],  # published numbers, report page
+        'gan_covid': ['sources/*.yaml', 'templates/*'],  # published numbers, report page
         'gan_covid.study': ['page.html', 'methods.txt', 'references.yaml'],
     },
     install_requires=cfg['requirements'].split(),

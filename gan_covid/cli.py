@@ -500,6 +500,26 @@ def _figures(a):
 
     return draw_figures(a.profile, a.paper, a.records, a.figures, a.work)
 
+# %% ../nbs/9_your_images/79_cli.ipynb #8c8e06d4
+def _add_report(commands):
+    words = 'write the pages of what is drawn: one a profile, and one over all'
+    p = commands.add_parser('report', help=words)
+    p.add_argument('--figures', default='figures', help='folder with tables and figures')
+    p.add_argument('--records', help='folder of the records; default: beside that of the figures')
+    words = 'one file instead, report.html, with pictures and notebooks in it'
+    p.add_argument('--single', action='store_true', help=words)
+
+# %% ../nbs/9_your_images/79_cli.ipynb #c5224ca0
+def _report(a):
+    from pathlib import Path
+
+    from gan_covid.report import write_overview, write_report
+
+    pages = [] if a.single else sorted(Path(a.figures).glob('*/manifest.json'))
+    for manifest in pages:
+        print(write_report(manifest.parent, a.records))
+    print(write_overview(a.figures, a.records, a.single))
+
 # %% ../nbs/9_your_images/79_cli.ipynb #98beb46d
 _OF_GANS = 'images of a GAN: dcgan (one for each class), cgan or stylegan2; default: none'
 _STUDY = {  # option -> type, help
@@ -565,6 +585,7 @@ COMMANDS = {
     'reproduce': (_add_reproduce, _reproduce),
     'figures': (_add_figures, _figures),
     'study': (_add_study, _study),
+    'report': (_add_report, _report),
     'doctor': (_add_doctor, _doctor),
     'worker': (_add_worker, _worker),
 }

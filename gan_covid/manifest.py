@@ -122,6 +122,7 @@ class Manifest:
 
     def __init__(self, folder):  # the profile's folder, e.g. figures/smoke
         self.folder, self.items = Path(folder), {}
+        self.claims = {}  # paper -> what the source says
 
     def add(
         self,
@@ -151,10 +152,20 @@ class Manifest:
         }
         return self
 
+    def describe(self, words: dict):
+        "Say what the figures of all entries show (file -> words); of others stays what was said."
+        path = self.folder / 'manifest.json'
+        before = read_json(path)['items'] if path.exists() else {}
+        for id, item in self.items.items():
+            known = {**before.get(id, {}).get('shows', {}), **words}
+            item['shows'] = {f: known[f] for f in item['files'] if f in known}
+
     def write(self) -> Path:
-        "Merge the entries into manifest.json; those of other notebooks stay."
+        "Merge entries and claims into manifest.json; those of other notebooks stay."
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / 'manifest.json'
         with _locked(self.folder):
-            old = read_json(path)['items'] if path.exists() else {}
-            return write_json(path, {'items': {**old, **self.items}})
+            old = read_json(path) if path.exists() else {}
+            whole = {'items': {**old.get('items', {}), **self.items}}
+            claims = {**old.get('claims', {}), **self.claims}
+            return write_json(path, whole | ({'claims': claims} if claims else {}))

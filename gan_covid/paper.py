@@ -212,6 +212,7 @@ class Paper(Runs):
         self._vanishing = None if figures else tempfile.TemporaryDirectory()
         folder = Path(figures or self._vanishing.name)
         self.out, self.manifest = folder / key, manifest.Manifest(folder)
+        self._shows = {}  # figure, below the folder -> what it shows, in words
 
     def table(
         self,
@@ -262,7 +263,9 @@ class Paper(Runs):
             show(files)
 
     def save(self, fig, name: str, local=False) -> list:
-        return style.save_figure(fig, self.out, name, local=local)
+        files = style.save_figure(fig, self.out, name, local=local)
+        self._shows |= {f'{self.key}/{f.name}': style.describe(fig) for f in files[:1]}
+        return files
 
     def add(self, id: str, files, local=False) -> list:
         "Further files of an entry that is there."
@@ -296,6 +299,7 @@ class Paper(Runs):
 
     def finish(self) -> list:  # problems; empty if every id of the source has its files
         "Write the manifest and check it."
+        self.manifest.describe(self._shows)
         self.manifest.write()
         return manifest.Manifest.check(self.manifest.folder, papers=[self.key])
 
@@ -887,6 +891,8 @@ def answer(
     from IPython.display import Image as Picture
     from IPython.display import display
 
+    if not paper.own:
+        paper.manifest.claims[paper.key] = claim
     rows = contrasts(paper.key, tables)
     data = 'drawn phantoms: this says nothing about medicine' if paper.phantom else paper.note_c
     say(f'**Claim:** {claim}\n\n{answer_in_words(rows)}\n\n*Profile `{paper.profile}`; {data}.*')

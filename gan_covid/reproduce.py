@@ -47,7 +47,7 @@ from gan_covid.records import (
     safe_name,
     write_json,
 )
-from .report import write_report
+from .report import write_overview, write_report
 from .worker import ask, worker
 
 # %% ../nbs/9_workflow/70_reproduce.ipynb #3d3fe6f9
@@ -232,7 +232,8 @@ def _publish(request: Request, settings: dict, papers: list, work: Path):
         publish_figures(built, drawn / settings['name'], paper)
         pages.add(drawn / settings['name'])
     for page in sorted(pages):
-        print(f'tables and figures: {write_report(page)}')
+        beside = Path(request.records) if request.records else None
+        print(f'tables and figures: {write_report(page, beside)}')
 
 # %% ../nbs/9_workflow/70_reproduce.ipynb #04bf2ddd
 def _run_workflow(request: Request, config: Path, name: str, lock) -> int:
@@ -353,7 +354,8 @@ def draw_figures(
     if any(codes):
         return max(codes)
     for name in sorted({name for name, _ in drawn}):
-        print(write_report(Path(figures) / name))
+        print(write_report(Path(figures) / name, records))
+    print(write_overview(figures, records))
     return 0
 
 # %% ../nbs/9_workflow/70_reproduce.ipynb #21231f96
@@ -365,11 +367,10 @@ def publish_figures(built, kept, paper: str):
             old.unlink()
     for new in sorted((built / paper).glob('*.*')):
         atomic_save(kept / paper / new.name, lambda part: shutil.copyfile(new, part))
-    items = {
-        i: v
-        for folder, mine in ((kept, False), (built, True))
-        if (folder / 'manifest.json').exists()
-        for i, v in read_json(folder / 'manifest.json')['items'].items()
-        if (v['paper'] == paper) == mine
-    }
-    write_json(kept / 'manifest.json', {'items': items})
+    whole = {'items': {}, 'claims': {}}
+    for folder, mine in ((kept, False), (built, True)):
+        found = read_json(folder / 'manifest.json') if (folder / 'manifest.json').exists() else {}
+        items, claims = found.get('items', {}), found.get('claims', {})
+        whole['items'] |= {i: v for i, v in items.items() if (v['paper'] == paper) == mine}
+        whole['claims'] |= {p: c for p, c in claims.items() if (p == paper) == mine}
+    write_json(kept / 'manifest.json', whole if whole['claims'] else {'items': whole['items']})

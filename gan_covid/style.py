@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'DASHES', 'GREY', 'WIDTH', 'STYLE', 'context', 'styled', 'canvas', 'preview', 'legend_name',
-           'legend_above', 'plain_numbers', 'save_figure']
+           'legend_above', 'plain_numbers', 'describe', 'save_figure']
 
 # %% ../nbs/8_results/56_style.ipynb #32626d55
 import functools
@@ -134,6 +134,48 @@ def plain_numbers(axis, scale, *args, **kwargs):
     scale(*args, **kwargs)
     axis.set_major_formatter(lambda value, position: f'{value:g}'.replace('-', '−'))
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+# %% ../nbs/8_results/56_style.ipynb #c5a6d533
+def _line_words(ax) -> list:
+    "Each named line with its first and last value; of points alone the name."
+    out = []
+    for line in ax.lines:
+        name, y = str(line.get_label()).strip('\u200b'), np.asarray(line.get_ydata(), float)
+        y = y[np.isfinite(y)]
+        if name.startswith('_') or not len(y):
+            continue
+        alone = line.get_linestyle() in ('None', 'none') or len(y) == 1
+        out.append(name if alone else f'{name} from {y[0]:.3g} to {y[-1]:.3g}')
+    return list(dict.fromkeys(out))
+
+# %% ../nbs/8_results/56_style.ipynb #be8a0b39
+def _panel_words(ax) -> str:
+    "One panel: title, axes, lines, names along an axis, texts in it."
+    labels = [' '.join(t.split()) for t in (ax.get_ylabel(), ax.get_xlabel()) if t.strip()]
+    ticks = [t.get_text() for axis in (ax.yaxis, ax.xaxis) for t in axis.get_ticklabels()]
+    names = [' '.join(t.split()) for t in ticks if any(map(str.isalpha, t))]
+    texts = [' '.join(t.get_text().split()) for t in ax.texts if t.get_text().strip()]
+    kind = 'pictures' if ax.images else ''
+    rows = {
+        '': [' '.join(ax.get_title().split()) or kind],
+        'axes: ': [' over '.join(labels)],
+        'lines: ': _line_words(ax),
+        'rows: ': names,
+        'texts: ': texts[:30],
+    }
+    parts = [
+        f'{word}{", ".join(t for t in found if t)}' for word, found in rows.items() if any(found)
+    ]
+    return '; '.join(parts)
+
+# %% ../nbs/8_results/56_style.ipynb #8762d872
+def describe(fig: Figure, most: int = 700) -> str:  # at most so many letters
+    "What a figure shows, in words, from its panels; the note at its foot is left out."
+    panels = list(dict.fromkeys(words for ax in fig.axes if (words := _panel_words(ax))))
+    text = '. '.join(panels)
+    if len(fig.axes) > 1:
+        text = f'{len(fig.axes)} panels. {text}'
+    return text if len(text) <= most else text[:most].rsplit(' ', 1)[0] + ' …'
 
 # %% ../nbs/8_results/56_style.ipynb #ea321fc8
 _METADATA = {  # nothing that changes by itself
