@@ -5,8 +5,8 @@
 
 Three parts, together some three minutes on one H100:
 1. the tests that need a GPU;
-2. half a thousand images of two classes at 32 × 32, twice (the same bits?), and once more, killed on the way and
-   resumed (the same bits?);
+2. half a thousand images of two classes at 32 × 32, twice (the same bits?), and once more, killed on the
+   way and resumed (the same bits?);
 3. seconds a thousand images, memory and launches at each size: gray images, width `auto`, bfloat16, ADA
    "bgc" at p = .3, whole iterations (path length every 4th, R1 every 16th), after two rounds that warm
    up and record. Three ways by turns in one process at the first size: passes recorded as CUDA graphs,
