@@ -290,7 +290,7 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         return 'not run'
     lines = []
     for r in mine.to_dict('records'):
-        size = f'{r["images a class"]} images a class: ' if 'images a class' in r else ''
+        size = f'{r["images a class"]:.0f} images a class: ' if 'images a class' in r else ''
         gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
         words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
         lines.append(f'- {words}: **{r["verdict"]}**{_how_small(r)}')
@@ -317,10 +317,12 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
     if not len(rows):
         return 'No comparison with images of a GAN has been run yet.'
     counts = [f'{v} in {k}' for v, k in rows.verdict.value_counts().items()]
+    seen = 'a gain is seen' if 'better' in set(rows.verdict) else 'no gain is seen'
     surest = rows.loc[(rows.high - rows.low).idxmin()]
+    sources = f'{rows.paper.nunique()} of {len(pub.PAPERS)} sources'
     return (
-        f'**In short:** images of GANs were compared with as many repeated real images {len(rows)} times, '
-        f'in {rows.paper.nunique()} of the four sources: {", ".join(counts)}. The estimate is below zero in '
+        f'**In short: {seen}.** Images of GANs were compared with as many repeated real images '
+        f'{len(rows)} times, in {sources}: {", ".join(counts)}. The estimate is below zero in '
         f'{(rows.difference < 0).sum()} of {len(rows)}. Most is known of {_where(surest)}: there the '
         f'difference is {difference_in_words(surest)}, so a gain of more than {max(surest.high, 0):.3f} '
         'is unlikely.'
