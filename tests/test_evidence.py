@@ -143,7 +143,12 @@ def test_all_sources_in_short(tmp_path):
         first.to_csv(tmp_path / paper / 'T14_primary.csv', index=False)
     rows = evidence.shipped_primary(tmp_path)
     said = evidence.in_short(rows)
-    assert '2 times' in said and 'better in 1' in said and '2 of 4 sources' in said and 'a gain is seen' in said
+    assert (
+        '2 times' in said
+        and 'better in 1' in said
+        and '2 of 4 sources' in said
+        and 'a gain is seen' in said
+    )
     assert 'yet' in evidence.in_short(evidence.shipped_primary(tmp_path / 'none'))
 
 
