@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'heads', 'with_network', 'frozen_note', 'judged', 'all_arms', 'beside_published', 'gain_curve',
-           'level_curve', 'reliability_figure', 'sentences', 'shipped_primary', 'in_short', 'say_decisive', 'decide']
+           'level_curve', 'reliability_figure', 'sentences', 'shipped_primary', 'where', 'in_short', 'say_decisive',
+           'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from pathlib import Path
@@ -290,7 +291,8 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         return 'not run'
     lines = []
     for r in mine.to_dict('records'):
-        size = f'{r["images a class"]:.0f} images a class: ' if 'images a class' in r else ''
+        n = r.get('images a class', np.nan)  # missing where sources stand together
+        size = f'{n:.0f} images a class: ' if n == n else ''
         gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
         words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
         lines.append(f'- {words}: **{r["verdict"]}**{_how_small(r)}')
@@ -306,7 +308,7 @@ def shipped_primary(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=['verdict'])
 
 # %% ../nbs/8_results/61_evidence.ipynb #1781e6e7
-def _where(row) -> str:
+def where(row) -> str:
     "The source, and the size of its data set if there are several."
     n = row.get('images a class', np.nan)
     return f'`{row["paper"]}`' + (f', {n:.0f} images a class' if n == n else '')
@@ -323,7 +325,7 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
     return (
         f'**In short: {seen}.** Images of GANs were compared with as many repeated real images '
         f'{len(rows)} times, in {sources}: {", ".join(counts)}. The estimate is below zero in '
-        f'{(rows.difference < 0).sum()} of {len(rows)}. Most is known of {_where(surest)}: there the '
+        f'{(rows.difference < 0).sum()} of {len(rows)}. Most is known of {where(surest)}: there the '
         f'difference is {difference_in_words(surest)}, so a gain of more than {max(surest.high, 0):.3f} '
         'is unlikely.'
     )

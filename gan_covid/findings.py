@@ -16,7 +16,7 @@ import pandas as pd
 from . import published as pub
 from .claims import does_not_add_up
 from .components import MARGIN
-from .evidence import WORDS, sentences
+from .evidence import WORDS, sentences, where
 from gan_covid.paper import (
     CONTRASTS,
     contrasts,
@@ -329,7 +329,8 @@ def _deciding(profile: Profile) -> pd.DataFrame:
     "The comparisons of a profile that were named beforehand, over all sources."
     rows = [primary_rows(profile, p).assign(paper=p) for p in pub.PAPERS]
     rows = pd.concat([r for r in rows if len(r)] or rows[:1], ignore_index=True)
-    return rows.assign(says=rows.get('verdict'), kind='GAN', who=rows.get('images a class', ''))
+    who = [where(r) for r in rows.to_dict('records')]
+    return rows.assign(says=rows.get('verdict'), kind='GAN', who=who)
 
 # %% ../nbs/8_results/62_findings.ipynb #0a19e54f
 def _others(profile: Profile) -> pd.DataFrame:
@@ -382,14 +383,9 @@ def _hidden(rows: pd.DataFrame) -> str:
     if not len(known):
         return 'No interval is known yet.'
     best, worst = known.loc[known.high.idxmax()], known.loc[known.low.idxmin()]
-    named = {'best': best, 'worst': worst}
-    where = {
-        k: f' ({r["who"]} images a class)' if str(r['who']).isdigit() else f' ({r["who"]})'
-        for k, r in named.items()
-    }
     return (
-        f'A gain of up to {_signed(best.high)}{where["best"]} and a loss of up to '
-        f'{_signed(worst.low)}{where["worst"]} in accuracy are compatible with these runs '
+        f'A gain of up to {_signed(best.high)} ({best.who}) and a loss of up to '
+        f'{_signed(worst.low)} ({worst.who}) in accuracy are compatible with these runs '
         f'({span_in_words(known.n)} a comparison).'
     )
 
