@@ -142,11 +142,13 @@ def cgan(job: Job) -> list:
     return [sample(generator, n, job.seed, k) for k, n in enumerate(job.wanted)]
 
 # %% ../../nbs/9_your_images/76_measure.ipynb #23112ba9
-def _style_config(plan: Plan, seed: int):
-    "A narrow StyleGAN2-ADA, as profile `medium` has it."
+def _style_config(plan: Plan, seed: int, images: int):
+    "A narrow StyleGAN2-ADA, as profile `medium` has it; a batch is no larger than the number of images."
     from gan_covid.stylegan2.settings import Config
 
     short = {'kimg': plan.length, 'width': 'tiny', 'gamma': 0.5, 'ada_kimg': 20.0}
+    if images < 32:  # the largest batch that the size of the images asks for
+        short['batch'] = 1 << (images.bit_length() - 1)
     return Config(augment='bgc', seed=seed, **short)
 
 # %% ../../nbs/9_your_images/76_measure.ipynb #79d08944
@@ -156,7 +158,7 @@ def stylegan2(job: Job) -> list:
 
     names = tuple(map(str, range(job.classes)))
     how = {'tick_kimg': 2.0, 'snapshot_ticks': 0, 'sheet_images': job.classes}
-    config, device = _style_config(job.plan, job.seed), training.default_device()
+    config, device = _style_config(job.plan, job.seed, len(job.y)), training.default_device()
     found = training.train(
         job.images(), config, job.folder, job.y, names, (0, 255), progress=job.say, **how
     )
@@ -190,8 +192,9 @@ def _style_pace(plan: Plan, n: int, classes: int) -> tuple:
     "Seconds before the first thousand images, and of a thousand."
     from gan_covid.stylegan2 import training
 
-    began, short = time.monotonic(), _style_config(replace(plan, length=0.5), plan.seed)
-    x = np.random.default_rng(0).integers(0, 256, (max(64, n), plan.side, plan.side, 1), np.uint8)
+    n = max(64, n)
+    began, short = time.monotonic(), _style_config(replace(plan, length=0.5), plan.seed, n)
+    x = np.random.default_rng(0).integers(0, 256, (n, plan.side, plan.side, 1), np.uint8)
     y, names = np.arange(len(x)) % classes, tuple(map(str, range(classes)))
     with tempfile.TemporaryDirectory() as folder:
         quiet = {'progress': None, 'sheet_images': classes, 'snapshot_ticks': 0}
