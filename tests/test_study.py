@@ -411,7 +411,7 @@ def test_notebook_does_the_same(tmp_path):
 @pytest.mark.parametrize('gan', ['dcgan', 'cgan', 'stylegan2'])
 def test_real_gans_end_to_end(tmp_path, gan, monkeypatch):
     "Trained for moments: what is tested is the way, not the pictures."
-    monkeypatch.setitem(planning.LENGTHS, gan, (1, 0.5 if gan == 'stylegan2' else 6))
+    monkeypatch.setitem(planning.LENGTHS, gan, (0.5, 0.5) if gan == 'stylegan2' else (1, 6))
     root, said = write(tmp_path / 'set', {'yes': 18, 'no': 18}), []
     settings = {**QUICK, 'gan': gan, 'minutes': 0, 'out': str(tmp_path / 'out')}
     page = study(str(root), say=said.append, **settings)
@@ -436,4 +436,4 @@ def test_head_ct_rearranged(real_data, tmp_path):
     page, found = run(tmp_path / 'set', tmp_path / 'out', size=128)
     network = [r for r in found['levels'] if r['arm'] == 'original' and r['share'] == 1]
     assert 0.7 < next(r['mean'] for r in network if 'Lite0' in r['network']) < 0.95
-    assert any('differ in the size' in c for c in found['cautions'])
+    assert any('By size, format' in c for c in found['cautions'])

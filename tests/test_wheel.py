@@ -60,6 +60,8 @@ def call(python, tmp_path):
     "Calls gan-covid in an empty folder."
     hidden = 'PYTHONPATH', 'PYTHONHOME', 'GAN_COVID_DATA', 'VIRTUAL_ENV'
     env = {k: v for k, v in os.environ.items() if k not in hidden}
+    # where nbconvert's templates lie; an installer puts them into the environment
+    env['JUPYTER_PATH'] = str(Path(sys.prefix) / 'share' / 'jupyter')
 
     def run(*arguments):
         command = [str(python), '-m', 'gan_covid.cli', *map(str, arguments)]

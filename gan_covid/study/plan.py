@@ -220,7 +220,7 @@ def look(table: pd.DataFrame) -> list:  # of `finding`
             f'{f["said"]}.',
             f['do'],
             f['names'],
-            grave=f['severity'] == 'serious' or f['kind'] in SPOILS,
+            grave=f['severity'] == 'serious' or f['severity'] == 'look' and f['kind'] in SPOILS,
         )
         for f in check_table(table, hashed=True)['findings']
     ]
