@@ -90,7 +90,8 @@ class Links:
             return f'![{words}]({self._copied(name, folder)})'
         if name.startswith('nbs/') and file.suffix == '.ipynb' or file.name in BESIDE[3:]:
             return m[0]
-        if (file / 'index.html').exists():  # a report of tables and figures
+        # the report of a profile; the page over all of them is not part of the site
+        if file.parent == ROOT / 'figures' and (file / 'index.html').exists():
             return self._raw(words, f'{name}/index.html', folder)
         if self.repository:
             return f'[{words}]({self.repository}/blob/main/{name})'

@@ -1,7 +1,7 @@
 """What is shipped: records that are whole, a manifest with every id, figures that need no engine."""
 
-import re
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
