@@ -2366,6 +2366,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                             'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan._positive': ('9_your_images/plan.html#_positive', 'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan._read': ('9_your_images/plan.html#_read', 'gan_covid/study/plan.py'),
+                                      'gan_covid.study.plan._spoils': ('9_your_images/plan.html#_spoils', 'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan._two_digits': ( '9_your_images/plan.html#_two_digits',
                                                                             'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan.choose': ('9_your_images/plan.html#choose', 'gan_covid/study/plan.py'),
