@@ -147,6 +147,7 @@ def _decided_by(row: dict) -> str:  # of a comparison
         return f'{_more_of(row)}; one value has no interval'
     often = ((ends[1] - ends[0]) / 2 / MARGIN) ** 2
     many = f'about {often:.0f} times as many' if often < 1000 else 'more than can be run'
+    many = 'somewhat more' if often < 2 else many
     return f'{_more_of(row)}; {many} to tell ±{MARGIN:g}'
 
 # %% ../nbs/8_results/62_findings.ipynb #6d14257f

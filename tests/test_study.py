@@ -237,6 +237,14 @@ def test_what_decides_is_enough():
     assert re.search(r'\d+ more test images and \d+ more GANs', decides(loud, 100, 3, 'GANs'))
 
 
+def test_a_study_that_is_large_enough_asks_for_nothing_in_vain():
+    "Ten in a thousand could be seen, and nothing was: no more images of the same number are asked for."
+    said = decides(
+        {'difference': 0.001, 'images': 1e-5, 'runs': 1e-6, 'gans': 1e-6}, 900, 3, 'GANs'
+    )
+    assert 'as they are' in said and ' 0 ' not in said
+
+
 def test_worth_is_read_from_the_curve():
     curve = pd.DataFrame(
         {'images': [25, 50, 75, 100], 'mean': 0.5 + 0.05 * np.log2([25, 50, 75, 100])}

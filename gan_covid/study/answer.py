@@ -160,6 +160,11 @@ def decides(
     "What would decide an open question, in words."
     target = max(abs(row['difference']), MARGIN)
     found, ways = needed(row, target, images, units), []
+    if 0 in (found['images'], found['units']):
+        return (
+            f'A true difference of {target:.3f} would be seen in four of five such studies as they are; '
+            'to tell whether there is a smaller one takes more of everything.'
+        )
     if found['images'] < 20 * images:
         ways.append(f'about {_round(found["images"])} more test images')
     if found['units'] < 20 * units:
