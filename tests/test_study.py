@@ -225,6 +225,15 @@ def test_more_minutes_never_see_less(material):
 # --- words
 
 
+def test_a_shortcut_is_warned_of_once():
+    "The data report finds it in the files, the study in its own images: the answer has the second."
+    said = {'severity': 'serious', 'said': '', 'do': '', 'names': []}
+    assert not planning._spoils(said | {'kind': 'frame alone'})
+    assert planning._spoils(said | {'kind': 'one patient in two parts'})
+    note = said | {'severity': 'note', 'kind': 'form alone'}
+    assert not planning._spoils(note) and planning._spoils(note | {'severity': 'look'})
+
+
 def test_what_decides_is_enough():
     row = {'difference': 0.03, 'images': 6e-4, 'runs': 2e-5, 'gans': 3e-5}
     found = needed(row, 0.03, 100, 3)

@@ -318,11 +318,16 @@ def _paragraph(row: dict, plan: Plan, material: Material, curve) -> dict:
     things = 'GANs' if plan.gan else 'partitions' if plan.design == 'folds' else 'runs'
     open_question = HEADS[row['verdict'].removeprefix('exploratory: ')] == 'Cannot be told'
     decide = decides(row, tested_groups(material, plan), units, things) if open_question else ''
+    settled = (
+        'For these images and this kind of classifier it is decided.'
+        if plan.gan
+        else 'It was not named beforehand: other images have to confirm it.'
+    )
     return {
         'what': what,
         'sure': f'{_sure(row)} {named}',
         'hide': _hide(row),
-        'decide': decide or 'For these images and this kind of classifier it is decided.',
+        'decide': decide or settled,
         'worth': worth(row['difference'], curve, row['low'] > 0),
     }
 

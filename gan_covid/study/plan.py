@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..arms import class_names, image_ids, patient_ids, without_names
+from ..baselines import SHORTCUTS
 from ..check import check_table
 from ..components import Components, Design, planned
 from ..console import duration
@@ -205,7 +206,10 @@ def _positive(classes: list, asked: str) -> str:
 
 # %% ../../nbs/9_your_images/75_plan.ipynb #1f325dc1
 def _spoils(found: dict) -> bool:  # a finding of `check`
-    "Whether it may make an answer wrong, though it need not."
+    """Whether it may make an answer wrong, though it need not. How far the frame and the sharpness tell the
+    classes is measured by the study itself, and said with its answer."""
+    if found['kind'] in SHORTCUTS:
+        return False
     always = 'patients unknown', 'masks', 'blank', 'negatives'
     told = found['kind'] == 'form alone' and found['severity'] == 'look'  # the form of the files
     return found['severity'] == 'serious' or found['kind'] in always or told
@@ -214,7 +218,7 @@ def _spoils(found: dict) -> bool:  # a finding of `check`
 def look(table: pd.DataFrame) -> list:  # of `finding`
     "The data report of a folder, as `gan-covid data check` has it; images go by digits of their hash."
     return [
-        finding(f'{f["said"]}.', f['do'], f['names'], grave=_spoils(f))
+        finding(f'{f["said"]}.', f['do'] and f'{f["do"]}.', f['names'], grave=_spoils(f))
         for f in check_table(table, hashed=True)['findings']
     ]
 
