@@ -2359,6 +2359,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'gan_covid.study.plan.Study.place': ( '9_your_images/plan.html#study.place',
                                                                             'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan._alike': ('9_your_images/plan.html#_alike', 'gan_covid/study/plan.py'),
+                                      'gan_covid.study.plan._classes_below': ( '9_your_images/plan.html#_classes_below',
+                                                                               'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan._folds': ('9_your_images/plan.html#_folds', 'gan_covid/study/plan.py'),
                                       'gan_covid.study.plan._keep_names': ( '9_your_images/plan.html#_keep_names',
                                                                             'gan_covid/study/plan.py'),

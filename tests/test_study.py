@@ -225,6 +225,14 @@ def test_more_minutes_never_see_less(material):
 # --- words
 
 
+def test_classes_a_floor_deeper_are_named(tmp_path):
+    "What an archive unpacks to: set/set/images/yes, no."
+    inner = tmp_path / 'set' / 'set' / 'images'
+    write(inner, {'yes': 12, 'no': 12})
+    with pytest.raises(InputError, match=re.escape(f'Give {inner}')):
+        open_images(Study(str(tmp_path / 'set'), out=str(tmp_path / 'out')))
+
+
 def test_a_shortcut_is_warned_of_once():
     "The data report finds it in the files, the study in its own images: the answer has the second."
     said = {'severity': 'serious', 'said': '', 'do': '', 'names': []}

@@ -27,6 +27,7 @@ from ..datasets.splits import together
 from ..evaluation import POSITIVE
 from ..phantoms import is_phantom
 from ..preprocessing import Prepared, Steps, prepare
+from ..reading import SUFFIXES
 from gan_covid.records import (
     InputError,
     atomic_write,
@@ -222,18 +223,31 @@ def look(table: pd.DataFrame) -> list:  # of `finding`
         for f in check_table(table, hashed=True)['findings']
     ]
 
-# %% ../../nbs/9_your_images/75_plan.ipynb #74860ad7
+# %% ../../nbs/9_your_images/75_plan.ipynb #46ea5db6
 FEWEST = 10  # images a class
 
+# %% ../../nbs/9_your_images/75_plan.ipynb #5e087e39
+def _classes_below(folder: Path) -> Path | None:
+    "The first folder below with several sub-folders of images: unpacked archives lie a floor deeper."
 
+    def has_images(place):
+        return place.is_dir() and any(f.suffix.lower() in SUFFIXES for f in place.iterdir())
+
+    for place in sorted(p for p in folder.rglob('*') if p.is_dir()):
+        if sum(map(has_images, place.iterdir())) > 1:
+            return place
+    return None
+
+# %% ../../nbs/9_your_images/75_plan.ipynb #74860ad7
 def _read(study: Study) -> pd.DataFrame:
     "The table of a folder. One class only, or too few images in one, is an `InputError`."
     patients = {'': None, 'none': False}.get(study.patients, study.patients)
     table = load_folder(study.folder, patients=patients, labels=study.labels)
     counts = table.label.value_counts()
     if len(counts) < 2:
-        only = f'one class only ({counts.index[0]})'
-        raise InputError(f'{study.folder}: {only}. Make a folder for each class')
+        deeper = _classes_below(Path(study.folder))
+        advice = f'Give {deeper}, which has several' if deeper else 'Make a folder for each class'
+        raise InputError(f'{study.folder}: one class only ({counts.index[0]}). {advice}')
     if counts.min() < FEWEST:
         raise InputError(
             f'{study.folder}: class {counts.idxmin()!r} has {counts.min()} images. '
