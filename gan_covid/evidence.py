@@ -20,14 +20,41 @@ from .frozen import results_of
 from .intervals import Uncertainty, z_of
 from .paper import Paper, Runs, difference_in_words, say, span_in_words
 
+# %% ../nbs/8_results/61_evidence.ipynb #13bd31f2
+def _tested_once(results: list) -> list:
+    """Of cross-validation one result for each run: the folds' test images together. Run k of an arm, with the
+    k-th GAN of each fold, answers once for every image."""
+    whole = {}
+    for r in results:
+        same = tuple(r[k] for k in ('network', 'arm', 'gan', 'run', 'length'))
+        whole.setdefault(same if r.get('fold') else len(whole), []).append(r)
+    return [_joined(parts) for parts in whole.values()]
+
+
+def _joined(parts: list) -> dict:
+    if len(parts) == 1:
+        return parts[0]
+    tests = [r['test'] for r in parts]
+    test = {k: sum((list(t[k]) for t in tests), []) for k in ('id', 'y_true')}
+    if all(t.get('group') for t in tests):
+        test['group'] = sum((list(t['group']) for t in tests), [])
+    test['y_score'] = np.concatenate([t['y_score'] for t in tests])
+    prior = np.sum([r['train_prior'] for r in parts], axis=0).tolist()
+    images = round(np.mean([r['images'] for r in parts]))
+    folds = [r['fold'] for r in parts]
+    return {**parts[0], 'test': test, 'train_prior': prior, 'images': images, 'folds': folds}
+
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c248
 def heads(
     paper: Runs,
     length: str = 'steps',  # or 'epochs', as published: more images, more steps
 ) -> list:  # results, with `images a class`
     "All runs on frozen features, and of the classifiers without a network."
-    found = [r for record in paper['classify_frozen'].values() for r in results_of(record)]
-    kept = [r for r in found if r['length'] == length]
+    found = []
+    for record in paper['classify_frozen'].values():
+        fold = record.get('parameters', {}).get('fold')
+        found += [{**r, 'fold': fold} for r in results_of(record)]
+    kept = _tested_once([r for r in found if r['length'] == length])
     return [{**r, 'images a class': round(r['images'] / len(r['classes']))} for r in kept]
 
 # %% ../nbs/8_results/61_evidence.ipynb #36530b40
@@ -45,7 +72,9 @@ def frozen_note(
         return paper.note
     network, weights = record['results']['network'], record['weights']
     names = {'imagenet': 'ImageNet'}
-    return f'{paper.note}; frozen {network}, {names.get(weights, weights)} weights'
+    folds = {r.get('parameters', {}).get('fold') for r in paper['classify_frozen'].values()} - {None}
+    tested = f'; each image tested once, in {len(folds)} folds with GANs of their own' if folds else ''
+    return f'{paper.note}; frozen {network}, {names.get(weights, weights)} weights{tested}'
 
 # %% ../nbs/8_results/61_evidence.ipynb #c7670c15
 _FAST = Uncertainty(n_boot=500)
@@ -201,6 +230,7 @@ WORDS = {
     'original': 'real images alone',
     'original+repeated': 'real images repeated',
     'original+generated': 'with GAN images',
+    'original+generated+kept': 'with picked GAN images',
     'original+classical': 'with classical augmentation',
     'original+mixup': 'with mixup',
     'original+balanced': 'with classes balanced',
@@ -261,16 +291,18 @@ def reliability_figure(
     ax = fig.add_subplot()
     ax.plot([0, 1], [0, 1], color='black', lw=0.8, ls='--')
     mine = with_network(results)
+    chance = min(0.95, 1 / max(2, len(mine[0]['classes'])))
+    lowest = chance
     for i, arm in enumerate(a for a in arms if a in {r['arm'] for r in mine}):
         outcomes = [evaluation.outcome(r, positive) for r in mine if r['arm'] == arm]
         y, q = (np.concatenate([o[k] for o in outcomes]) for k in ('y_true', 'y_score'))
         bins = calibration.reliability(y, q)
+        lowest = min(lowest, bins.accuracy.min() - 0.02)  # sure and wrong: below chance
         ax.plot(
             bins.confidence, bins.accuracy, marker='o', color=style.COLOURS[i], label=WORDS[arm]
         )
-    low = min(0.95, 1 / max(2, len(mine[0]['classes'])))
     ax.set(xlabel='mean probability of the answer', ylabel='share of right answers')
-    ax.set(xlim=(low, 1), ylim=(low, 1))
+    ax.set(xlim=(chance, 1.01), ylim=(lowest, 1.02))
     ax.legend(loc='upper left')
     return fig
 
@@ -364,7 +396,9 @@ def decide(
         title = 'The comparison named beforehand; p corrected by Holm, intervals not adjusted'
         paper.add_table(id, shown[shown.role == 'primary'], f'{id}_primary', title, note)
         what = f'{note}; equal steps; runs pooled'
-        figure = reliability_figure(results, positive=positive, note=what)
+        named = pub.primary(paper.key)
+        arms = 'original', named['control'], named['arm']
+        figure = reliability_figure(results, arms, positive, note=what)
         paper.add_figure(id, figure, f'{id}_reliability')
     compared = beside_published(results, rows, paper.key, positive)
     if len(compared):

@@ -81,6 +81,23 @@ class Runs:
     def __getitem__(self, step) -> dict:
         return self.steps[step]  # {name: record}
 
+    def name_first_gans(self) -> list:  # the names that were given
+        """Of several GANs on the same images (`own-1`, `own-2`, …) the first takes the name of their set,
+        so that tables and figures of one GAN show it; the others keep theirs."""
+        given = []
+
+        def name(run, runs):
+            if not (run.endswith('-1') and f'{run[:-1]}2' in runs):
+                return run
+            # GANs of the set `dcgan` are called like their class alone: profiles.gans_of
+            given.append(run[:-2].removesuffix('-dcgan'))
+            return given[-1]
+
+        for step in ('train_dcgan', 'train_stylegan2', 'generate', 'score'):
+            runs = self.steps.get(step, {})
+            self.steps[step] = {name(k, runs): record for k, record in runs.items()}
+        return list(dict.fromkeys(given))
+
     def first(self, step, default=None):
         "The first record of a step, or the default."
         return next(iter(self.steps.get(step, {}).values()), default)

@@ -378,6 +378,8 @@ def generate_run(settings: dict, gan: str) -> dict:
     "Parameters of runs/generate for a set of images."
     model = model_of(settings, gan)
     which = {} if model == 'dcgan' else {'model': model}
+    trained = (settings.get('gans') or {}).get(gan) or {}
+    which |= {'fold': trained['fold']} if 'fold' in trained else {}
     return settings_of(settings, 'generate', gans=gans_of(settings)[gan], **which)
 
 # %% ../nbs/9_workflow/64_profiles.ipynb #acb9b882

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .arms import array_keys
+from .datasets.splits import fold_split
 from .preprocessing import Prepared
 from .records import InputError, read_json
 
@@ -36,12 +38,18 @@ class Place:
         "Images that a run made; of generated ones `which='kept'` are those of the automatic selection."
         return Prepared.open(self.folder(step, name) / which)
 
-    def prepared(self, dataset: str) -> tuple:  # (`Prepared`, results in the record)
-        "The prepared images of a data set, and what its record says of them."
-        made = self.record('prepare', dataset)[
-            'results'
-        ]  # first: it says what to do if it is missing
-        return self.images('prepare', dataset), made
+    def prepared(self, dataset: str, fold: str = '', seed: int = 0) -> tuple:
+        """(`Prepared`, results in the record) of a data set. `fold` 'K/N': part K of N is the test part and
+        all others train, instead of the prepared split."""
+        # the record first: it says what to do if it is missing
+        made = self.record('prepare', dataset)['results']
+        images = self.images('prepare', dataset)
+        if fold and made.get('given'):
+            raise InputError(f'fold={fold!r}: a split came with the images, and it stays. Leave out fold')
+        if fold:
+            keys = array_keys(images.images)
+            images = images.with_split(fold_split(images.table, fold, seed, keys))
+        return images, made
 
 # %% ../nbs/9_workflow/67_steps.ipynb #9acd420d
 def present(labels, made: dict) -> list:

@@ -166,6 +166,17 @@ def test_what_decides_stands_beside_the_answer(tmp_path, monkeypatch):
     assert len(said) == 1 and 'profile `small`' in said[0] and '**better**' in said[0]
 
 
+def test_sure_and_wrong_is_within_the_figure():
+    "Answers below chance are seen, and the arm that a source names is drawn."
+    arm = pub.primary('ct_report')['arm']
+    made = [run(a, skill, r) for a, skill in (('original', 1), (arm, -3)) for r in range(3)]
+    ax = evidence.reliability_figure(made, ('original', arm), 'hemorrhage', note='n').axes[0]
+    low, high = ax.get_ylim()
+    drawn = np.concatenate([line.get_ydata() for line in ax.lines[1:]])
+    assert low < drawn.min() and drawn.max() < high and drawn.min() < 0.5
+    assert evidence.WORDS[arm] in {t.get_text() for t in ax.get_legend().get_texts()}
+
+
 def test_heads_reads_what_the_step_writes(tmp_path):
     results = [run('original', 1, r) for r in range(2)]
     test = {k: results[0]['test'][k] for k in ('id', 'y_true')}

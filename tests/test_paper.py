@@ -63,3 +63,19 @@ def test_readme_says_what_the_tables_say(monkeypatch):
         if cell['cell_type'] == 'code':
             exec(''.join(cell['source']), names)
     assert said == [text for _, text in outputs(index, 'text/markdown')], 'run make readme'
+
+
+def test_of_several_gans_the_first_takes_the_name_of_their_set(tmp_path):
+    "Tables and figures of one GAN find it; a GAN alone, or of another set, keeps its name."
+    runs = paper.Runs('ct_report', 'smoke', tmp_path)
+    dcgans = 'COVID-dcgan-1', 'COVID-dcgan-2', 'NonCOVID-dcgan-1'
+    others = 'conditional', 'own-1', 'own-10', 'own-2'
+    runs.steps = {
+        'train_dcgan': {name: {'of': name} for name in dcgans},
+        'generate': {name: {'of': name} for name in others},
+    }
+    assert runs.name_first_gans() == ['COVID', 'own']
+    assert list(runs['train_dcgan']) == ['COVID', 'COVID-dcgan-2', 'NonCOVID-dcgan-1']
+    assert list(runs['generate']) == ['conditional', 'own', 'own-10', 'own-2']
+    assert runs['train_dcgan']['COVID'] == {'of': 'COVID-dcgan-1'}
+    assert runs['train_stylegan2'] == runs['score'] == {}

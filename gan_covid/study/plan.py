@@ -23,7 +23,7 @@ from ..components import Components, Design, planned
 from ..console import duration
 from ..datasets.leaks import near_duplicates
 from ..datasets.own import load_folder
-from ..datasets.splits import together
+from ..datasets.splits import fold_numbers, together
 from ..evaluation import POSITIVE
 from ..phantoms import is_phantom
 from ..preprocessing import Prepared, Steps, prepare
@@ -331,21 +331,8 @@ def metric_of(material: Material) -> str:
 
 # %% ../../nbs/9_your_images/75_plan.ipynb #41e55e86
 def _folds(material: Material, n: int, seed: int) -> np.ndarray:  # (n,) number of each image's fold
-    "Folds of whole groups with the classes in proportion. A fold without a class is an `InputError`."
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    y, out = material.y, np.zeros(len(material), int)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of small classes; they are looked at here
-        cut = StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(y, y, material.groups)
-        for k, (_, test) in enumerate(cut):
-            out[test] = k
-    for c in range(len(material.classes)):
-        if len(np.unique(out[y == c])) < n:
-            raise InputError(
-                f'folds={n}: class {material.classes[c]!r} has too few groups. Give fewer'
-            )
-    return out
+    names = np.asarray(material.classes)[material.y]
+    return fold_numbers(names, material.groups, n, seed)
 
 # %% ../../nbs/9_your_images/75_plan.ipynb #50b68112
 def partitions(material: Material, plan: Plan) -> list:  # of partitions: lists of splits (n,)
