@@ -72,8 +72,12 @@ def frozen_note(
         return paper.note
     network, weights = record['results']['network'], record['weights']
     names = {'imagenet': 'ImageNet'}
-    folds = {r.get('parameters', {}).get('fold') for r in paper['classify_frozen'].values()} - {None}
-    tested = f'; each image tested once, in {len(folds)} folds with GANs of their own' if folds else ''
+    folds = {r.get('parameters', {}).get('fold') for r in paper['classify_frozen'].values()} - {
+        None
+    }
+    tested = (
+        f'; each image tested once, in {len(folds)} folds with GANs of their own' if folds else ''
+    )
     return f'{paper.note}; frozen {network}, {names.get(weights, weights)} weights{tested}'
 
 # %% ../nbs/8_results/61_evidence.ipynb #c7670c15
@@ -362,13 +366,18 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
         'is unlikely.'
     )
 
+# %% ../nbs/8_results/61_evidence.ipynb #2a7104b8
+def _of_medium(paper: Paper) -> pd.DataFrame:
+    "The comparisons of profile `medium` that are shipped, for a page of another profile of real images."
+    rows = shipped_primary(paper.root.parent.parent / 'figures' / 'medium')
+    if paper.profile not in ('small', 'paper') or not len(rows):
+        return rows[:0]
+    return rows[rows.paper == paper.key]
+
 # %% ../nbs/8_results/61_evidence.ipynb #5f4de344
 def say_decisive(paper: Paper):
     "Beside the answer of a profile with random weights: what the shipped results of `medium` say, if any."
-    if paper.profile not in ('small', 'paper'):
-        return
-    rows = shipped_primary(paper.root.parent.parent / 'figures' / 'medium')
-    rows = rows[rows.paper == paper.key] if len(rows) else rows
+    rows = _of_medium(paper)
     if len(rows):
         say(
             '**What decides** (profile `medium`: a pretrained network, several GANs, and as many repeated '
@@ -408,5 +417,11 @@ def decide(
     if len(published_way):
         title = 'The same with equal epochs, as published: more images, more steps'
         paper.add_table(id, published_way, f'{id}_epochs', title, note)
-    say(f'**Comparison named beforehand** ({pub.primary(paper.key)["why"]})\n\n{sentences(rows)}')
+    said = sentences(rows)
+    if not len(rows) and len(_of_medium(paper)):
+        said = (
+            'Run in profile `medium`: its answer stands at the top of this page, its tables in '
+            f'figures/medium/{paper.key}.'
+        )
+    say(f'**Comparison named beforehand** ({pub.primary(paper.key)["why"]})\n\n{said}')
     return rows

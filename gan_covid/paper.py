@@ -119,9 +119,12 @@ class Runs:
 
     def missing(self) -> str:
         "What is not there yet and how to make it; empty if nothing is missing."
-        gans = [s for s in self.steps if s.startswith('train_')]  # a source trains one kind of GAN
-        trained = any(self.steps[s] for s in gans)
-        lacking = [s for s, runs in self.steps.items() if not runs and not (trained and s in gans)]
+        # a source trains one kind of GAN, a profile one kind of classifier
+        kinds = [[s for s in self.steps if s.startswith(start)] for start in ('train_', 'classify')]
+        made = [kind for kind in kinds if any(self.steps[s] for s in kind)]
+        lacking = [
+            s for s, runs in self.steps.items() if not runs and not any(s in k for k in made)
+        ]
         if not lacking:
             return ''
         return f'no records yet of: {", ".join(lacking)}. Make them with\n    {self.command}'
@@ -846,6 +849,7 @@ def answer_figure(rows: pd.DataFrame, note: str):  # rows of `contrasts` -> Figu
         ax.set_yticks(rows.index, labels, fontsize=8.5)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_xlabel('difference in accuracy (95 % interval)')
+        ax.locator_params(axis='x', nbins=6)  # signed numbers of three digits, beside long labels
         ax.grid(axis='y', visible=False)
         if rows.kind.nunique() > 1:
             fig.legend(loc='outside upper center', ncols=3)

@@ -4,12 +4,14 @@ Each is a part of the larger ones, its GAN trained on its own training part, the
 classifier; then the source's notebook.
 """
 
+import numpy as np
 import pandas as pd
 import pytest
 from steps import GAN, RADIOGRAPHS, Steps, draw
 
-from gan_covid import arms
+from gan_covid import arms, evidence
 from gan_covid.baselines import BASELINES
+from gan_covid.datasets import splits
 from gan_covid.frozen import results_of
 from gan_covid.published import ids, value
 from gan_covid.records import InputError
@@ -140,6 +142,61 @@ def test_scores_of_heads_are_those_of_the_record(runs, frozen):
     for r in found:
         assert len(r['test']['y_true']) == len(r['test']['y_score']) == len(test)
     assert {r['network'] for r in found} >= set(BASELINES)
+
+
+@pytest.fixture(scope='module')
+def folds(runs):
+    "Cross-validation in two parts, each with a GAN of its own."
+    for k in (1, 2):
+        name, fold = f'fold_{k}', {'fold': f'{k}/2'}
+        runs.run('train_stylegan2', name, conditional=True, labels=RADIOGRAPHS, **fold, **GAN)
+        gans = dict.fromkeys(RADIOGRAPHS, name)
+        runs.run('generate', name, model='stylegan2', gans=gans, per_trained=1.0, **fold)
+        heads_of_fold(runs, name, name, **fold)
+    return runs
+
+
+def heads_of_fold(runs, name, gan, **fold):
+    how = {'labels': RADIOGRAPHS, 'n_generated': -1, 'size': 32, 'repeats': 2, 'baselines': False}
+    return runs.run(
+        'classify_frozen', name, arms=['original', 'original+generated'], gans=[gan], **how, **fold
+    )
+
+
+def test_each_image_is_tested_once_and_by_no_gan_that_saw_it(folds):
+    table, tested = folds.prepared().table, []
+    for k in (1, 2):
+        part = splits.fold_split(table, f'{k}/2')
+        gan = folds.record('train_stylegan2', f'fold_{k}')['results']
+        assert set(gan['trained_on']) == set(part.sha256[part.split == 'train'])
+        assert folds.record('generate', f'fold_{k}')['results']['test_images_seen'] == 0
+        heads = folds.record('classify_frozen', f'fold_{k}')
+        assert heads['parameters']['fold'] == f'{k}/2'
+        assert all(r['leaked'] == [] for r in heads['results']['repeats'])
+        tested += heads['results']['tests'][0]['id']
+    assert len(tested) == len(set(tested)) == len(table)
+
+
+def test_a_gan_of_another_fold_is_refused(folds):
+    with pytest.raises(InputError, match='held out|held-out|test'):
+        heads_of_fold(folds, 'crossed', 'fold_2', fold='1/2')
+    with pytest.raises(InputError, match='splits'):
+        heads_of_fold(folds, 'redrawn', 'fold_1', fold='1/2', splits='redrawn')
+
+
+def test_folds_are_one_result_for_each_run(folds):
+    records = {n: folds.record('classify_frozen', n) for n in ('fold_1', 'fold_2')}
+    for name, record in records.items():
+        record['folder'] = folds.base / 'classify_frozen' / name
+    found = evidence.heads({'classify_frozen': records})
+    assert {len(r['test']['id']) for r in found} == {len(folds.prepared().table)}
+    runs_of = pd.DataFrame(found).groupby('arm').size()
+    assert runs_of.to_dict() == {'original': 2, 'original+generated': 2}
+    parts = [r for record in records.values() for r in results_of(record)]
+    for r in found:
+        same = [p for p in parts if p['arm'] == r['arm']]
+        same = np.concatenate([p['test']['y_score'] for p in same if p['run'] == r['run']])
+        assert np.array_equal(r['test']['y_score'], same)
 
 
 def test_repeats_need_to_know_how_many(runs):

@@ -165,9 +165,37 @@ def imported(path) -> set:
     for cell in cells(path):
         if cell['cell_type'] == 'code' and source(cell).startswith('#| export'):
             for node in ast.walk(ast.parse(source(cell))):
-                if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('gan_covid'):
-                    found |= {node.module, *(f'{node.module}.{a.name}' for a in node.names)}
+                found |= names_of(node)
     return found
+
+
+def names_of(node) -> set:
+    "Modules of the package that one import names; a relative one cannot be followed, and fails."
+    if isinstance(node, ast.Import):
+        return {a.name for a in node.names if a.name.startswith('gan_covid')}
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, (
+            f'from {"." * node.level}{node.module or ""}: write gan_covid. in full'
+        )
+        if node.module.startswith('gan_covid'):
+            return {node.module, *(f'{node.module}.{a.name}' for a in node.names)}
+    if isinstance(node, ast.Call) and 'import_module' in ast.unparse(node.func):
+        texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        return {a for a in texts if str(a).startswith('gan_covid')}
+    return set()
+
+
+def test_every_way_to_import_is_seen():
+    def names(code):
+        return set().union(*map(names_of, ast.walk(ast.parse(code))))
+
+    assert names('import gan_covid.report as r') == {'gan_covid.report'}
+    assert 'gan_covid.report' in names('from gan_covid import report')
+    assert names('import numpy') == set()
+    for code in 'from .x import y', 'from . import x':
+        with pytest.raises(AssertionError):
+            names(code)
+    assert names('importlib.import_module("gan_covid.report")') == {'gan_covid.report'}
 
 
 @pytest.mark.parametrize('path', LIBRARY, ids=short)
@@ -176,7 +204,9 @@ def test_imports_run_downwards(path):
     number = {f'gan_covid.{exports(p)}': i for i, p in enumerate(LIBRARY)}
     here = LIBRARY.index(path)
     upward = sorted(m for m in imported(path) if number.get(m, -1) >= here)
-    assert not upward, f'{short(path)} imports {", ".join(upward)}, which stand above it'
+    assert not upward, (
+        f'{short(path)} imports {", ".join(upward)}, which comes later: move one of the two'
+    )
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=short)
@@ -186,8 +216,21 @@ def test_links_of_notebooks_lead_somewhere(path):
     assert not sorted(t for t in links if not (path.parent / t).exists())
 
 
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=short)
+def test_no_picture_in_the_text_of_a_notebook(path):
+    "Nobody could tell where it comes from: what `make notebooks` draws is known to show no patient."
+    for n, cell in enumerate(cells(path), 1):
+        held = bool(cell.get('attachments')) or 'data:image' in source(cell)
+        held = held and cell['cell_type'] == 'markdown'
+        assert not held, f'{short(path)}, cell {n}: a picture in the text; draw it in a code cell'
+
+
 @pytest.mark.parametrize('path', LIBRARY, ids=short)
 def test_notebook_says_what_is_next_and_what_it_builds_on(path):
+    feet = [source(c) for c in cells(path) if source(c).startswith('---\n')]
+    assert len(feet) == 1, (
+        f'{short(path)}: one cell at the end says what is next; there are {len(feet)}'
+    )
     last = source(cells(path)[-1])
     following = LIBRARY[LIBRARY.index(path) + 1 :][:1]
     assert last.startswith('---\n')
@@ -417,7 +460,10 @@ def test_only_engine_modules_load_an_engine():
 # --- what is in the tree
 
 # written so that none of them finds itself
-PATHS = re.compile(rb'(?:^|[^\w.)}\]*<-])/(?:work|farm|home|Users|root|tmp)/[^\n]{0,40}', re.M)
+PATHS = re.compile(
+    rb'(?:^|[^\w.)}\]*<-])/(?:work|farm|home|Users|root|tmp|mnt|media|scratch|srv|Volumes)/[^\n]{0,40}',
+    re.M,
+)
 REGISTRIES = re.compile(
     rb'(?:pyp[i]|pythonhoste[d]|npmj[s]|debia[n]|anacond[a])\.org|(?:index-ur|find-link)[ls]\b'
 )
@@ -443,6 +489,33 @@ def test_no_registry_address():
 
 def test_only_ci_knows_where_the_data_lies():
     assert not places(SHARED, but=['.ci/run'])
+
+
+PICTURES = (
+    '.png',
+    '.jpg',
+    '.jpeg',
+    '.gif',
+    '.tif',
+    '.tiff',
+    '.bmp',
+    '.webp',
+    '.dcm',
+    '.npy',
+    '.npz',
+    '.nii',
+)
+DRAWN = (
+    'figures/',
+    'records/',
+    'benchmarks/results/',
+)  # whose pictures are made by steps, and tested
+
+
+def test_pictures_lie_where_they_are_drawn():
+    "A picture elsewhere would be put there by hand; nobody could tell whether it shows a patient."
+    found = [str(p) for p in tree() if p.suffix.lower() in PICTURES]
+    assert not [p for p in found if not p.startswith(DRAWN)], f'pictures belong below {DRAWN}'
 
 
 def test_no_heavy_file():

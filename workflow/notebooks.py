@@ -5,7 +5,8 @@
 
 A notebook carries a stamp in its metadata: a hash of its code and a hash of its outputs. Outputs that were
 made in another way than by `run` do not match their stamp. `run` hides the data sets (GAN_COVID_DATA, the
-download cache) from the notebooks, so that no pixel of a patient can get into an output.
+download cache) from the notebooks and refuses to open images that lie elsewhere, so that no pixel of a
+patient can get into an output.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def problems(path: str) -> list:
         found.append(
             f'{path}: {file.stat().st_size // 1024} KB, at most {NOTEBOOK // 1024} are allowed'
         )
-    for i, cell in enumerate(notebook['cells']):
+    for i, cell in enumerate(notebook['cells'], 1):  # as JupyterLab and ruff count
         for output in cell.get('outputs', []):
             png = _joined(output.get('data', {}).get('image/png', ''))
             if len(png) * 3 // 4 > PICTURE:
@@ -137,6 +138,47 @@ def _tidy(notebook, most: int):
         )
 
 
+# the first thing that a kernel runs: no code of a notebook opens an image of somebody's, wherever it lies
+GUARD = """
+import sys
+
+def _no_foreign_images(event, given, allowed=ALLOWED, refused=REFUSED, kinds=KINDS):
+    import os
+    if event == 'open' and isinstance(given[0], (str, os.PathLike)):
+        path = os.path.realpath(os.fspath(given[0]))
+        ours = path.startswith(allowed) and not path.startswith(refused)
+        if path.lower().endswith(kinds) and not ours:
+            raise PermissionError(f'{path}: outputs that are stored show drawn and generated images only')
+
+sys.addaudithook(_no_foreign_images)
+"""
+KINDS = (
+    '.png',
+    '.jpg',
+    '.jpeg',
+    '.gif',
+    '.tif',
+    '.tiff',
+    '.bmp',
+    '.webp',
+    '.dcm',
+    '.npy',
+    '.npz',
+    '.nii',
+    '.zip',
+)
+
+
+def guard(notebook):
+    "Put the guard before all cells; take it out again with `notebook.cells.pop(0)`."
+    import nbformat
+
+    allowed = [str(ROOT), os.path.realpath(tempfile.gettempdir()), sys.prefix, sys.base_prefix]
+    code = GUARD.replace('ALLOWED', repr(tuple(allowed))).replace('KINDS', repr(KINDS))
+    code = code.replace('REFUSED', repr((str(ROOT / 'work'), str(ROOT / 'data'))))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(code))
+
+
 def run(path: str) -> float:
     "Execute one notebook and keep its outputs; the file changes only if all went well. Returns seconds."
     import nbformat
@@ -147,7 +189,9 @@ def run(path: str) -> float:
     file = ROOT / path
     notebook = nbformat.read(file, as_version=4)
     where = {'metadata': {'path': str(file.parent)}}
+    guard(notebook)
     NotebookClient(notebook, timeout=1200, kernel_name='python3', resources=where).execute()
+    notebook.cells.pop(0)
     for most in PICTURE, PICTURE // 2, PICTURE // 4:
         _tidy(notebook, most)
         if len(nbformat.writes(notebook).encode()) <= NOTEBOOK:

@@ -61,15 +61,17 @@ class Report:
 
     def to_markdown(self, most: int = 10) -> str:
         "The report as text, with at most `most` names a section."
-        leaks = self.leaks.itertuples()
+        # of a picture some digits of its hash are enough; a patient's name stays whole
+        leaks = [
+            (f'{r.kind} {r.key if r.kind == "patient" else r.key[:16]}', r.splits)
+            for r in self.leaks.itertuples()
+        ]
         sections = {
             'Broken': [f'{b["file"]}: {b["why"]}' for b in self.broken],
             'Missing': self.missing,
             'Unexpected': self.unexpected,
             'Duplicates': self._duplicates(),
-            'Leaks in the official split': [
-                f'{r.kind} {r.key[:16]} in {" and ".join(r.splits)}' for r in leaks
-            ],
+            'Leaks in the official split': [f'{what} in {" and ".join(s)}' for what, s in leaks],
             'Notes': self.notes,
         }
         verdict = 'complete' if self.ok else 'not as published'
