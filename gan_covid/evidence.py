@@ -72,8 +72,12 @@ def frozen_note(
         return paper.note
     network, weights = record['results']['network'], record['weights']
     names = {'imagenet': 'ImageNet'}
-    folds = {r.get('parameters', {}).get('fold') for r in paper['classify_frozen'].values()} - {None}
-    tested = f'; each image tested once, in {len(folds)} folds with GANs of their own' if folds else ''
+    folds = {r.get('parameters', {}).get('fold') for r in paper['classify_frozen'].values()} - {
+        None
+    }
+    tested = (
+        f'; each image tested once, in {len(folds)} folds with GANs of their own' if folds else ''
+    )
     return f'{paper.note}; frozen {network}, {names.get(weights, weights)} weights{tested}'
 
 # %% ../nbs/8_results/61_evidence.ipynb #c7670c15

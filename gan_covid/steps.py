@@ -45,7 +45,9 @@ class Place:
         made = self.record('prepare', dataset)['results']
         images = self.images('prepare', dataset)
         if fold and made.get('given'):
-            raise InputError(f'fold={fold!r}: a split came with the images, and it stays. Leave out fold')
+            raise InputError(
+                f'fold={fold!r}: a split came with the images, and it stays. Leave out fold'
+            )
         if fold:
             keys = array_keys(images.images)
             images = images.with_split(fold_split(images.table, fold, seed, keys))
