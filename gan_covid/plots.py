@@ -716,6 +716,16 @@ def boxes(
 # %% ../nbs/8_results/57_plots.ipynb #2b6062b9
 SCHEMES = {}  # name -> (boxes, arrows)
 
+# %% ../nbs/8_results/57_plots.ipynb #8ceb7fcc
+def scheme(
+    kind: str,  # a name in `SCHEMES`
+    *,
+    note: str = 'drawn scheme, no data',
+) -> Figure:
+    "One of the schemes."
+    check_choice('kind', kind, SCHEMES)
+    return boxes(*SCHEMES[kind], note=note)
+
 # %% ../nbs/8_results/57_plots.ipynb #05980322
 SCHEMES['gan'] = (
     {
@@ -809,16 +819,6 @@ SCHEMES['arms'] = (
     },
     [('r', 'G'), ('G', 'g'), ('r', 'k'), ('k', 'C'), ('g', 'C'), ('t', 'C')],
 )
-
-# %% ../nbs/8_results/57_plots.ipynb #8ceb7fcc
-def scheme(
-    kind: str,  # a name in `SCHEMES`
-    *,
-    note: str = 'drawn scheme, no data',
-) -> Figure:
-    "One of the schemes."
-    check_choice('kind', kind, SCHEMES)
-    return boxes(*SCHEMES[kind], note=note)
 
 # %% ../nbs/8_results/57_plots.ipynb #7fe3e2ba
 _SMALL = re.compile(

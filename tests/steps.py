@@ -32,7 +32,7 @@ def run_here(notebook, parameters: dict) -> dict:
     "Execute the code cells of a notebook with these parameters; returns its names."
     given, names = check_parameters(notebook, parameters), {'__name__': '__main__'}
     with contextlib.chdir(ROOT), matplotlib.rc_context():
-        for i, cell in enumerate(read_json(notebook)['cells']):
+        for i, cell in enumerate(read_json(notebook)['cells'], 1):
             if cell['cell_type'] != 'code':
                 continue
             code = compile(''.join(cell['source']), f'{Path(notebook).stem}, cell {i}', 'exec')
