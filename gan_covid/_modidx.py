@@ -1317,6 +1317,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence.sentences': ('8_results/evidence.html#sentences', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.shipped_primary': ( '8_results/evidence.html#shipped_primary',
                                                                             'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.together': ('8_results/evidence.html#together', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.where': ('8_results/evidence.html#where', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.with_network': ('8_results/evidence.html#with_network', 'gan_covid/evidence.py')},
             'gan_covid.fidelity': { 'gan_covid.fidelity.ClassifierFeatures': ( '3_scores/fidelity.html#classifierfeatures',

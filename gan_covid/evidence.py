@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'heads', 'with_network', 'frozen_note', 'judged', 'all_arms', 'beside_published', 'gain_curve',
-           'level_curve', 'reliability_figure', 'sentences', 'shipped_primary', 'where', 'in_short', 'say_decisive',
-           'decide']
+           'level_curve', 'reliability_figure', 'together', 'sentences', 'shipped_primary', 'where', 'in_short',
+           'say_decisive', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from pathlib import Path
@@ -17,20 +17,10 @@ from . import calibration, components, evaluation, plots, style, summaries
 from . import published as pub
 from .baselines import BASELINES
 from .frozen import results_of
-from .intervals import Uncertainty, z_of
+from .intervals import Uncertainty, student, z_of
 from .paper import Paper, Runs, difference_in_words, say, span_in_words
 
-# %% ../nbs/8_results/61_evidence.ipynb #13bd31f2
-def _tested_once(results: list) -> list:
-    """Of cross-validation one result for each run: the folds' test images together. Run k of an arm, with the
-    k-th GAN of each fold, answers once for every image."""
-    whole = {}
-    for r in results:
-        same = tuple(r[k] for k in ('network', 'arm', 'gan', 'run', 'length'))
-        whole.setdefault(same if r.get('fold') else len(whole), []).append(r)
-    return [_joined(parts) for parts in whole.values()]
-
-
+# %% ../nbs/8_results/61_evidence.ipynb #e1047189
 def _joined(parts: list) -> dict:
     if len(parts) == 1:
         return parts[0]
@@ -43,6 +33,16 @@ def _joined(parts: list) -> dict:
     images = round(np.mean([r['images'] for r in parts]))
     folds = [r['fold'] for r in parts]
     return {**parts[0], 'test': test, 'train_prior': prior, 'images': images, 'folds': folds}
+
+# %% ../nbs/8_results/61_evidence.ipynb #13bd31f2
+def _tested_once(results: list) -> list:
+    """Of cross-validation one result for each run: the folds' test images together. Run k of an arm, with the
+    k-th GAN of each fold, answers once for every image."""
+    whole = {}
+    for r in results:
+        same = tuple(r[k] for k in ('network', 'arm', 'gan', 'run', 'length'))
+        whole.setdefault(same if r.get('fold') else len(whole), []).append(r)
+    return [_joined(parts) for parts in whole.values()]
 
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c248
 def heads(
@@ -310,6 +310,30 @@ def reliability_figure(
     ax.legend(loc='upper left')
     return fig
 
+# %% ../nbs/8_results/61_evidence.ipynb #5634c2c7
+def together(
+    rows: pd.DataFrame,  # of `judged`: primary comparisons of one source at several sizes
+) -> (
+    pd.DataFrame
+):  # one row: difference, low, high, p, sizes, GANs, verdict; empty where it cannot be told
+    "The mean difference over all sizes, exploratory."
+    rows = rows[rows.role == 'primary'] if len(rows) else rows
+    if len(rows) < 2 or (rows.GANs < 2).any():
+        return pd.DataFrame()
+    own = (rows['variance of runs'] + rows['of GANs']).sum() / len(rows) ** 2
+    images = np.sqrt(rows['of images']).mean() ** 2
+    parts = [
+        components.Part(own, (rows.GANs - 1).sum(), own),
+        components.Part(images, rows.n_test.min() - 2, images),
+    ]
+    df, difference = components.satterthwaite(parts), rows.difference.mean()
+    found = student(difference, own + images, df, Uncertainty().level)
+    found = {k: float(found[k]) for k in ('low', 'high', 'p')}
+    equal = components.equivalence(difference, np.sqrt(own + images), df)
+    said = f'exploratory: {components.verdict(difference, found["p"], equal)}'
+    size = {'sizes': len(rows), 'GANs': rows.GANs.sum(), 'verdict': said}
+    return pd.DataFrame([{'difference': difference, **found, **size}])
+
 # %% ../nbs/8_results/61_evidence.ipynb #3e5daebd
 def _how_small(row) -> str:
     "What a true difference must be to be seen, and what is not known."
@@ -404,6 +428,9 @@ def decide(
         paper.add_table(id, shown, f'{id}_contrasts', title, note)
         title = 'The comparison named beforehand; p corrected by Holm, intervals not adjusted'
         paper.add_table(id, shown[shown.role == 'primary'], f'{id}_primary', title, note)
+        if len(mean := together(rows)):
+            title = 'The mean over all sizes, not named beforehand'
+            paper.add_table(id, mean, f'{id}_together', title, note)
         what = f'{note}; equal steps; runs pooled'
         named = pub.primary(paper.key)
         arms = 'original', named['control'], named['arm']

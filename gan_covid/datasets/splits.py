@@ -213,6 +213,9 @@ def fold_numbers(
     from sklearn.model_selection import StratifiedGroupKFold
 
     y, out = np.asarray(y), np.zeros(len(y), int)
+    for c in np.unique(y):
+        if len(np.unique(np.asarray(groups)[y == c])) < n:
+            raise InputError(f'folds={n}: class {str(c)!r} has too few groups. Give fewer')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of small classes; they are looked at here
         cut = StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(y, y, groups)
