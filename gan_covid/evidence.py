@@ -381,12 +381,13 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
     counts = [f'{v} in {k}' for v, k in rows.verdict.value_counts().items()]
     seen = 'a gain is seen' if 'better' in set(rows.verdict) else 'no gain is seen'
     surest = rows.loc[(rows.high - rows.low).idxmin()]
+    most = f'a gain of more than {surest.high:.3f}' if surest.high >= 0.0005 else 'any gain'
     sources = f'{rows.paper.nunique()} of {len(pub.PAPERS)} sources'
     return (
         f'**In short: {seen}.** Images of GANs were compared with as many repeated real images '
         f'{len(rows)} times, in {sources}: {", ".join(counts)}. The estimate is below zero in '
         f'{(rows.difference < 0).sum()} of {len(rows)}. Most is known of {where(surest)}: there the '
-        f'difference is {difference_in_words(surest)}, so a gain of more than {max(surest.high, 0):.3f} '
+        f'difference is {difference_in_words(surest)}, so {most} '
         'is unlikely.'
     )
 
