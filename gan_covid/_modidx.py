@@ -1318,6 +1318,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence.shipped_primary': ( '8_results/evidence.html#shipped_primary',
                                                                             'gan_covid/evidence.py'),
                                     'gan_covid.evidence.together': ('8_results/evidence.html#together', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.together_in_words': ( '8_results/evidence.html#together_in_words',
+                                                                              'gan_covid/evidence.py'),
                                     'gan_covid.evidence.where': ('8_results/evidence.html#where', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.with_network': ('8_results/evidence.html#with_network', 'gan_covid/evidence.py')},
             'gan_covid.fidelity': { 'gan_covid.fidelity.ClassifierFeatures': ( '3_scores/fidelity.html#classifierfeatures',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'heads', 'with_network', 'frozen_note', 'judged', 'all_arms', 'beside_published', 'gain_curve',
-           'level_curve', 'reliability_figure', 'together', 'sentences', 'shipped_primary', 'where', 'in_short',
-           'say_decisive', 'decide']
+           'level_curve', 'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary',
+           'where', 'in_short', 'say_decisive', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from pathlib import Path
@@ -333,6 +333,15 @@ def together(
     said = f'exploratory: {components.verdict(difference, found["p"], equal)}'
     size = {'sizes': len(rows), 'GANs': rows.GANs.sum(), 'verdict': said}
     return pd.DataFrame([{'difference': difference, **found, **size}])
+
+# %% ../nbs/8_results/61_evidence.ipynb #8cf5efea
+def together_in_words(row) -> str:  # of `together`
+    "What all sizes say, in one sentence."
+    return (
+        f'Over all {row["sizes"]} sizes together, with {row["GANs"]} GANs, the mean difference is '
+        f'{difference_in_words(row)}: {row["verdict"].removeprefix("exploratory: ")}, though this mean was '
+        'not named beforehand.'
+    )
 
 # %% ../nbs/8_results/61_evidence.ipynb #3e5daebd
 def _how_small(row) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from . import published as pub
 from .claims import does_not_add_up
 from .components import MARGIN
-from .evidence import WORDS, sentences, where
+from .evidence import WORDS, sentences, together_in_words, where
 from gan_covid.paper import (
     CONTRASTS,
     contrasts,
@@ -369,13 +369,13 @@ def _lead(rows: pd.DataFrame, beforehand: bool, profile: Profile) -> str:
     )
 
 # %% ../nbs/8_results/62_findings.ipynb #9463d0aa
-def _lines(rows: pd.DataFrame) -> list:
-    "A sentence a comparison, with its source."
-    return [
-        f'`{paper}`, {line.removeprefix("- ")}'
-        for paper, mine in rows.groupby('paper', sort=False)
-        for line in sentences(mine).splitlines()
-    ]
+def _lines(rows: pd.DataFrame, profile: Profile):
+    "A sentence a comparison, with its source; after several sizes what they say together."
+    for paper, mine in rows.groupby('paper', sort=False):
+        for line in sentences(mine).splitlines():
+            yield f'`{paper}`, {line.removeprefix("- ")}'
+        for file in sorted((profile.folder / paper).glob('*_together.csv')):
+            yield f'`{paper}`: {together_in_words(pd.read_csv(file).iloc[0])}'
 
 # %% ../nbs/8_results/62_findings.ipynb #e8721975
 def _hidden(rows: pd.DataFrame) -> str:
@@ -406,7 +406,7 @@ def answer(profiles: list) -> Answer:  # None where nothing was compared
     if first is None:
         return None
     profile, beforehand, rows = first
-    lines = _lines(rows) if beforehand else ()
+    lines = _lines(rows, profile) if beforehand else ()
     widest = max(rows.to_dict('records'), key=lambda r: r['high'] - r['low'])
     said = one_word(rows), profile, _lead(rows, beforehand, profile), tuple(lines)
     return Answer(*said, _hidden(rows), _decided_by(widest), tuple(told))
