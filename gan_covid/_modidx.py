@@ -1293,6 +1293,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'gan_covid.evidence': { 'gan_covid.evidence._against_size': ('8_results/evidence.html#_against_size', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._below': ('8_results/evidence.html#_below', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._counted': ('8_results/evidence.html#_counted', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence._enter_comparisons': ( '8_results/evidence.html#_enter_comparisons',
+                                                                               'gan_covid/evidence.py'),
                                     'gan_covid.evidence._gain_rows': ('8_results/evidence.html#_gain_rows', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._how_small': ('8_results/evidence.html#_how_small', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._interval': ('8_results/evidence.html#_interval', 'gan_covid/evidence.py'),

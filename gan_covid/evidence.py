@@ -419,6 +419,18 @@ def say_decisive(paper: Paper):
             + sentences(rows.dropna(axis=1, how='all'))
         )
 
+# %% ../nbs/8_results/61_evidence.ipynb #9c0d75d6
+def _enter_comparisons(paper: Paper, id: str, rows: pd.DataFrame, note: str):
+    "The tables of comparisons: all, the one named beforehand, and the mean over sizes."
+    title = 'Each arm against repeated real images; intervals of each comparison alone'
+    shown = rows.drop(columns=_FOR_COMPUTING)
+    paper.add_table(id, shown, f'{id}_contrasts', title, note)
+    title = 'The comparison named beforehand; p corrected by Holm, intervals not adjusted'
+    paper.add_table(id, shown[shown.role == 'primary'], f'{id}_primary', title, note)
+    if len(mean := together(rows)):
+        title = 'The mean over all sizes, not named beforehand'
+        paper.add_table(id, mean, f'{id}_together', title, note)
+
 # %% ../nbs/8_results/61_evidence.ipynb #79894314
 def decide(
     paper: Paper,
@@ -433,14 +445,7 @@ def decide(
         title = 'All arms on frozen features, equal steps; classifiers without a network'
         paper.add_table(id, table, f'{id}_heads', title, note)
     if len(rows):
-        title = 'Each arm against repeated real images; intervals of each comparison alone'
-        shown = rows.drop(columns=_FOR_COMPUTING)
-        paper.add_table(id, shown, f'{id}_contrasts', title, note)
-        title = 'The comparison named beforehand; p corrected by Holm, intervals not adjusted'
-        paper.add_table(id, shown[shown.role == 'primary'], f'{id}_primary', title, note)
-        if len(mean := together(rows)):
-            title = 'The mean over all sizes, not named beforehand'
-            paper.add_table(id, mean, f'{id}_together', title, note)
+        _enter_comparisons(paper, id, rows, note)
         what = f'{note}; equal steps; runs pooled'
         named = pub.primary(paper.key)
         arms = 'original', named['control'], named['arm']

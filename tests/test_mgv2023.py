@@ -144,6 +144,9 @@ def test_scores_of_heads_are_those_of_the_record(runs, frozen):
     assert {r['network'] for r in found} >= set(BASELINES)
 
 
+FOLD_ARMS = ['original', 'original+repeated', 'original+generated']
+
+
 @pytest.fixture(scope='module')
 def folds(runs):
     "Cross-validation in two parts, each with a GAN of its own."
@@ -158,9 +161,7 @@ def folds(runs):
 
 def heads_of_fold(runs, name, gan, **fold):
     how = {'labels': RADIOGRAPHS, 'n_generated': -1, 'size': 32, 'repeats': 2, 'baselines': False}
-    return runs.run(
-        'classify_frozen', name, arms=['original', 'original+generated'], gans=[gan], **how, **fold
-    )
+    return runs.run('classify_frozen', name, arms=FOLD_ARMS, gans=[gan], **how, **fold)
 
 
 def test_each_image_is_tested_once_and_by_no_gan_that_saw_it(folds):
@@ -191,7 +192,7 @@ def test_folds_are_one_result_for_each_run(folds):
     found = evidence.heads({'classify_frozen': records})
     assert {len(r['test']['id']) for r in found} == {len(folds.prepared().table)}
     runs_of = pd.DataFrame(found).groupby('arm').size()
-    assert runs_of.to_dict() == {'original': 2, 'original+generated': 2}
+    assert runs_of.to_dict() == dict.fromkeys(FOLD_ARMS, 2)
     parts = [r for record in records.values() for r in results_of(record)]
     for r in found:
         same = [p for p in parts if p['arm'] == r['arm']]
