@@ -191,10 +191,9 @@ def save_scores(file, scores: list) -> Path:  # of each run: (n, classes), rows 
     packed = np.concatenate([np.rint(np.asarray(s) * _STEPS).astype(np.uint16) for s in scores])
 
     def write(part):
-        # LZMA, which `np.load` reads too: a quarter smaller than what `np.savez_compressed` writes
-        entry = zipfile.ZipInfo(
-            'scores.npy'
-        )  # without the time, so that equal scores are equal files
+        # LZMA, which `np.load` reads too: a quarter smaller than what `np.savez_compressed` writes;
+        # an entry without the time, so that equal scores are equal files
+        entry = zipfile.ZipInfo('scores.npy')
         entry.compress_type = zipfile.ZIP_LZMA
         with zipfile.ZipFile(part, 'w') as f, f.open(entry, 'w') as one:
             np.save(one, packed)
