@@ -311,6 +311,9 @@ def _shell_class():
             self.shell.keep('display_data', data=data, metadata=metadata or {})
 
     class Hook(DisplayHook):
+        def quiet(self):
+            return self.semicolon_at_end_of_expression(self.shell.source)
+
         def write_output_prompt(self):
             pass
 
@@ -342,7 +345,7 @@ def _shell():
 def run_cell(source: str) -> list:
     "Run code in this process: its outputs as a notebook stores them; an error is the last one."
     shell, before = _shell(), (sys.stdout, sys.stderr)
-    shell.outputs = outputs = []
+    shell.source, shell.outputs = source, (outputs := [])
     sys.stdout = _Tee('stdout', sys.stdout, outputs)
     sys.stderr = _Tee('stderr', sys.stderr, outputs)
     try:

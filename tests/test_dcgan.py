@@ -240,8 +240,8 @@ import json, sys, types
 sys.path.insert(0, sys.argv.pop(1))
 import cgan_labels
 settings = dict(
-    dataset="covid_ct", images=150, size=32, epochs=80, seeds=[1], lr=5e-4, beta_1=0., wrong_labels=.5,
-    ema=.99, precision="float32", json=None, figure=None,
+    dataset="covid_ct", images=100, judge_images=250, size=32, epochs=60, seeds=[1], lr=5e-4, beta_1=0.,
+    wrong_labels=.5, ema=.99, precision="float32", json=None, figure=None,
 )
 print(json.dumps(cgan_labels.main(types.SimpleNamespace(**settings))["gans"]))
 """

@@ -187,6 +187,6 @@ def test_heads_reads_what_the_step_writes(tmp_path):
     paper = {'classify_frozen': {'a': record}}
     steps, epochs = evidence.heads(paper), evidence.heads(paper, 'epochs')
     assert [r['run'] for r in steps] == [0] and [r['run'] for r in epochs] == [1]
-    assert steps[0]['images a class'] == 30
+    assert steps[0]['images a class'] == 30 and evidence.fine_tuned(paper) == []
     found = pd.DataFrame(steps[0]['test']['y_score']), pd.DataFrame(results[0]['test']['y_score'])
     assert np.abs(found[0] - found[1]).to_numpy().max() < 1e-4

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from gan_covid.arms import LEAKY, named
@@ -14,8 +15,12 @@ from gan_covid.published import ids
 from gan_covid.records import find_records, read_json, verify_record
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'workflow'))
+import notebooks  # noqa: E402  not of the package
+
 TABLES = '.csv', '.md', '.tex'
 PROFILES = sorted(p.parent for p in (ROOT / 'figures').glob('*/manifest.json'))
+NOTEBOOKS = sorted((ROOT / 'nbs' / 'papers').glob('*.ipynb'))
 SHIPPED = sorted({(r['profile'], r['paper']) for r in find_records(ROOT / 'records')})
 
 
@@ -84,14 +89,14 @@ def redrawn(tmp_path_factory):
     command = [sys.executable, '-m', 'gan_covid.cli', 'figures', '--profile', 'small', *options]
     env = {**os.environ, 'PYTHONPATH': str(tmp / 'block')}
     subprocess.run(command, check=True, env=env, cwd=ROOT)
-    return tmp / 'figures' / 'small'
+    return tmp
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('paper', [paper for profile, paper in SHIPPED if profile == 'small'])
 def test_figures_are_redrawn_without_engines_to_the_same_tables(redrawn, paper):
     "The shipped tables byte for byte; and pictures of patients are marked so, whether they are here or not."
-    shipped = ROOT / 'figures' / 'small'
+    shipped, redrawn = (folder / 'figures' / 'small' for folder in (ROOT, redrawn))
     tables = {p.name: p.read_bytes() for p in (shipped / paper).iterdir() if p.suffix in TABLES}
     assert tables
     changed = [t for t, text in tables.items() if (redrawn / paper / t).read_bytes() != text]
@@ -99,3 +104,27 @@ def test_figures_are_redrawn_without_engines_to_the_same_tables(redrawn, paper):
     ours, theirs = (read_json(f / 'manifest.json')['items'] for f in (redrawn, shipped))
     local = {i: v['local'] for i, v in theirs.items() if v['paper'] == paper}
     assert {i: v['local'] for i, v in ours.items() if v['paper'] == paper} == local
+
+
+def said(notebook) -> list:
+    "Everything that a notebook says in words, cell by cell."
+    # the plain text of a table is as wide as the window; its HTML says the same
+    kinds = 'text/markdown', 'text/html', 'text/plain'
+    out = []
+    for n, cell in enumerate(notebook.cells, 1):
+        for o in cell.get('outputs', []):
+            data = o.get('data', {})
+            shown = next((data[k] for k in kinds if k in data), '')
+            out += [(n, ''.join(text)) for text in (o.get('text', ''), shown) if text]
+    return [(n, text) for n, text in out if not text.startswith('<Figure')]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_is_stored_is_what_the_code_says_now(redrawn, path):
+    "Also where a module behind the notebook has changed: `make notebooks NOTEBOOK=…` stores it anew."
+    stored = nbformat.read(path, as_version=4)
+    now = nbformat.read(redrawn / 'work' / 'small' / 'notebooks' / path.name, as_version=4)
+    now.cells = [c for c in now.cells if 'injected-parameters' not in c.metadata.get('tags', [])]
+    notebooks._tidy(now, notebooks.PICTURE)
+    assert said(now) == said(stored)

@@ -144,6 +144,48 @@ def test_scores_of_heads_are_those_of_the_record(runs, frozen):
     assert {r['network'] for r in found} >= set(BASELINES)
 
 
+TUNED_ARMS = ['original+repeated', 'original+generated']
+
+
+@pytest.fixture(scope='module')
+def tuned(runs):
+    "The whole pretrained network trained, with the images of two GANs."
+    return runs.run(
+        'classify_frozen',
+        'tuned',
+        arms=TUNED_ARMS,
+        gans=['smaller', 'larger'],
+        labels=RADIOGRAPHS,
+        real_share=0.5,
+        n_generated=-1,
+        protocol='tuned-lite0',
+        size=32,
+        repeats=1,
+        baselines=False,
+    )
+
+
+def test_whole_networks_stand_beside_heads(runs, frozen, tuned):
+    rows = pd.DataFrame(tuned['results']['repeats'])
+    assert rows.groupby('arm').gan.agg(list).to_dict() == dict(zip(TUNED_ARMS, ([0], [1, 2])))
+    assert rows.steps.nunique() == 1 and set(rows.weights) == {'imagenet'}
+    records = {'smaller': frozen, 'tuned': tuned}
+    for name, record in records.items():
+        record['folder'] = runs.base / 'classify_frozen' / name
+    paper = {'classify_frozen': records}
+    whole = evidence.fine_tuned(paper)
+    assert {r['network'] for r in whole} == {'efficientnetlite0, fine-tuned'} and len(whole) == 3
+    assert all('fine-tuned' not in r['network'] for r in evidence.heads(paper, 'epochs'))
+    scores = np.stack([r['test']['y_score'] for r in whole])
+    assert np.allclose(scores.sum(-1), 1, atol=1e-3)
+    assert not np.array_equal(scores[1], scores[2])  # another GAN, other images
+
+
+def test_fine_tuning_takes_equal_epochs_anyway(runs):
+    with pytest.raises(InputError, match='epochs=True'):
+        runs.run('classify_frozen', 'no', protocol='tuned-lite0', epochs=True)
+
+
 FOLD_ARMS = ['original', 'original+repeated', 'original+generated']
 
 

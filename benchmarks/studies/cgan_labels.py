@@ -64,7 +64,7 @@ def agreement(model, images: list) -> list:
 def main(a):
     (x, y, classes), (cx, cy, _), (tx, ty, _) = (
         drawn(a.dataset, a.images, a.size, 0),
-        drawn(a.dataset, 600, a.size, 1),
+        drawn(a.dataset, a.judge_images, a.size, 1),
         drawn(a.dataset, 100, a.size, 2),
     )
     judge = train(
@@ -166,6 +166,7 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--dataset', default='covid_ct')
     p.add_argument('--images', type=int, default=150)
+    p.add_argument('--judge-images', type=int, default=600)  # of a class, for the classifier
     p.add_argument('--size', type=int, default=32)
     p.add_argument('--epochs', type=int, default=80)
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
