@@ -57,11 +57,12 @@ batch = $(bin)/gan-covid reproduce --profile smoke --paper head_ct --work "$$tmp
     --figures "$$tmp/figures"
 
 # One thread a notebook: two workers of two threads would wait for each other. pytest goes last: its closing line is the
-# verdict. nbs/runs and nbs/papers are papermill's: the batch runs them. Tests of a file share what they trained: loadfile.
+# verdict. nbs/runs and nbs/papers are papermill's: the batch runs them. Tests of a file share what they trained: loadfile;
+# the order of the files is that of tests/conftest.py, the longest first.
 test: .venv/.done ## what CI runs: the notebooks, a small papermill batch, then pytest
 	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|runs$$|papers$$)'
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(batch)
-	$(bin)/python -m pytest -n 2 --dist loadfile
+	$(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Everything that can be said of a change within minutes. The formatter and the export are tried without changing a file.
 check: .venv/.done ## before every commit: export, style, stored outputs, the quick tests

@@ -443,12 +443,15 @@ def _is_written(root: Path, parameters: dict) -> bool:
 def _save_all(root: Path, jobs: list, how: tuple, name: str, workers):
     "Draw and save all images, on several cores if they are many; `how` is (kind, seed, marks)."
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
 
-    workers, many = (os.cpu_count() or 1) if workers is None else workers, len(jobs) > 40
-    parallel = Parallel(n_jobs=workers if many else 1, return_as='generator_unordered')
+    several = len(jobs) > 40 and (os.cpu_count() or 1 if workers is None else workers)
+    parallel = Parallel(n_jobs=several or 1, return_as='generator_unordered')
     done = parallel(delayed(_save)(root, job, *how) for job in jobs)
-    for _ in tqdm(done, total=len(jobs), desc=f'drawing {name} phantoms', disable=not many):
+    for _ in tqdm(done, total=len(jobs), desc=f'drawing {name} phantoms', disable=not several):
         pass
+    if several:  # helpers that wait for more work would hold on to the terminal for five minutes
+        get_reusable_executor(reuse=True).shutdown()
     for rest in root.rglob('.*.part*'):
         rest.unlink()  # half a file of a killed run
 

@@ -21,6 +21,12 @@ if importlib.util.find_spec('triton'):
 import pytest  # noqa: E402  after the environment is set
 
 
+def pytest_collection_modifyitems(items):
+    "Files with long tests first, so that no process is left alone with one in the end."
+    long = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_runtest_setup(item):
     "Every test draws from its own start, whichever tests ran before it: what fails once fails again."
     random.seed(0)

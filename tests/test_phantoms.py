@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -394,3 +395,18 @@ def test_importing_loads_no_engine():
         "assert not {'torch', 'tensorflow', 'keras', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='processes are read from /proc')
+def test_helpers_end_with_the_drawing(tmp_path):
+    "Those that waited for more work held on to the terminal of whoever had asked."
+
+    def helpers():
+        found = Path('/proc/self/task').glob('*/children')
+        running = {n for f in found for n in f.read_text().split()}
+        lines = [Path('/proc', n, 'cmdline').read_bytes() for n in running]
+        return sum(b'popen_loky' in line for line in lines)
+
+    before = helpers()
+    phantoms.write('head_ct', tmp_path, 40, size=32, workers=2)
+    assert helpers() == before == 0
