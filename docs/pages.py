@@ -64,6 +64,19 @@ def readme_parts() -> dict:
     return parts
 
 
+def anchors(parts: dict) -> dict:
+    "Where each heading of README.md stands on the site: {its anchor: page.md#anchor}."
+    headings = {
+        page: re.findall(r'^#+ (.+)', '\n'.join(part), re.M) for page, part in parts.items()
+    }
+    places = {}
+    for page, titles in headings.items():
+        for title in titles:
+            anchor = re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
+            places[anchor] = f'{page}.md#{anchor}'
+    return places
+
+
 # --- links
 
 
@@ -72,6 +85,7 @@ class Links:
 
     def __init__(self, source: Path, repository: str):
         self.source, self.repository = source, repository
+        self.anchors = {}  # of headings that stand on several pages, see `anchors`
 
     def fix(self, text: str, folder: str = '.') -> str:
         "Text with links that work; `folder`: where it stands, below the root."
@@ -79,8 +93,10 @@ class Links:
 
     def _fixed(self, m, folder: str) -> str:
         picture, words, target = m.groups()
-        if '://' in target or target.startswith(('#', 'mailto:')):
+        if '://' in target or target.startswith('mailto:'):
             return m[0]
+        if target.startswith('#'):
+            return f'[{words}]({self.anchors.get(target[1:], target)})'
         path, _, anchor = target.partition('#')
         file = (ROOT / folder / path).resolve()
         if not file.is_relative_to(ROOT) or not file.exists():
@@ -304,7 +320,9 @@ def write_pages(source: Path, repository: str = ''):
             (source / name).write_text(text, encoding='utf-8')
     rooms, api, reports = write_rooms(source), write_api(source), copy_reports(source)
     (source / 'api.md').write_text('# API\n' + toctree([f'api/{n}' for n in api]), encoding='utf-8')
-    for page, lines in readme_parts().items():
+    parts = readme_parts()
+    links.anchors = anchors(parts)
+    for page, lines in parts.items():
         text = links.fix('\n'.join(lines))
         if page == 'index':
             text += front_matter(rooms, reports)

@@ -101,6 +101,19 @@ def test_links_lead_somewhere(source):
                 assert (source / 'extra' / target.replace('../', '')).exists(), target
 
 
+def test_a_link_to_a_heading_finds_its_page(source):
+    "Parts of README stand on several pages, and a link from one to the other leads there."
+    found = []
+    for page in pages.PAGES:
+        text = texts(source / f'{page}.md')
+        for target, anchor in re.findall(r'\]\(([\w.]*)#([^)]+)\)', text):
+            there = texts(source / target) if target else text
+            headings = re.findall(r'^#+ (.+)', there, re.M)
+            assert anchor in {h.lower().replace(' ', '-') for h in headings}, (page, anchor)
+            found.append(target)
+    assert 'start.md' in found
+
+
 def test_no_picture_of_a_patient_goes_along(source, tmp_path, monkeypatch):
     assert not [p for p in source.rglob('*') if '.local.' in p.name]
     report = tmp_path / 'figures' / 'mine'
