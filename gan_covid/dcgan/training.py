@@ -9,6 +9,7 @@ __all__ = ['keras', 'ops', 'TENSORFLOW', 'bce', 'Config', 'GAN', 'sample', 'save
 # %% ../../nbs/4_dcgan/28_training.ipynb #5a11da20
 import dataclasses
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -544,8 +545,16 @@ def train(
 
 # %% ../../nbs/4_dcgan/28_training.ipynb #38ceb3c1
 def _export(gan, folder):
-    for name in ('generator.keras', 'generator.h5'):
-        atomic_save(folder / name, lambda part: gan.sampler.save(part))
+    atomic_save(folder / 'generator.keras', lambda part: gan.sampler.save(part))
+    advice = logging.getLogger(
+        'absl'
+    )  # Keras advises against HDF5, which is here for older programs
+    level = advice.level
+    advice.setLevel(logging.ERROR)
+    try:
+        atomic_save(folder / 'generator.h5', lambda part: gan.sampler.save(part))
+    finally:
+        advice.setLevel(level)
     atomic_save(folder / 'discriminator.keras', lambda part: gan.D.save(part))
 
 # %% ../../nbs/4_dcgan/28_training.ipynb #795c2282
