@@ -7,10 +7,13 @@ import random
 import sys
 from pathlib import Path
 
-# before NumPy, TensorFlow or torch are loaded; of two processes that test at once, each has one core
-threads = '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2'
+# before NumPy, TensorFlow or torch are loaded. Of processes that test side by side each has one core, whatever
+# the one that started them has set for itself
+beside = 'PYTEST_XDIST_WORKER' in os.environ
 for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR':
-    os.environ.setdefault(f'{name}_NUM_THREADS', threads)
+    if beside:
+        os.environ[f'{name}_NUM_THREADS'] = '1'
+    os.environ.setdefault(f'{name}_NUM_THREADS', '2')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'agg')
 

@@ -126,5 +126,5 @@ def test_what_is_stored_is_what_the_code_says_now(redrawn, path):
     stored = nbformat.read(path, as_version=4)
     now = nbformat.read(redrawn / 'work' / 'small' / 'notebooks' / path.name, as_version=4)
     now.cells = [c for c in now.cells if 'injected-parameters' not in c.metadata.get('tags', [])]
-    notebooks._tidy(now, notebooks.PICTURE)
+    notebooks.tidy(now, notebooks.PICTURE)
     assert said(now) == said(stored)

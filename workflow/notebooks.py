@@ -108,7 +108,7 @@ def _smaller(png: str, most: int) -> str:
     )
 
 
-def _tidy(notebook, most: int):
+def tidy(notebook, most: int):
     """Leave out what differs from run to run (progress bars, warnings, execution counts), and pack pictures
     into `most` bytes each."""
     for cell in notebook.cells:
@@ -193,7 +193,7 @@ def run(path: str) -> float:
     NotebookClient(notebook, timeout=1200, kernel_name='python3', resources=where).execute()
     notebook.cells.pop(0)
     for most in PICTURE, PICTURE // 2, PICTURE // 4:
-        _tidy(notebook, most)
+        tidy(notebook, most)
         if len(nbformat.writes(notebook).encode()) <= NOTEBOOK:
             break
     part = file.with_name(f'.part.{file.name}')
