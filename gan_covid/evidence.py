@@ -393,12 +393,14 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
 
 # %% ../nbs/8_results/61_evidence.ipynb #edf65be8
 def shipped_primary(
-    figures,
-) -> pd.DataFrame:  # folder of a profile's figures -> paper, then as `judged`
+    figures,  # folder of a profile's figures
+    table: str = 'primary',  # or 'tuned_contrasts': with the whole network trained
+) -> pd.DataFrame:  # paper, then as `judged`
     "The comparisons named beforehand of all sources, from the tables that are shipped."
-    files = sorted(Path(figures).glob('*/*_primary.csv'))
+    files = sorted(Path(figures).glob(f'*/*_{table}.csv'))
     tables = [pd.read_csv(f).assign(paper=f.parent.name) for f in files]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=['verdict'])
+    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=['verdict'])
+    return rows[rows.role.isin(['primary', _BESIDE])] if len(rows) else rows
 
 # %% ../nbs/8_results/61_evidence.ipynb #1781e6e7
 def where(row) -> str:
@@ -456,6 +458,9 @@ def _enter_comparisons(paper: Paper, id: str, rows: pd.DataFrame, note: str):
         paper.add_table(id, mean, f'{id}_together', title, note)
 
 # %% ../nbs/8_results/61_evidence.ipynb #37614c8f
+_BESIDE = 'beside it'  # the role of the same comparison by another network than the one named
+
+
 def _enter_fine_tuned(paper: Paper, id: str, by=(), positive: str = None):
     "The tables of whole networks that were trained, and the comparison in words; nothing where none was."
     results, note = fine_tuned(paper), frozen_note(paper, 'fine-tuned')
@@ -466,7 +471,7 @@ def _enter_fine_tuned(paper: Paper, id: str, by=(), positive: str = None):
     rows = judged(results, paper.key, by, positive)
     if len(rows):
         title = 'The whole network trained: each arm against as many repeated real images'
-        beside = rows.drop(columns=_FOR_COMPUTING).replace({'role': {'primary': 'beside it'}})
+        beside = rows.drop(columns=_FOR_COMPUTING).replace({'role': {'primary': _BESIDE}})
         paper.add_table(id, beside, f'{id}_tuned_contrasts', title, note)
         say('**The same with the whole network trained**\n\n' + sentences(rows))
 

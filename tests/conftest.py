@@ -7,8 +7,8 @@ import random
 import sys
 from pathlib import Path
 
-# before NumPy, TensorFlow or torch are loaded. Of processes that test side by side each has one core, whatever
-# the one that started them has set for itself
+# before NumPy, TensorFlow or torch are loaded. Of processes that test side by side each has one core,
+# whatever the one that started them has set for itself
 beside = 'PYTEST_XDIST_WORKER' in os.environ
 for name in 'OMP', 'OPENBLAS', 'MKL', 'NUMEXPR':
     if beside:
