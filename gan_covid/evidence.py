@@ -466,8 +466,11 @@ def _enter_fine_tuned(paper: Paper, id: str, by=(), positive: str = None):
     results, note = fine_tuned(paper), frozen_note(paper, 'fine-tuned')
     if not results:
         return
+    groups = {tuple(r[k] for k in by) for r in results}
+    plain = [r for r in heads(paper) if r['network'] in BASELINES]
+    plain = [r for r in plain if tuple(r[k] for k in by) in groups]  # what a network must beat
     title = 'The whole network trained, all arms for equally many epochs'
-    paper.add_table(id, all_arms(results, by, positive), f'{id}_tuned', title, note)
+    paper.add_table(id, all_arms(results + plain, by, positive), f'{id}_tuned', title, note)
     rows = judged(results, paper.key, by, positive)
     if len(rows):
         title = 'The whole network trained: each arm against as many repeated real images'
