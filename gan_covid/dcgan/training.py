@@ -546,9 +546,8 @@ def train(
 # %% ../../nbs/4_dcgan/28_training.ipynb #38ceb3c1
 def _export(gan, folder):
     atomic_save(folder / 'generator.keras', lambda part: gan.sampler.save(part))
-    advice = logging.getLogger(
-        'absl'
-    )  # Keras advises against HDF5, which is here for older programs
+    # Keras advises against HDF5 each time; it is here for older programs
+    advice = logging.getLogger('absl')
     level = advice.level
     advice.setLevel(logging.ERROR)
     try:
