@@ -16,7 +16,7 @@ suffix = '_requirements'
 PROFILES = 'smoke', 'small', 'medium', 'paper'  # not those of one's own
 
 # What commands need beside the modules. Of the GANs' contact sheets, the largest part of the records, only
-# those travel that a figure shows; tests/test_wheel.py draws all figures from what travels.
+# those travel that a figure shows; tests/test_figures.py draws figures from what travels.
 SHIPPED = [
     'nbs/runs/*.ipynb',
     'nbs/papers/*.ipynb',

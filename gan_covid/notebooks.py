@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'MODULES', 'ALONE', 'records_in', 'not_installed', 'missing_package', 'code_hash', 'parameters_of',
-           'check_parameters', 'run_cell', 'this_process', 'run_notebook']
+           'check_parameters', 'run_cell', 'this_process', 'spare_grammar', 'run_notebook']
 
 # %% ../nbs/9_workflow/63_notebooks.ipynb #36dcef62
 import ast
@@ -16,6 +16,7 @@ import io
 import os
 import re
 import sys
+import time
 import tokenize
 from pathlib import Path
 
@@ -363,7 +364,12 @@ def this_process():
     class ThisProcess(Engine):
         @classmethod
         def execute_managed_notebook(cls, manager, kernel_name, **_):
+            file, saved = manager.output_path, time.monotonic()
             for i, cell in enumerate(manager.nb.cells):
+                # saved twice a cell, all of it, a notebook of quick cells takes longer to save than to run
+                due = time.monotonic() - saved > 1
+                saved = time.monotonic() if due else saved
+                manager.output_path = file if due else None
                 manager.cell_start(cell, i)
                 if cell.cell_type == 'code':
                     cell.outputs = [from_dict(o) for o in run_cell(cell.source)]
@@ -372,6 +378,14 @@ def this_process():
                 manager.cell_complete(cell, i)
 
     return ThisProcess
+
+# %% ../nbs/9_workflow/63_notebooks.ipynb #5ba2e9a1
+def spare_grammar():
+    "To be called before papermill, nbformat or nbconvert is loaded: that then takes a tenth of the time."
+    # jsonschema builds a grammar of web addresses when it is loaded, though no notebook is checked for one;
+    # without this package it leaves that check out
+    if 'jsonschema' not in sys.modules:
+        sys.modules.setdefault('rfc3987_syntax', None)
 
 # %% ../nbs/9_workflow/63_notebooks.ipynb #ff082d08
 ALONE = 'GAN_COVID_ALONE'  # set in a process that was made for one notebook: its cells run in it
@@ -396,6 +410,7 @@ def run_notebook(
 ):
     """Execute a notebook with papermill, strictly.
     A cell's `InputError`, and an error of the system, come out as an `InputError`."""
+    spare_grammar()
     import papermill
 
     parameters, kills = check_parameters(notebook, parameters), _memory_kills()

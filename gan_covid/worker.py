@@ -139,8 +139,10 @@ def load(modules):
     import importlib
 
     from gan_covid.engines import quiet_stderr, repeatable
+    from gan_covid.notebooks import spare_grammar
 
     repeatable()
+    spare_grammar()
     os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
     for module in modules:
         try:
@@ -157,8 +159,10 @@ def serve(
 ):
     "Be the worker, until this process is ended."
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(address)
+        # at its name only once it listens: an asker who finds it there would else be refused
+        server.bind(f'{address}.new')
         server.listen(64)  # askers wait here while the engines are loaded
+        os.rename(f'{address}.new', address)
         load(modules)
         _Worker(server, command_line).run()
 
