@@ -393,6 +393,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'gan_covid/classifier_training.py'),
                                                'gan_covid.classifier_training._Trainer.__init__': ( '6_classifiers/classifier_training.html#_trainer.__init__',
                                                                                                     'gan_covid/classifier_training.py'),
+                                               'gan_covid.classifier_training._Trainer.answers': ( '6_classifiers/classifier_training.html#_trainer.answers',
+                                                                                                   'gan_covid/classifier_training.py'),
                                                'gan_covid.classifier_training._Trainer.batches': ( '6_classifiers/classifier_training.html#_trainer.batches',
                                                                                                    'gan_covid/classifier_training.py'),
                                                'gan_covid.classifier_training._Trainer.epoch': ( '6_classifiers/classifier_training.html#_trainer.epoch',

@@ -22,6 +22,7 @@ from gan_covid.classifiers import (
     count_parameters,
     kept_with,
     normalisations,
+    predict,
     run_batches,
     to_unit,
 )
@@ -342,10 +343,12 @@ class Result:
     classes: list  # order of the model's outputs
     precision: str  # 'float32' or 'mixed_bfloat16'
     precision_why: str  # as asked, what the processor has, or what was measured
+    scores: np.ndarray = None  # (n, classes) class probabilities of the images asked about
 
     def as_record(self) -> dict:
-        "Everything but the model, for records."
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'model'}
+        "Everything but the model and its answers, for records."
+        names = [f.name for f in fields(self) if f.name not in ('model', 'scores')]
+        return {name: getattr(self, name) for name in names}
 
 # %% ../nbs/6_classifiers/45_classifier_training.ipynb #89462622
 _HISTORY = 'loss', 'accuracy', 'val_loss', 'val_accuracy'
@@ -444,6 +447,10 @@ class _Trainer:
         if not self.head_only:
             _set_weights(self.model, _get(self.net.variables))
 
+    def answers(self, x) -> np.ndarray:
+        "Class probabilities once it is finished, by the network that is compiled already."
+        return predict(self.model if self.head_only else self.net, x)
+
 # %% ../nbs/6_classifiers/45_classifier_training.ipynb #2f65ec7c
 def _settle(p: Protocol, checkpoint) -> tuple:  # Protocol, why this precision
     "The precision of a training: that of its checkpoint if it resumes, else the quicker one here."
@@ -483,6 +490,7 @@ def train(
     workdir=None,  # folder of the checkpoint; a killed training resumes from it to the same result
     progress=print,  # called with one line an epoch; None: silent
     checkpoint_seconds: float = 20,  # least time between two checkpoints; 0: every epoch
+    test=None,  # images, as for `predict`: the result's `scores` are the answers to them
 ) -> Result:
     """Train a classifier by a protocol. One class only, no validation images, images outside [0, 1]
     or a loss that is not finite are `InputError`s."""
@@ -504,7 +512,8 @@ def train(
         say(f'{checkpoint.path}: resumes after epoch {trainer.state.epochs}')
     seconds = _loop(trainer, checkpoint, say, checkpoint_seconds)
     trainer.finish()
-    return _result(trainer, why, seconds)
+    scores = None if test is None else trainer.answers(test)
+    return replace(_result(trainer, why, seconds), scores=scores)
 
 # %% ../nbs/6_classifiers/45_classifier_training.ipynb #ea17c7d1
 def _loop(trainer: _Trainer, checkpoint, say, checkpoint_seconds: float) -> float:
