@@ -137,14 +137,16 @@ def test_splits_that_cannot_be_used(tmp_path):
 
 def answers(monkeypatch):
     "Classifiers that guess: what a record says of its images does not depend on how well they do."
-    from gan_covid import classifier_training, classifiers
+    from gan_covid import classifier_training
 
-    trained = SimpleNamespace(
-        model=None, as_record=lambda: {'weights': 'random', 'precision': 'float32', 'seconds': 1.0}
-    )
-    monkeypatch.setattr(classifier_training, 'train', lambda *a, **k: trained)
-    rng = np.random.default_rng(0)
-    monkeypatch.setattr(classifiers, 'predict', lambda model, x: rng.dirichlet([1, 1], len(x)))
+    rng, said = np.random.default_rng(0), {'precision': 'float32', 'seconds': 1.0}
+
+    def train(*_, test, **__):
+        scores = rng.dirichlet([1, 1], len(test))
+        record = {'weights': 'random', **said}
+        return SimpleNamespace(model=None, scores=scores, as_record=lambda: record)
+
+    monkeypatch.setattr(classifier_training, 'train', train)
 
 
 def classify(tmp_path, **values):
