@@ -139,11 +139,11 @@ def answers(monkeypatch):
     "Classifiers that guess: what a record says of its images does not depend on how well they do."
     from gan_covid import classifier_training
 
-    rng, said = np.random.default_rng(0), {'precision': 'float32', 'seconds': 1.0}
+    rng = np.random.default_rng(0)
+    record = {'weights': 'random', 'precision': 'float32', 'seconds': 1.0}
 
     def train(*_, test, **__):
         scores = rng.dirichlet([1, 1], len(test))
-        record = {'weights': 'random', **said}
         return SimpleNamespace(model=None, scores=scores, as_record=lambda: record)
 
     monkeypatch.setattr(classifier_training, 'train', train)
