@@ -389,9 +389,10 @@ def _family(groups, primary, family) -> int:
     return len(arms) if family == 'arms' else arms.count(primary[0])
 
 # %% ../nbs/7_statistics/53_components.ipynb #38598cab
-def _pooled(groups, metric) -> Components:
-    "Components of all arms with GANs; None where no arm has several."
-    arms = [a for one in groups.values() for a in one.values() if a.gans.any()]
+def _pooled(groups, metric, name=None) -> Components:
+    "Components of all arms with GANs, or of the named one in all groups; None where none has several."
+    arms = [a for one in groups.values() for n, a in one.items() if name in (None, n)]
+    arms = [a for a in arms if a.gans.any()]
     found = components(arms, metric) if arms else None
     return None if found is None or np.isnan(found.gans) else found
 
@@ -426,16 +427,19 @@ def contrasts(
     positive=None,
     uncertainty: Uncertainty = Uncertainty(),
     margin=MARGIN,
-    family: str = 'arms',  # Holm over all arms of the primary score; 'primary': over its contrast only
+    family: str = 'arms',  # all arms stand together; 'primary': the named one, in all groups
 ) -> pd.DataFrame:
     """Each arm against the control in each group: difference, low_unadjusted, high_unadjusted, p, p_adjusted
-    (nan: exploratory), parts of the variance, detectable, verdict. `attrs` says what is corrected."""
+    (nan: exploratory), parts of the variance, detectable, verdict. `attrs` says what is corrected.
+
+    The arms of the family are corrected together (Holm) and pooled for the components of variance: arms that
+    are looked at beside them change neither."""
     check_choice('family', family, FAMILIES)
     groups = _crossed(results, tuple(by), positive, uncertainty)
     _check_primary(groups, primary)
     m, rows = _family(groups, primary, family), []
     for metric in metrics:
-        pooled = _pooled(groups, metric)
+        pooled = _pooled(groups, metric, primary[0] if family == 'primary' else None)
         for group, arms in groups.items():
             for name in [a for a in arms if a != primary[1]]:
                 role = _role(name, metric, primary, metrics, family)

@@ -204,6 +204,17 @@ def test_a_table_adjusts_its_primary_score_only():
     assert (mine.detectable.to_numpy() < main[main.role == 'primary'].detectable.to_numpy()).all()
 
 
+def test_what_was_named_beforehand_is_not_moved_by_arms_looked_at_later():
+    rs = arm_of('repeated', 0.8, 5, seed=1) + arm_of('gan', (0.84, 0.83, 0.82), 4)
+    later = arm_of('longer', (0.5, 0.9, 0.7), 4, seed=2)  # GANs that differ far more
+    kw = {'primary': ('gan', 'repeated'), 'uncertainty': QUICK}
+    alone, beside = (contrasts(some, **kw, family='primary') for some in (rs, rs + later))
+    assert alone.equals(beside[beside.arm == 'gan'])
+    together = contrasts(rs + later, **kw)
+    spread = [t.detectable.iloc[0] for t in (alone, together)]
+    assert spread[1] > spread[0]  # of one family, they do change each other
+
+
 def test_records_hold_their_gan_anywhere():
     rs = arm_of('gan', (0.9, 0.8, 0.7), 3) + arm_of('repeated', 0.8, 3, seed=1)
     for r in rs[-3:]:
