@@ -10,6 +10,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -293,6 +294,33 @@ def _set_weights(model, values):
     for layer in _derived(model):
         layer.finalize_state()
 
+# %% ../nbs/6_classifiers/45_classifier_training.ipynb #b7c1d2a4
+_untrained = {}  # the last networks that were built and that nobody has taken
+
+
+def _untrained_key(p: Protocol, n_classes: int, seed: int) -> str:
+    "What a network is built from; empty where none is shared: weights of a file, or a base that is frozen."
+    if p.weights != 'random' or p.weights_file or p.freeze is True:
+        return ''
+    return fingerprint([p.settled()[0].as_dict(), n_classes, seed])
+
+# %% ../nbs/6_classifiers/45_classifier_training.ipynb #b7c1d2a5
+def _begin(p: Protocol, n_classes: int, seed: int, say):
+    "A network to begin with; to be read only, for other trainings may begin with it too."
+    key = _untrained_key(p, n_classes, seed)
+    model = _untrained.get(key) or build_model(p, n_classes, seed, say)
+    if key:
+        _untrained[key] = model
+        for oldest in list(_untrained)[:-4]:  # ResNet50 takes 94 MB
+            del _untrained[oldest]
+    return model
+
+# %% ../nbs/6_classifiers/45_classifier_training.ipynb #b7c1d2a6
+def _own(p: Protocol, n_classes: int, seed: int):
+    "The network of `_begin` for keeps, or one like it where another training has taken that."
+    model = _untrained.pop(_untrained_key(p, n_classes, seed), None)
+    return model or build_model(p, n_classes, seed, lambda line: None)
+
 # %% ../nbs/6_classifiers/45_classifier_training.ipynb #f1786b45
 _programs = {}  # of the last structure that was trained: (network, optimizer, step)
 
@@ -332,7 +360,7 @@ def _head_program(p: Protocol, model, data: _Data) -> tuple:
 class Result:
     "A trained classifier and how it came about."
 
-    model: object  # keras.Model
+    network: object  # function without arguments: `model`
     history: dict  # loss, accuracy, val_loss, val_accuracy: one value an epoch
     best_epoch: int  # counted from 1
     epochs: int  # trained
@@ -345,9 +373,14 @@ class Result:
     precision_why: str  # as asked, what the processor has, or what was measured
     scores: np.ndarray = None  # (n, classes) class probabilities of the images asked about
 
+    @cached_property
+    def model(self):
+        "The trained network, a keras.Model: made when it is asked for."
+        return self.network()
+
     def as_record(self) -> dict:
         "Everything but the model and its answers, for records."
-        names = [f.name for f in fields(self) if f.name not in ('model', 'scores')]
+        names = [f.name for f in fields(self) if f.name not in ('network', 'scores')]
         return {name: getattr(self, name) for name in names}
 
 # %% ../nbs/6_classifiers/45_classifier_training.ipynb #89462622
@@ -441,11 +474,23 @@ class _Trainer:
         checkpoint.save(note, w=weights, o=state, b=self.state.best)
 
     def finish(self):
-        "Give the trained weights, those of the best epoch if asked for, to the network that was built."
+        "Take the weights of the best epoch, if asked for."
         if self.p.restore_best:
             _set_weights(self.net, self.state.best)
-        if not self.head_only:
-            _set_weights(self.model, _get(self.net.variables))
+
+    def trained(self):
+        "A function that makes the trained network: what is compiled goes on to the next training."
+        built, what = self.model, (self.p, len(self.data.classes), self.seed)
+        if self.head_only:
+            return lambda: built
+        weights = _get(self.net.variables)
+
+        def make():
+            model = _own(*what) if _untrained_key(*what) else built
+            _set_weights(model, weights)
+            return model
+
+        return make
 
     def answers(self, x) -> np.ndarray:
         "Class probabilities once it is finished, by the network that is compiled already."
@@ -497,7 +542,7 @@ def train(
     say = progress or (lambda line: None)
     data = _data(p, training, val)
     held = []  # what there is to say before the first line
-    model = build_model(p, len(data.classes), seed, held.append)
+    model = _begin(p, len(data.classes), seed, held.append)
     key = _key(p, model, data, seed)
     checkpoint = _Checkpoint(workdir, key, held.append) if workdir else None
     built = p.settled()[0].precision
@@ -505,7 +550,7 @@ def train(
     for line in (_title(p, why), *held):
         say(line)
     if p.precision != built:
-        model = build_model(p, len(data.classes), seed, say)
+        model = _begin(p, len(data.classes), seed, say)
     trainer = _Trainer(p, model, data, seed)
     if checkpoint and checkpoint.note:
         trainer.resume(checkpoint)
@@ -532,7 +577,7 @@ def _loop(trainer: _Trainer, checkpoint, say, checkpoint_seconds: float) -> floa
 def _result(trainer: _Trainer, why: str, seconds: float) -> Result:
     model, state = trainer.model, trainer.state
     return Result(
-        model=model,
+        network=trainer.trained(),
         history=state.history,
         best_epoch=_progress_of(state.history, trainer.p)[0],
         epochs=state.epochs,

@@ -22,6 +22,7 @@ from .anatomy.chest_ct import chest_ct
 from .anatomy.chest_xray import chest_xray
 from .anatomy.drawing import paint
 from .anatomy.head_ct import head_ct
+from .engines import cores
 from gan_covid.records import (
     InputError,
     atomic_save,
@@ -202,6 +203,11 @@ def draw_one(
         mask, found, marked = mask & ~border, found & ~border, marked & ~border
     return Drawing(np.round(image * 255).astype(np.uint8), mask, found, marked, note)
 
+# %% ../nbs/2_data/22_phantoms.ipynb #5ec04d5a
+def _seconds(sizes) -> float:
+    "About how long one core takes to draw images of these sizes, (height, width) each."
+    return 4e-7 * sum(h * w + 10_000 for h, w in sizes)
+
 # %% ../nbs/2_data/22_phantoms.ipynb #20e02473
 def draw(
     kind: str,  # 'chest_xray', 'chest_ct' or 'head_ct'
@@ -219,7 +225,7 @@ def draw(
     if not (isinstance(n, (int, np.integer)) and n >= 0):
         raise InputError(f'n={n!r}: give a whole number from 0 on')
     images, masks = np.empty((n, *size), np.uint8), np.empty((n, *size), bool)
-    quick = n * (size[0] * size[1] + 10_000) < 2e7
+    quick = _seconds([size] * n) < 5
     for i in tqdm(range(n), desc=f'{kind} {label}', disable=quick, leave=False):
         one = draw_one(kind, label, i, size, seed, marks)
         images[i], masks[i] = one.image, one.mask
@@ -440,17 +446,19 @@ def _is_written(root: Path, parameters: dict) -> bool:
     return mark.name == MARKER
 
 # %% ../nbs/2_data/22_phantoms.ipynb #98f4af37
-def _save_all(root: Path, jobs: list, how: tuple, name: str, workers):
-    "Draw and save all images, on several cores if they are many; `how` is (kind, seed, marks)."
+def _save_all(root: Path, jobs: list, how: tuple, name: str, workers: int):
+    "Draw and save all images; `how` is (kind, seed, marks)."
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    several = len(jobs) > 40 and (os.cpu_count() or 1 if workers is None else workers)
-    parallel = Parallel(n_jobs=several or 1, return_as='generator_unordered')
+    parallel = Parallel(n_jobs=workers, return_as='generator_unordered')
     done = parallel(delayed(_save)(root, job, *how) for job in jobs)
-    for _ in tqdm(done, total=len(jobs), desc=f'drawing {name} phantoms', disable=not several):
+    sizes, title = [job['size'] for job in jobs], f'drawing {name} phantoms'
+    for _ in tqdm(done, total=len(jobs), desc=title, disable=_seconds(sizes) < 5):
         pass
-    if several:  # helpers that wait for more work would hold on to the terminal for five minutes
+    if (
+        workers > 1
+    ):  # helpers that wait for more work would hold on to the terminal for five minutes
         get_reusable_executor(reuse=True).shutdown()
     for rest in root.rglob('.*.part*'):
         rest.unlink()  # half a file of a killed run
@@ -463,7 +471,8 @@ def write(
     size=None,  # pixels: a number or (height, width); None: as the real set, 299 or varied
     seed: int = 0,
     marks: float = 0.2,  # probability of burnt-in marks
-    workers: int | None = None,  # processes; None: as many as there are cores
+    workers: int
+    | None = None,  # processes; None: one, or as many as there are cores if they save time
 ) -> Path:  # the data set's folder
     """Write phantoms as files in the layout of a real data set (SOURCES §5), with `PHANTOM.txt` beside them.
 
@@ -485,6 +494,8 @@ def write(
     list_jobs, write_tables = _LAYOUTS[name]
     jobs = list(list_jobs(counts, size, layout))
     write_tables(root, jobs, beside)
+    if workers is None:  # each has to load this package first
+        workers = cores() if _seconds(job['size'] for job in jobs) > 20 else 1
     _save_all(root, jobs, (kind, seed, marks), name, workers)
     os.replace(root / BEGUN, root / MARKER)
     return root

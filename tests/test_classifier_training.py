@@ -94,6 +94,24 @@ def test_a_seed_decides_everything_and_repeats_share_only_what_is_compiled():
     assert slower.history != alone.history and len(T._programs) == 1
 
 
+def test_trainings_of_one_seed_begin_with_one_network_and_end_with_their_own(monkeypatch):
+    "Random weights are built once for all arms; each result has a network of its own all the same."
+    built, build = [], T.build_model
+    monkeypatch.setattr(T, 'build_model', lambda *a: built.append(a) or build(*a))
+    monkeypatch.setattr(T, '_untrained', {})
+    fewer = TRAIN[0][:20], TRAIN[1][:20]
+    arms = [train(TINY, images, VAL, seed=3, **quiet) for images in (TRAIN, fewer, TRAIN)]
+    assert len(built) == 1
+    answers = [predict(r.model, VAL[0]) for r in arms]
+    assert len({id(r.model) for r in arms}) == 3 and arms[0].model is arms[0].model
+    again = [predict(r.model, VAL[0]) for r in arms]
+    assert np.array_equal(answers, again)
+    assert np.array_equal(answers[0], answers[2]) and not np.array_equal(answers[0], answers[1])
+    for seed in range(6):
+        train(TINY, fewer, VAL, seed=seed, **quiet)
+    assert len(T._untrained) == 4  # no more are kept
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical(tmp_path):
     """A process killed by SIGKILL after its third epoch; this one resumes and ends where an

@@ -244,7 +244,7 @@ def everything(root):
 
 @pytest.mark.parametrize('name, n', [('radiography', 11), ('covid_ct', 21), ('head_ct', 21)])
 def test_written_files_do_not_depend_on_workers(tmp_path, name, n):
-    "Over 40 images are drawn by several processes."
+    "One process or two: the same files."
     one, two = (write(name, tmp_path / f'{w}', n, size=32, workers=w) for w in (1, 2))
     assert everything(one) == everything(two)
     assert (one / NOTICE).read_text().startswith('These images are DRAWINGS')
