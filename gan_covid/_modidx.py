@@ -1226,6 +1226,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gan_covid.engines._engine_lines': ('1_basics/engines.html#_engine_lines', 'gan_covid/engines.py'),
                                    'gan_covid.engines._gpu': ('1_basics/engines.html#_gpu', 'gan_covid/engines.py'),
                                    'gan_covid.engines._has': ('1_basics/engines.html#_has', 'gan_covid/engines.py'),
+                                   'gan_covid.engines._hidden': ('1_basics/engines.html#_hidden', 'gan_covid/engines.py'),
                                    'gan_covid.engines._import_keras': ('1_basics/engines.html#_import_keras', 'gan_covid/engines.py'),
                                    'gan_covid.engines._keras_device': ('1_basics/engines.html#_keras_device', 'gan_covid/engines.py'),
                                    'gan_covid.engines._keras_ratio': ('1_basics/engines.html#_keras_ratio', 'gan_covid/engines.py'),

@@ -174,13 +174,27 @@ def _backend(asked: str = None) -> str:  # 'tensorflow' or 'torch'
         )
     return backend
 
+# %% ../nbs/1_basics/05_engines.ipynb #a4c0d1e7
+@contextlib.contextmanager
+def _hidden(*modules):
+    "Within it these modules count as not installed, unless they are loaded already."
+    absent = [m for m in modules if m not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for module in absent:
+            del sys.modules[module]
+
 # %% ../nbs/1_basics/05_engines.ipynb #877a41ef
 def _import_keras(backend: str):
     "Keras, imported quietly and in the order that does not crash."
     with quiet_stderr():
         if _has('triton'):
             importlib.import_module('triton')
-        keras = importlib.import_module('keras')
+        # for wrappers and galleries that nothing here uses; they take a quarter of the time
+        with _hidden('sklearn', 'matplotlib'):
+            keras = importlib.import_module('keras')
     _settle(backend)
     return keras
 

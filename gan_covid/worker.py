@@ -121,6 +121,7 @@ LOADED = (
     'tensorflow',
     'keras',
     'torch',
+    'torch._dynamo',  # its optimisers load it
     'torchmetrics',
     'torch_fidelity',
     'papermill',
