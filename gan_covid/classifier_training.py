@@ -480,13 +480,14 @@ class _Trainer:
 
     def trained(self):
         "A function that makes the trained network: what is compiled goes on to the next training."
-        built, what = self.model, (self.p, len(self.data.classes), self.seed)
+        what = self.p, len(self.data.classes), self.seed
+        built = None if _untrained_key(*what) else self.model
         if self.head_only:
             return lambda: built
         weights = _get(self.net.variables)
 
         def make():
-            model = _own(*what) if _untrained_key(*what) else built
+            model = built or _own(*what)
             _set_weights(model, weights)
             return model
 

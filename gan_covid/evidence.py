@@ -18,7 +18,7 @@ from . import published as pub
 from .baselines import BASELINES
 from .frozen import results_of
 from .intervals import Uncertainty, student, z_of
-from .paper import Paper, Runs, difference_in_words, say, span_in_words
+from .paper import Paper, Runs, difference_in_words, p_in_words, say, span_in_words
 
 # %% ../nbs/8_results/61_evidence.ipynb #e1047189
 def _joined(parts: list) -> dict:
@@ -388,7 +388,8 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         size = f'{n:.0f} images a class: ' if n == n else ''
         gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
         words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
-        lines.append(f'- {words}: **{r["verdict"]}**{_how_small(r)}')
+        p = f', corrected {p_in_words(r["p_adjusted"])}' if r['p'] == r['p'] else ''
+        lines.append(f'- {words}{p}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
 
 # %% ../nbs/8_results/61_evidence.ipynb #edf65be8

@@ -456,9 +456,8 @@ def _save_all(root: Path, jobs: list, how: tuple, name: str, workers: int):
     sizes, title = [job['size'] for job in jobs], f'drawing {name} phantoms'
     for _ in tqdm(done, total=len(jobs), desc=title, disable=_seconds(sizes) < 5):
         pass
-    if (
-        workers > 1
-    ):  # helpers that wait for more work would hold on to the terminal for five minutes
+    if workers > 1:
+        # helpers that wait for more work would hold on to the terminal for five minutes
         get_reusable_executor(reuse=True).shutdown()
     for rest in root.rglob('.*.part*'):
         rest.unlink()  # half a file of a killed run
@@ -471,8 +470,7 @@ def write(
     size=None,  # pixels: a number or (height, width); None: as the real set, 299 or varied
     seed: int = 0,
     marks: float = 0.2,  # probability of burnt-in marks
-    workers: int
-    | None = None,  # processes; None: one, or as many as there are cores if they save time
+    workers: int | None = None,  # processes; None: one, or all cores where they save time
 ) -> Path:  # the data set's folder
     """Write phantoms as files in the layout of a real data set (SOURCES §5), with `PHANTOM.txt` beside them.
 
