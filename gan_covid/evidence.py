@@ -388,7 +388,8 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         size = f'{n:.0f} images a class: ' if n == n else ''
         gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
         words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
-        p = f', corrected {p_in_words(r["p_adjusted"])}' if r['p'] == r['p'] else ''
+        p = r.get('p_adjusted', np.nan)
+        p = f', corrected {p_in_words(p)}' if p == p else ''
         lines.append(f'- {words}{p}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
 

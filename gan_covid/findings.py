@@ -315,14 +315,18 @@ def findings(profiles: list) -> list:  # of `Finding`
 
 # %% ../nbs/8_results/62_findings.ipynb #78b7e676
 def one_word(rows: pd.DataFrame) -> str:  # of `contrasts`
-    "'helps', 'harms', 'makes no difference that matters', 'depends' or 'cannot be told'."
-    found = {verdict(r) for r in rows.to_dict('records')}
-    if {'better', 'worse'} <= found:
+    """'helps', 'harms', 'makes no difference that matters', 'depends' or 'cannot be told'; where only some
+    comparisons show it, with their number."""
+    found = [verdict(r) for r in rows.to_dict('records')]
+    if {'better', 'worse'} <= set(found):
         return 'depends'
     words = {'better': 'helps', 'worse': 'harms', 'equal': 'makes no difference that matters'}
     for begin, says in words.items():
-        if any(w.startswith(begin) for w in found) and (begin != 'equal' or len(found) == 1):
+        n = sum(w.startswith(begin) for w in found)
+        if n == len(found):
             return says
+        if n and begin != 'equal':
+            return f'{says} in {n} of {len(found)} comparisons'
     return 'cannot be told'
 
 # %% ../nbs/8_results/62_findings.ipynb #559c6487
