@@ -21,6 +21,8 @@ import subprocess
 import sys
 import time
 
+from gan_covid.records import environment
+
 KERAS = """
 import sys
 if sys.argv[1] == 'ours':
@@ -84,4 +86,4 @@ if __name__ == '__main__':
     found = main(args)
     if args.json:
         with open(args.json, 'w') as f:
-            json.dump(found, f, indent=1)
+            json.dump({'ways': found, 'environment': environment()}, f, indent=1)

@@ -389,8 +389,8 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
         words = f'{size}{difference_in_words(r)} over {gans} and {r["n"]} runs'
         p = r.get('p_adjusted', np.nan)
-        p = f', corrected {p_in_words(p)}' if p == p else ''
-        lines.append(f'- {words}{p}: **{r["verdict"]}**{_how_small(r)}')
+        how_sure = f', corrected {p_in_words(p)}' if p == p else ''
+        lines.append(f'- {words}{how_sure}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
 
 # %% ../nbs/8_results/61_evidence.ipynb #edf65be8
