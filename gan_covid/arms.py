@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARMS', 'LEAKY', 'Arm', 'named', 'ImageSet', 'TrainingSet', 'image_ids', 'patient_ids', 'without_names', 'leakage',
            'held_out_duplicates', 'array_keys', 'without_copies', 'train_on_the_rest', 'complete_split', 'draw_whole',
-           'draw', 'subset', 'balanced', 'class_names', 'held_out', 'build']
+           'draw', 'subset', 'tested_on_the_rest', 'balanced', 'class_names', 'held_out', 'build']
 
 # %% ../nbs/6_classifiers/41_arms.ipynb #18023bdd
 import copy
@@ -321,6 +321,21 @@ def subset(
             keep[draw(pool, max(1, round(share * len(pool))), seed, f'{s}/{c}', groups)] = True
     out.loc[~keep, 'split'] = None
     return out
+
+# %% ../nbs/6_classifiers/41_arms.ipynb #9b24c79a
+def tested_on_the_rest(
+    table: pd.DataFrame,  # with splits and patients
+    part: pd.DataFrame,  # the same images, from `subset`
+) -> pd.DataFrame:  # a copy of `part`
+    """A smaller data set whose test part are the images that it leaves out, but for those of patients that it
+    keeps; images of the former test part have no split."""
+    kept = part.split.isin(['train', 'val'])
+    known = part.patient.isin(part.patient[kept].dropna())
+    rest = table.split.isin(['train', 'val']) & part.split.isna() & ~known
+    if not rest.any():
+        raise InputError('share=1 leaves out no image to test on; give a smaller one')
+    former = part.split.isin(['test'])
+    return part.assign(split=part.split.mask(former, None).mask(rest, 'test'))
 
 # %% ../nbs/6_classifiers/41_arms.ipynb #cc9e1cdd
 def _wanted(n_generated, have: dict, real: dict) -> dict:

@@ -187,8 +187,9 @@ _STEPS = 65535
 
 
 def save_scores(file, scores: list) -> Path:  # of each run: (n, classes), rows sum to 1
-    "Write the scores of all runs; of several test parts, below each other."
-    packed = np.concatenate([np.rint(np.asarray(s) * _STEPS).astype(np.uint16) for s in scores])
+    "Write the scores of all runs but those of the last class; of several test parts, below each other."
+    steps = np.concatenate([np.asarray(s)[:, :-1] for s in scores]) * _STEPS
+    packed = np.rint(steps).astype(np.uint16)
 
     def write(part):
         # LZMA, which `np.load` reads too: a quarter smaller than what `np.savez_compressed` writes;
@@ -201,13 +202,22 @@ def save_scores(file, scores: list) -> Path:  # of each run: (n, classes), rows 
     return atomic_save(file, write)
 
 # %% ../nbs/6_classifiers/46_frozen.ipynb #b13927aa
+def _unpacked(file, classes: int) -> np.ndarray:  # (rows, classes)
+    "The scores of a file; where the last class is left out, it has what the others leave."
+    with np.load(file) as f:
+        steps = f['scores'].astype(np.int64)
+    if steps.shape[1] < classes:
+        last = (_STEPS - steps.sum(1, keepdims=True)).clip(0)
+        steps = np.concatenate([steps, last], axis=1)
+    return steps / _STEPS
+
+# %% ../nbs/6_classifiers/46_frozen.ipynb #cf86bad8
 def results_of(
     record: dict,  # of runs/classify_frozen, from `records.find_records`
 ) -> list:  # as runs/classify has them: with test.id, y_true, y_score
     "The runs of a record with their scores."
     found = record['results']
-    with np.load(Path(record['folder']) / 'scores.npz') as f:
-        scores = f['scores'].astype(np.float64) / _STEPS
+    scores = _unpacked(Path(record['folder']) / 'scores.npz', len(found['repeats'][0]['classes']))
     out, at = [], 0
     for run in found['repeats']:
         test = found['tests'][run['test']]

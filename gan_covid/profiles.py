@@ -255,7 +255,8 @@ def _typed(where: str, settings: dict):
 # %% ../nbs/9_workflow/64_profiles.ipynb #1a66ffbe
 def several_gans(where: str, settings: dict):
     """Write out the sets that ask for several GANs on the same images: `seeds: 3` of the set `a` becomes the
-    sets `a-1`, `a-2`, `a-3`; `families` then says which sets stand behind a name."""
+    sets `a-1`, `a-2`, `a-3`, of the repeats 0, 1, 2 or from the given `repeat` on; `families` then says which
+    sets stand behind a name."""
     sets, families = {}, {}
     for name, given in (settings.get('gans') or {}).items():
         n = convert(f'{where}.gans.{name}.seeds', given.pop('seeds', 1), int)
@@ -263,7 +264,9 @@ def several_gans(where: str, settings: dict):
             raise InputError(f'{where}.gans.{name}.seeds: {n}; give a whole number from 1')
         names = [f'{name}-{k + 1}' for k in range(n)] if n > 1 else [name]
         families[name] = names
-        sets |= {one: {**given, 'repeat': k} if n > 1 else given for k, one in enumerate(names)}
+        first = convert(f'{where}.gans.{name}.repeat', given.get('repeat', 0), int)
+        several = [{**given, 'repeat': first + k} for k in range(n)] if n > 1 else [given]
+        sets |= dict(zip(names, several))
     if len(sets) > len(families):
         settings['gans'], settings['families'] = sets, families
 
