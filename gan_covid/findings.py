@@ -16,7 +16,14 @@ import pandas as pd
 from . import published as pub
 from .claims import does_not_add_up
 from .components import MARGIN
-from .evidence import WORDS, sentences, together_in_words, where
+from gan_covid.evidence import (
+    NAMED,
+    WORDS,
+    experiment_in_words,
+    sentences,
+    together_in_words,
+    where,
+)
 from gan_covid.paper import (
     CONTRASTS,
     contrasts,
@@ -162,15 +169,18 @@ def _printed_gain(paper: str, who: str) -> str:
 # %% ../nbs/8_results/62_findings.ipynb #e7e585e0
 def primary_rows(profile: Profile, paper: str) -> pd.DataFrame:  # with a column `table`
     "The comparisons of a source that were named beforehand; empty where there are none."
-    names = sorted(p.stem for p in (profile.folder / paper).glob('*_primary.csv'))
-    found = [profile.table(paper, n).assign(table=n) for n in names]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=['role'])
+    files = [f for t in NAMED for f in sorted((profile.folder / paper).glob(f'*_{t}.csv'))]
+    found = [profile.table(paper, f.stem).assign(table=f.stem) for f in files]
+    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=['role'])
+    return rows[rows.role == 'primary']
 
 # %% ../nbs/8_results/62_findings.ipynb #6f87685f
 def _named_beforehand(profile: Profile, paper: str):
     "Rows of `question` from the comparisons that were named beforehand."
     for row in primary_rows(profile, paper).to_dict('records'):
-        size = f'{row["images a class"]} images a class: ' if 'images a class' in row else ''
+        size = experiment_in_words(row)
+        if 'images a class' in row:
+            size = f'{row["images a class"]} images a class{size}: '
         gans = f'{row["GANs"]} GAN{"s" * (row["GANs"] != 1)}'
         arms = ', against '.join(WORDS.get(row[k], row[k]) for k in ('arm', 'baseline'))
         seen = (
@@ -186,7 +196,7 @@ def _named_beforehand(profile: Profile, paper: str):
 # %% ../nbs/8_results/62_findings.ipynb #ffb0500c
 def _compared(profile: Profile, paper: str):
     "Rows of `question` from the comparisons of the source's notebook."
-    names = {c.table for c in CONTRASTS[paper] if not c.table.endswith('_primary')}
+    names = {c.table for c in CONTRASTS[paper] if not c.table.endswith(NAMED)}
     rows = contrasts(paper, {n: profile.table(paper, n) for n in names})
     for row in rows.to_dict('records'):
         adjusted = 'adjusted' if row['adjusted'] else 'not adjusted'
@@ -342,7 +352,7 @@ def _others(profile: Profile) -> pd.DataFrame:
     "The comparisons of a profile with the original images alone, with images of a GAN that is clean."
     found = []
     for paper in pub.PAPERS:
-        names = {c.table for c in CONTRASTS[paper] if not c.table.endswith('_primary')}
+        names = {c.table for c in CONTRASTS[paper] if not c.table.endswith(NAMED)}
         found.append(contrasts(paper, {n: profile.table(paper, n) for n in names}))
     rows = pd.concat(found, ignore_index=True)
     return rows[rows.kind == 'GAN']

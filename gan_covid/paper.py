@@ -761,6 +761,12 @@ _SIZES = (
         'original+repeated',
     ),
     Contrast(
+        'T23_confirm',
+        'original+generated',
+        'the same with other GANs and on other test images, to confirm it',
+        'original+repeated',
+    ),
+    Contrast(
         'O17_claim',
         'original+generated',
         'GAN images in place of classical augmentation',
