@@ -136,16 +136,18 @@ def judged(
     key: str,  # of published.PAPERS
     by=(),  # what tells groups apart, e.g. ('images a class',)
     positive: str = None,
+    pair: tuple = None,  # (arm, control); None: those of the source's primary comparison
 ) -> pd.DataFrame:  # by..., arm, baseline, metric, role, difference, low, high, p, …, gans, n
-    """Each arm against the control that the source's primary comparison names. Intervals are 95 % of each
-    comparison alone; p_adjusted is corrected for the number of primary comparisons."""
+    """Each arm against the control of a comparison. Intervals are 95 % of each comparison alone; p_adjusted
+    is corrected for the number of primary comparisons."""
     primary = pub.primary(key)
+    pair = pair or (primary['arm'], primary['control'])
     mine, arms = with_network(results), {r['arm'] for r in results}
-    if not mine or primary['control'] not in arms or primary['arm'] not in arms:
+    if not mine or not arms.issuperset(pair):
         return pd.DataFrame(columns=[*by, 'arm', 'baseline', 'metric', 'role'])
     rows = components.contrasts(
         mine,
-        (primary['arm'], primary['control']),
+        pair,
         by,
         (primary['score'],),
         positive,

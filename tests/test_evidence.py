@@ -152,6 +152,29 @@ def test_all_sources_in_short(tmp_path):
     assert 'yet' in evidence.in_short(evidence.shipped_primary(tmp_path / 'none'))
 
 
+def test_the_confirming_experiment_is_a_comparison_of_its_own(tmp_path):
+    first = evidence.judged(table_of(2.5), 'mgv2023', BY, 'hemorrhage')
+    again = evidence.judged(table_of(0, size=60), 'mgv2023', BY, 'hemorrhage')
+    again = again.assign(experiment='confirming')
+    folder = tmp_path / 'mgv2023'
+    folder.mkdir()
+    first.to_csv(folder / 'T23_primary.csv', index=False)
+    again.to_csv(folder / 'T23_confirm.csv', index=False)
+    again.to_csv(folder / 'T23_confirm_heads.csv', index=False)  # no table of comparisons
+    rows = evidence.shipped_primary(tmp_path)
+    assert rows['images a class'].tolist() == [30, 60] and set(rows.role) == {'primary'}
+    said = evidence.sentences(rows)
+    assert said.count('confirming experiment') == 1 and '120 test images' in said
+    wheres = [evidence.where(r) for r in rows.to_dict('records')]
+    assert wheres == [
+        '`mgv2023`, 30 images a class',
+        '`mgv2023`, 60 images a class, confirming experiment',
+    ]
+    figure = evidence.gain_curve(pd.concat([first, again]), note='n')
+    lines = {t.get_text() for legend in figure.legends for t in legend.get_texts()}
+    assert lines == {'with GAN images', 'with GAN images, confirming experiment'}
+
+
 def test_what_decides_stands_beside_the_answer(tmp_path, monkeypatch):
     from gan_covid.paper import Paper
 
@@ -188,5 +211,8 @@ def test_heads_reads_what_the_step_writes(tmp_path):
     steps, epochs = evidence.heads(paper), evidence.heads(paper, 'epochs')
     assert [r['run'] for r in steps] == [0] and [r['run'] for r in epochs] == [1]
     assert steps[0]['images a class'] == 30 and evidence.fine_tuned(paper) == []
+    confirming = record | {'parameters': {'tested': evidence.CONFIRMING}}
+    both = {'classify_frozen': {'a': record, 'b': confirming}}
+    assert len(evidence.heads(both)) == len(evidence.heads(both, tested='rest')) == 1
     found = pd.DataFrame(steps[0]['test']['y_score']), pd.DataFrame(results[0]['test']['y_score'])
     assert np.abs(found[0] - found[1]).to_numpy().max() < 1e-4

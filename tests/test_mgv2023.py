@@ -4,6 +4,8 @@ Each is a part of the larger ones, its GAN trained on its own training part, the
 classifier; then the source's notebook.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,6 +146,55 @@ def test_scores_of_heads_are_those_of_the_record(runs, frozen):
     assert {r['network'] for r in found} >= set(BASELINES)
 
 
+def heads_on_the_rest(runs, name, gan, **how):
+    "Heads with the images of one GAN, tested on what a smaller data set leaves out."
+    how = {
+        'labels': RADIOGRAPHS,
+        'n_generated': -1,
+        'size': 32,
+        'repeats': 2,
+        'tested': 'rest',
+    } | how
+    arms = ['original', 'original+repeated', 'original+generated']
+    return runs.run('classify_frozen', name, arms=arms, gans=[gan], **how)
+
+
+@pytest.fixture(scope='module')
+def rest(runs):
+    return heads_on_the_rest(runs, 'rest', 'smaller', real_share=0.5)
+
+
+def test_what_a_smaller_set_leaves_out_can_be_tested(runs, frozen, rest):
+    "By neither the heads nor the GAN seen, and none of the test part; they train as they do elsewhere."
+    found, table = rest['results'], runs.prepared().table
+    assert rest['parameters']['tested'] == 'rest'
+    tested, called = set(found['tests'][0]['id']), table.image.map(lambda f: Path(f).name)
+    names = {n: set(called[table.split == n]) for n in ('train', 'val', 'test')}
+    assert not tested & names['test'] and tested < names['train'] | names['val']
+    seen = set(runs.record('train_stylegan2', 'smaller')['results']['trained_on'])
+    assert not seen & set(table.sha256[called.isin(tested)])
+    trained = [
+        {r['arm']: (r['n_train'], r['images'], r['train_prior']) for r in record['repeats']}
+        for record in (frozen['results'], found)
+    ]
+    assert trained[1].items() <= trained[0].items()
+    assert all(r['leaked'] == [] for r in found['repeats'])
+
+
+@pytest.mark.parametrize(
+    'how, says',
+    [
+        ({'gan': 'larger', 'real_share': 0.5}, 'trained on'),
+        ({'gan': 'larger'}, 'real_share'),
+        ({'gan': 'smaller', 'real_share': 0.5, 'splits': 'redrawn'}, 'splits'),
+    ],
+)
+def test_images_that_were_seen_are_no_rest(runs, how, says):
+    "A GAN of the larger set has seen them; the whole set leaves none out."
+    with pytest.raises(InputError, match=says):
+        heads_on_the_rest(runs, 'no', **how)
+
+
 TUNED_ARMS = ['original+repeated', 'original+generated']
 
 
@@ -281,7 +332,7 @@ def test_each_gan_is_compared_with_what_it_was_trained_on(runs, scores):
         assert r['copies']['n']['train'] == r['fidelity']['all']['n']['real'] == own
 
 
-def test_every_table_and_figure(runs, scores, tmp_path):
+def test_every_table_and_figure(runs, scores, frozen, rest, tmp_path):
     items = draw('mgv2023', tmp_path, runs.work)
     assert set(ids('mgv2023')) <= set(items) and not any(i['local'] for i in items.values())
     folder = tmp_path / 'mgv2023'
@@ -294,6 +345,10 @@ def test_every_table_and_figure(runs, scores, tmp_path):
     assert set(results['images a class']) == sizes and len(results) == 3 * 4
     assert set(read('T23_classes')['class']) == set(RADIOGRAPHS)
     assert len(read('O17_claim')) == 3
+    first, again = (read(f'T23_{name}') for name in ('primary', 'confirm'))
+    left_out = len(rest['results']['tests'][0]['id'])
+    assert set(again.n_test) == {left_out} and left_out not in set(first.n_test)
+    assert set(again.experiment) == {'confirming'}
     assert {'accuracy, none', 'gain of accuracy by GAN'} <= set(read('O17_correlation').what)
     quoted = read('T23_literature').set_index('work')['value']
     best = pytest.approx(value('X2', 'best accuracy'))
