@@ -147,12 +147,13 @@ def _sheet_titles(ax, place: _Tiles, titles, column_titles):
 
 # %% ../nbs/8_results/57_plots.ipynb #d4d6eab3
 def _sheet_row_titles(ax, place: _Tiles, row_titles):
-    "Texts at the left, turned, and smaller where the row is lower than the text is long."
+    "Texts at the left, turned, all of one size; smaller where a row is lower than its text is long."
     style = dict(linespacing=1.1, ha='right', va='center', rotation=90, multialignment='center')
-    for i, text in enumerate(() if row_titles is None else row_titles):
-        longest = max(map(len, str(text).split('\n'))) * 0.095 * place.inch
+    texts = [str(t) for t in (() if row_titles is None else row_titles)]
+    longest = max((len(line) for t in texts for line in t.split('\n')), default=1)
+    size = 9.5 * min(1, place.height / (longest * 0.095 * place.inch))
+    for i, text in enumerate(texts):
         y, _ = place.at(i * place.columns)
-        size = 9.5 * min(1, place.height / longest)
         ax.text(-0.06 * place.inch, y + place.height / 2, text, fontsize=size, **style)
 
 # %% ../nbs/8_results/57_plots.ipynb #19dbaba0

@@ -290,6 +290,8 @@ def _check_part(where: str, group: str, step: str, given: dict, here):
     takes = parameters_of(ROOT / 'nbs' / 'runs' / f'{step}.ipynb')
     known = {k: v['kind'] for k, v in takes.items() if k not in COMMON}
     known |= {'classifiers': {'arms': _ARMS}, 'gans': GAN_KEYS}.get(group, {})
+    if step == 'train_dcgan':  # keeps its last network only
+        known.pop('snapshot', None)
     for k in given:
         if k not in known:
             raise _unknown(where, k, list(known))

@@ -95,6 +95,11 @@ def test_profile_names_gans_and_classifiers_that_exist(tmp_path):
             "ct_report.gans.latent_400: unknown key 'lables'; did you mean 'labels'",
         ),
         (
+            'latent_400: {labels',
+            'latent_400: {snapshot: best, labels',  # a DCGAN keeps its last network only
+            "ct_report.gans.latent_400: unknown key 'snapshot'",
+        ),
+        (
             'vgg16: {protocol',
             'vgg16: {protocoll',
             "ct_report.classifiers.vgg16: unknown key 'protocoll'; did you mean 'protocol'",
