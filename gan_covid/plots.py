@@ -514,7 +514,8 @@ def curve(  # noqa: PLR0913  columns, labels and scale are one thought each
     for i, g in enumerate(groups):
         d = (df[df[by] == g] if by else df).sort_values(x)
         at = _apart(d[x], i, len(groups), values, logx, low is not None)
-        style = dict(color=COLOURS[i % 8], ls=DASHES[i % 8], marker=MARKERS[i % 8], ms=5)
+        k = (i + i // 8) % 8  # a ninth line has the first colour, and another dash and marker
+        style = dict(color=COLOURS[i % 8], ls=DASHES[k], marker=MARKERS[k], ms=5)
         ax.plot(at, d[y], label=g if g is None else legend_name(g), **style)
         if low:
             ax.vlines(at, d[low], d[high], color=COLOURS[i % 8], lw=1.4)
