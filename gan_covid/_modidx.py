@@ -1339,6 +1339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence.in_short': ('8_results/evidence.html#in_short', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.judged': ('8_results/evidence.html#judged', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.level_curve': ('8_results/evidence.html#level_curve', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.named_table': ('8_results/evidence.html#named_table', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.reliability_figure': ( '8_results/evidence.html#reliability_figure',
                                                                                'gan_covid/evidence.py'),
                                     'gan_covid.evidence.say_decisive': ('8_results/evidence.html#say_decisive', 'gan_covid/evidence.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CONFIRMING', 'SCORES', 'WORDS', 'NAMED', 'heads', 'fine_tuned', 'with_network', 'frozen_note', 'judged', 'all_arms',
            'beside_published', 'experiment_in_words', 'gain_curve', 'level_curve', 'reliability_figure', 'together',
-           'together_in_words', 'sentences', 'shipped_primary', 'where', 'in_short', 'say_decisive', 'confirmed',
-           'decide']
+           'together_in_words', 'sentences', 'shipped_primary', 'where', 'in_short', 'named_table', 'say_decisive',
+           'confirmed', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from pathlib import Path
@@ -19,7 +19,15 @@ from . import published as pub
 from .baselines import BASELINES
 from .frozen import results_of
 from .intervals import Uncertainty, student, z_of
-from .paper import Paper, Runs, difference_in_words, p_in_words, say, span_in_words
+from gan_covid.paper import (
+    Paper,
+    Runs,
+    difference_in_words,
+    narrow,
+    p_in_words,
+    say,
+    span_in_words,
+)
 
 # %% ../nbs/8_results/61_evidence.ipynb #e1047189
 def _joined(parts: list) -> dict:
@@ -383,10 +391,10 @@ def together(
 # %% ../nbs/8_results/61_evidence.ipynb #8cf5efea
 def together_in_words(row) -> str:  # of `together`
     "What all sizes say, in one sentence."
+    said = row['verdict'].removeprefix('exploratory: ')
     return (
-        f'Over all {row["sizes"]} sizes together, with {row["GANs"]} GANs, the mean difference is '
-        f'{difference_in_words(row)}: {row["verdict"].removeprefix("exploratory: ")}, though this mean was '
-        'not named beforehand.'
+        f'Over all {row["sizes"]} sizes of the first experiment, with {row["GANs"]} GANs, the mean is '
+        f'{difference_in_words(row)}: {said}, though this mean was not named beforehand.'
     )
 
 # %% ../nbs/8_results/61_evidence.ipynb #3e5daebd
@@ -449,15 +457,30 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
     counts = [f'{v} in {k}' for v, k in rows.verdict.value_counts().items()]
     seen = 'a gain is seen' if 'better' in set(rows.verdict) else 'no gain is seen'
     surest = rows.loc[(rows.high - rows.low).idxmin()]
-    most = f'a gain of more than {surest.high:.3f}' if surest.high >= 0.0005 else 'any gain'
+    most = f'a gain of more than {surest.high:.3f}' if surest.high >= 0.0005 else 'a gain'
     sources = f'{rows.paper.nunique()} of {len(pub.PAPERS)} sources'
     return (
         f'**In short: {seen}.** Images of GANs were compared with as many repeated real images '
         f'{len(rows)} times, in {sources}: {", ".join(counts)}. The estimate is below zero in '
-        f'{(rows.difference < 0).sum()} of {len(rows)}. Most is known of {where(surest)}: there the '
-        f'difference is {difference_in_words(surest)}, so {most} '
-        'is unlikely.'
+        f'{(rows.difference < 0).sum()} of {len(rows)}. The most precise is {where(surest)}: '
+        f'{difference_in_words(surest)}, so {most} by images of such GANs is unlikely there.'
     )
+
+# %% ../nbs/8_results/61_evidence.ipynb #7c3220b9
+def named_table(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
+    "The comparisons named beforehand, a row each."
+    shown = [
+        {
+            'source': where(r),
+            'GANs, runs, test images': f'{r["GANs"]}, {r["n"]}, {r["n_test"]}',
+            'difference in accuracy, 95 %': difference_in_words(r),
+            'corrected p': p_in_words(r['p_adjusted']).removeprefix('p = ').removeprefix('p '),
+            'verdict': f'**{r["verdict"]}**',
+            'would be seen': f'{r["detectable"]:.3f}',
+        }
+        for r in rows.to_dict('records')
+    ]
+    return narrow(pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True))
 
 # %% ../nbs/8_results/61_evidence.ipynb #2a7104b8
 def _of_medium(paper: Paper) -> pd.DataFrame:
@@ -555,7 +578,8 @@ def decide(
     compared = beside_published(results, rows, paper.key, positive)
     if len(compared):
         title = 'Beside the source: accuracy on real images alone, and the gain by images of a GAN'
-        paper.add_table(id, compared, f'{id}_published', title, note)
+        named = compared.rename(columns={'note': 'their error'})  # `note` is the table's own
+        paper.add_table(id, named, f'{id}_published', title, note)
     published_way = all_arms(heads(paper, 'epochs'), by, positive)
     if len(published_way):
         title = 'The same with equal epochs, as published: more images, more steps'
