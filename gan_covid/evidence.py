@@ -122,7 +122,7 @@ def frozen_note(
     once = (
         f'; each image tested once, in {len(folds)} folds with GANs of their own' if folds else ''
     )
-    rest = '; tested on the real images that each size leaves out' if tested else ''
+    rest = '; tested on the images that each size leaves out' if tested else ''
     return f'{paper.note}; {how} {network}, {names.get(weights, weights)} weights{once}{rest}'
 
 # %% ../nbs/8_results/61_evidence.ipynb #c7670c15
