@@ -62,7 +62,7 @@ def _records(paper: Runs, tested: str = '') -> list:
     records = paper['classify_frozen'].values()
     return [r for r in records if r.get('parameters', {}).get('tested', '') == tested]
 
-
+# %% ../nbs/8_results/61_evidence.ipynb #5df8ecc0
 def _found(paper: Runs, tested: str = '') -> list:
     "All runs of pretrained networks, and of the classifiers without a network."
     found = []
@@ -425,13 +425,11 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
         lines.append(f'- {words}{how_sure}: **{r["verdict"]}**{_how_small(r)}')
     return '\n'.join(lines)
 
+# %% ../nbs/8_results/61_evidence.ipynb #737d1906
+# how the names of tables end whose comparisons were named beforehand
+NAMED = 'primary', 'confirm'
+
 # %% ../nbs/8_results/61_evidence.ipynb #edf65be8
-NAMED = (
-    'primary',
-    'confirm',
-)  # ends of the names of tables with comparisons that were named beforehand
-
-
 def shipped_primary(
     figures,  # folder of a profile's figures
     tables=NAMED,  # or ('tuned_contrasts',): with the whole network trained
