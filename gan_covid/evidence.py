@@ -474,7 +474,7 @@ def named_table(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
             'difference in accuracy, 95 %': difference_in_words(r),
             'corrected p': p_in_words(r['p_adjusted']).removeprefix('p = ').removeprefix('p '),
             'verdict': f'**{r["verdict"]}**',
-            'would be seen': f'{r["detectable"]:.3f}',
+            'detectable': f'{r["detectable"]:.3f}',
         }
         for r in rows.to_dict('records')
     ]
