@@ -324,14 +324,13 @@ def subset(
 
 # %% ../nbs/6_classifiers/41_arms.ipynb #9b24c79a
 def tested_on_the_rest(
-    table: pd.DataFrame,  # with splits and patients
-    part: pd.DataFrame,  # the same images, from `subset`
-) -> pd.DataFrame:  # a copy of `part`
+    part: pd.DataFrame,  # of `subset`, with patients
+) -> pd.DataFrame:  # a copy
     """A smaller data set whose test part are the images that it leaves out, but for those of patients that it
     keeps; images of the former test part have no split."""
     kept = part.split.isin(['train', 'val'])
     known = part.patient.isin(part.patient[kept].dropna())
-    rest = table.split.isin(['train', 'val']) & part.split.isna() & ~known
+    rest = part.split.isna() & ~known
     if not rest.any():
         raise InputError('share=1 leaves out no image to test on; give a smaller one')
     former = part.split.isin(['test'])

@@ -19,10 +19,10 @@ from .components import MARGIN
 from gan_covid.evidence import (
     NAMED,
     WORDS,
-    experiment_in_words,
     sentences,
     together_in_words,
     where,
+    which_in_words,
 )
 from gan_covid.paper import (
     CONTRASTS,
@@ -178,9 +178,7 @@ def primary_rows(profile: Profile, paper: str) -> pd.DataFrame:  # with a column
 def _named_beforehand(profile: Profile, paper: str):
     "Rows of `question` from the comparisons that were named beforehand."
     for row in primary_rows(profile, paper).to_dict('records'):
-        size = experiment_in_words(row)
-        if 'images a class' in row:
-            size = f'{row["images a class"]} images a class{size}: '
+        size = f'{which}: ' if (which := which_in_words(row)) else ''
         gans = f'{row["GANs"]} GAN{"s" * (row["GANs"] != 1)}'
         arms = ', against '.join(WORDS.get(row[k], row[k]) for k in ('arm', 'baseline'))
         seen = (

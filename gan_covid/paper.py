@@ -706,8 +706,25 @@ class Contrast:
     kind: str = 'GAN'  # of `KINDS`
     adjusted: bool = True  # its p, by Holm over its table
 
+# %% ../nbs/8_results/60_paper.ipynb #b3f0a6d2
+_FROZEN = 'pretrained network'
+
+# %% ../nbs/8_results/60_paper.ipynb #b3f0a6d1
+def _named(key: str, id: str, added: str, who: str = None) -> tuple:
+    "The comparison of a source that was named beforehand, of the first and of the confirming experiment."
+    arms = pub.primary(key)['arm'], pub.primary(key)['control']
+    again = f'{added}, to confirm it: other GANs, other test images'
+    first = Contrast(f'{id}_primary', arms[0], added, arms[1], who)
+    return first, Contrast(f'{id}_confirm', arms[0], again, arms[1], who)
+
 # %% ../nbs/8_results/60_paper.ipynb #7369d9b5
 _RADIOGRAPHS = (
+    *_named(
+        'wmlq2022',
+        'T11',
+        'StyleGAN2-ADA images of the COVID class, against as many repeated real ones',
+        _FROZEN,
+    ),
     Contrast('T11_differences', 'original+generated', 'StyleGAN2-ADA images of the COVID class'),
     Contrast(
         'T11_differences',
@@ -722,6 +739,9 @@ _RADIOGRAPHS = (
 
 # %% ../nbs/8_results/60_paper.ipynb #050dd9c3
 _CT = (
+    *_named(
+        'ct_report', 'T14', 'picked images of DCGANs, against as many repeated real ones', _FROZEN
+    ),
     Contrast(
         'T14_differences',
         'original+generated+kept',
@@ -754,17 +774,8 @@ _CT = (
 
 # %% ../nbs/8_results/60_paper.ipynb #7d456542
 _SIZES = (
-    Contrast(
-        'T23_primary',
-        'original+generated',
-        'images of conditional StyleGAN2-ADAs, against as many repeated real ones',
-        'original+repeated',
-    ),
-    Contrast(
-        'T23_confirm',
-        'original+generated',
-        'the same with other GANs and on other test images, to confirm it',
-        'original+repeated',
+    *_named(
+        'mgv2023', 'T23', 'images of conditional StyleGAN2-ADAs, against as many repeated real ones'
     ),
     Contrast(
         'O17_claim',
@@ -790,6 +801,7 @@ _SIZES = (
 # %% ../nbs/8_results/60_paper.ipynb #d29da6fc
 CONTRASTS = {
     'head_ct': (
+        *_named('head_ct', 'X1', 'images of GANs, against as many repeated real ones', _FROZEN),
         Contrast(
             'X1_differences',
             'original+generated',
@@ -812,8 +824,9 @@ CONTRASTS = {
 # %% ../nbs/8_results/60_paper.ipynb #f651606e
 def _who(row: dict, contrast: Contrast) -> str:
     "Which classifier, or which size of data set, a row stands for."
-    if 'images a class' in row:
-        return f'{row["images a class"]} images a class'
+    for size in ('images a class', 'real images'):
+        if pd.notna(row.get(size)):
+            return f'{row[size]:.0f} {size}'
     return row.get('network', contrast.network)
 
 # %% ../nbs/8_results/60_paper.ipynb #e86abae0

@@ -53,6 +53,18 @@ class Place:
             images = images.with_split(fold_split(images.table, fold, seed, keys))
         return images, made
 
+    def with_spare(self, images: Prepared, dataset: str) -> Prepared:
+        "Prepared images, and after them, in no part of the split, those for which it had no room."
+        if not self.folder('prepare', dataset).joinpath('spare').exists():
+            raise InputError(
+                f'{dataset}: the split has room for all of its images, so none is spare. '
+                'Spare images need sizes by class in proportion: `each`, in the settings of prepare'
+            )
+        spare = self.images('prepare', dataset, 'spare')
+        table = pd.concat([images.table, spare.table], ignore_index=True)
+        both = np.concatenate([images.images, spare.images])
+        return Prepared(images.folder, both, table, images.info, images.rejected)
+
 # %% ../nbs/9_workflow/67_steps.ipynb #9acd420d
 def present(labels, made: dict) -> list:
     "Those of the labels that this copy of the data has; `made`: results in the record of prepare."

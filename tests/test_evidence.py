@@ -8,7 +8,7 @@ from gan_covid import evidence
 from gan_covid import published as pub
 from gan_covid.evaluation import simulated_result
 from gan_covid.frozen import save_scores
-from gan_covid.paper import answer_in_words
+from gan_covid.paper import Runs, answer_in_words
 
 BY = ('images a class',)
 
@@ -170,6 +170,12 @@ def test_the_confirming_experiment_is_a_comparison_of_its_own(tmp_path):
         '`mgv2023`, 30 images a class',
         '`mgv2023`, 60 images a class, confirming experiment',
     ]
+    unlike = again.drop(columns='images a class').assign(**{'real images': 297})
+    smaller = '297 real images, confirming experiment'
+    assert evidence.sentences(unlike).startswith(f'- {smaller}: ')
+    both = pd.concat([evidence.judged(table_of(0), 'wmlq2022', (), 'hemorrhage'), unlike])
+    wheres = [evidence.which_in_words(r) for r in both[both.role == 'primary'].to_dict('records')]
+    assert wheres == ['', smaller]
     figure = evidence.gain_curve(pd.concat([first, again]), note='n')
     lines = {t.get_text() for legend in figure.legends for t in legend.get_texts()}
     assert lines == {'with GAN images', 'with GAN images, confirming experiment'}
@@ -211,8 +217,23 @@ def test_heads_reads_what_the_step_writes(tmp_path):
     steps, epochs = evidence.heads(paper), evidence.heads(paper, 'epochs')
     assert [r['run'] for r in steps] == [0] and [r['run'] for r in epochs] == [1]
     assert steps[0]['images a class'] == 30 and evidence.fine_tuned(paper) == []
-    confirming = record | {'parameters': {'tested': evidence.CONFIRMING}}
+    confirming = record | {'parameters': {'tested': 'rest'}}
     both = {'classify_frozen': {'a': record, 'b': confirming}}
-    assert len(evidence.heads(both)) == len(evidence.heads(both, tested='rest')) == 1
+    assert len(evidence.heads(both)) == len(evidence.heads(both, confirming=True)) == 1
     found = pd.DataFrame(steps[0]['test']['y_score']), pd.DataFrame(results[0]['test']['y_score'])
     assert np.abs(found[0] - found[1]).to_numpy().max() < 1e-4
+
+
+def test_a_confirming_experiment_says_how_large_its_set_is(monkeypatch):
+    monkeypatch.setattr(evidence, 'heads', lambda paper, confirming: table_of(0, size=60))
+    paper = Runs('mgv2023', 'none', 'none')
+    rows = evidence.compared(paper, positive='hemorrhage', confirming=True)
+    assert set(rows['real images']) == {120} and set(rows.experiment) == {'confirming'}
+    by_size = evidence.compared(paper, BY, 'hemorrhage', confirming=True)
+    assert 'real images' not in by_size and set(by_size['images a class']) == {60}
+    assert 'experiment' not in evidence.compared(paper, BY, 'hemorrhage')
+    named = evidence.named_beforehand(paper, 'T23', BY, 'hemorrhage')
+    assert {name: set(rows.arm) for name, rows in named.items()} == {
+        'T23_primary': {'original+generated'},
+        'T23_confirm': {'original+generated'},
+    }

@@ -15,8 +15,10 @@ from gan_covid import arms, evidence
 from gan_covid.baselines import BASELINES
 from gan_covid.datasets import splits
 from gan_covid.frozen import results_of
+from gan_covid.preprocessing import Prepared
 from gan_covid.published import ids, value
 from gan_covid.records import InputError
+from gan_covid.steps import Place
 
 pytestmark = pytest.mark.slow
 # the smallest takes the images of the GAN of the smaller set, and the records say so
@@ -179,6 +181,29 @@ def test_what_a_smaller_set_leaves_out_can_be_tested(runs, frozen, rest):
     ]
     assert trained[1].items() <= trained[0].items()
     assert all(r['leaked'] == [] for r in found['repeats'])
+
+
+def test_images_without_room_can_be_tested_too(runs, rest):
+    "They stand in no part of the split, so no head and no GAN has seen them."
+    more = heads_on_the_rest(runs, 'spare', 'smaller', real_share=0.5, tested='rest+spare')
+    found, left_out = (set(r['results']['tests'][0]['id']) for r in (more, rest))
+    table = Prepared.open(runs.base / 'prepare' / 'radiography' / 'spare').table
+    spare = {Path(f).name for f in table.image}
+    assert table.split.isna().all() and not spare & {
+        Path(f).name for f in runs.prepared().table.image
+    }
+    made = runs.record('prepare', 'radiography')['results']
+    assert made['spare'] == table.label.value_counts().to_dict()
+    own = {Path(f).name for f in table.image[table.label.isin(RADIOGRAPHS)]}
+    assert own and found == left_out | own
+    assert all(r['leaked'] == [] for r in more['results']['repeats'])
+
+
+def test_no_spare_images_is_said(runs):
+    place = Place(str(runs.work), 't', 'mgv2023')
+    (runs.base / 'prepare' / 'full').mkdir(parents=True)
+    with pytest.raises(InputError, match='none is spare'):
+        place.with_spare(runs.prepared(), 'full')
 
 
 @pytest.mark.parametrize(
