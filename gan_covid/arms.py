@@ -327,7 +327,7 @@ def tested_on_the_rest(
     part: pd.DataFrame,  # of `subset`, with patients
 ) -> pd.DataFrame:  # a copy
     """A smaller data set whose test part are the images that it leaves out, but for those of patients that it
-    keeps; images of the former test part have no split."""
+    keeps; images of the former test part have no split. Images that were in no part before are tested too."""
     kept = part.split.isin(['train', 'val'])
     known = part.patient.isin(part.patient[kept].dropna())
     rest = part.split.isna() & ~known

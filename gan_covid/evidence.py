@@ -108,7 +108,7 @@ def _how(record) -> str:
 # %% ../nbs/8_results/61_evidence.ipynb #e7fefe24
 _TESTED = {  # what the test images are, by `tested` of runs/classify_frozen
     'rest': '; tested on the images that each size leaves out',
-    'rest+spare': '; tested on the images that the smaller set leaves out',
+    'rest+spare': '; tested on the images that the smaller set leaves out, and on spare ones beside these',
 }
 
 
@@ -566,7 +566,7 @@ def compared(
     confirming: bool = False,  # in the confirming experiment
 ) -> pd.DataFrame:  # as `judged`; of the confirming experiment with `experiment`
     "The comparisons of the first or of the confirming experiment; empty where it was not run."
-    return _compared(paper, tuple(by), positive, confirming)
+    return _compared(paper, tuple(by), positive, confirming).copy()
 
 # %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d3
 def named_beforehand(

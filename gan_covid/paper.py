@@ -651,6 +651,8 @@ def span_in_words(values, digits: str = 'g') -> str:
 
 # %% ../nbs/8_results/60_paper.ipynb #1be95563
 def p_in_words(p: float) -> str:
+    if p != p:
+        return 'p not known'  # one GAN says nothing about others
     return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
 # %% ../nbs/8_results/60_paper.ipynb #8c7097a4
@@ -917,7 +919,8 @@ def answer_in_words(rows: pd.DataFrame) -> str:  # Markdown
         lines.append(
             f'\n**How uncertain:** each difference is a mean over {span_in_words(rows.n)} runs. '
             f'A gain of up to {best.high:+.3f} ({best.who}) is compatible with these runs. '
-            'An adjusted p is corrected by Holm for all arms and scores of its table.'
+            'An adjusted p is corrected by Holm: for all arms and scores of its table, or, where the '
+            'comparison was named beforehand, for the number of sizes.'
         )
     return '\n'.join(lines)
 

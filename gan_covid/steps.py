@@ -57,8 +57,8 @@ class Place:
         "Prepared images, and after them, in no part of the split, those for which it had no room."
         if not self.folder('prepare', dataset).joinpath('spare').exists():
             raise InputError(
-                f'{dataset}: the split has room for all of its images, so none is spare. '
-                'Spare images need sizes by class in proportion: `each`, in the settings of prepare'
+                f'{dataset}: no spare images. runs/prepare keeps some where the sizes are given by class '
+                '(`each`) and the split has no room for all'
             )
         spare = self.images('prepare', dataset, 'spare')
         table = pd.concat([images.table, spare.table], ignore_index=True)
