@@ -1309,6 +1309,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence._by_size': ('8_results/evidence.html#_by_size', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._compared': ('8_results/evidence.html#_compared', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._counted': ('8_results/evidence.html#_counted', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence._enter': ('8_results/evidence.html#_enter', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._enter_comparisons': ( '8_results/evidence.html#_enter_comparisons',
                                                                                'gan_covid/evidence.py'),
                                     'gan_covid.evidence._enter_confirmed': ( '8_results/evidence.html#_enter_confirmed',

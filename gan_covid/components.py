@@ -180,7 +180,7 @@ class Part:
 
     variance: float
     df: float
-    careful: float  # what it may well be, for the degrees of freedom of the sum
+    upper: float  # a conservative estimate of it, for the degrees of freedom of the sum
 
 # %% ../nbs/7_statistics/53_components.ipynb #356a0320
 def part_of_gans(
@@ -209,8 +209,8 @@ def part_of_runs(variance, n, pooled: Components = None) -> Part:
 # %% ../nbs/7_statistics/53_components.ipynb #6090086b
 def satterthwaite(parts) -> float:  # or an array
     "Degrees of freedom of a sum of variances; infinite where all are 0."
-    total = sum(p.careful for p in parts)
-    doubt = np.asarray(sum(p.careful**2 / p.df for p in parts), float)
+    total = sum(p.upper for p in parts)
+    doubt = np.asarray(sum(p.upper**2 / p.df for p in parts), float)
     df = np.divide(total**2, doubt, out=np.full(doubt.shape, np.inf), where=doubt != 0)
     return df if df.ndim else float(df)
 
@@ -276,12 +276,13 @@ class Crossed(Pair):
 
     @cached_property
     def reach(self):  # as that of a pair, but one row: the mean over all runs of both
+        # of unequally many runs: b̄ − ā = (b₁ − ā) + (b̄ − a₁) − (b₁ − a₁), with a₁ and b₁ the first runs
         a, b = self.a.outcomes, self.b.outcomes
 
         def mean(z, area):
             each = (a, b[:1]), (a[:1], b), (a[:1], b[:1])
-            of_a, of_b, twice = (reach_of_difference(x, y, z, area) for x, y in each)
-            return {m: (of_a[m].mean(0) + of_b[m].mean(0) - twice[m][0])[None] for m in twice}
+            of_a, of_b, firsts = (reach_of_difference(x, y, z, area) for x, y in each)
+            return {m: (of_a[m].mean(0) + of_b[m].mean(0) - firsts[m][0])[None] for m in firsts}
 
         return cache(mean)
 
@@ -305,19 +306,20 @@ def _own_part(arm: CrossedArm, metric, pooled) -> tuple:
 
 # %% ../nbs/7_statistics/53_components.ipynb #a206f85d
 def _judged(pair: Crossed, metric, parts) -> dict:
-    "difference, low, high, p, se, df, and `wide`: the standard error that belongs to the interval."
+    "difference, low, high, p, se, df, and `se_of_interval`, which is larger where the interval was widened."
     level, variance = pair.level, sum(p.variance for p in parts)
     difference = float(pair.b.means(metric).mean() - pair.a.means(metric).mean())
     found = {'difference': difference, 'low': np.nan, 'high': np.nan, 'p': np.nan}
     if not np.isfinite(difference + variance):
-        return {**found, 'se': np.nan, 'df': np.nan, 'wide': np.nan}
+        return {**found, 'se': np.nan, 'df': np.nan, 'se_of_interval': np.nan}
     df = satterthwaite(parts)
     view = student(difference, variance, df, level)
     view = _with_reach(view, pair, metric, slice(None), difference)
     half = max(view['high'] - difference, difference - view['low'])
     se = float(np.sqrt(variance))
-    wide = max(se, half / stats.t.ppf(0.5 + level / 2, df))
-    return {**found, **ends(view), 'p': view['p'], 'se': se, 'df': df, 'wide': wide}
+    se_of_interval = max(se, half / stats.t.ppf(0.5 + level / 2, df))
+    found |= {**ends(view), 'p': view['p'], 'se': se, 'df': df}
+    return {**found, 'se_of_interval': se_of_interval}
 
 # %% ../nbs/7_statistics/53_components.ipynb #b9018efa
 def contrast(
@@ -337,9 +339,10 @@ def contrast(
     own = [_own_part(a, metric, pooled) for a in (pair.a, pair.b)]
     drawn = image_variance([a.drawn(metric) for a in (pair.a, pair.b)], pair.a)
     images = Part(drawn, few_images(pair.a)[0], drawn)
-    view, gans = _judged(pair, metric, [images, *(part for part, _ in own)]), sum(g for _, g in own)
-    wide, level = view.pop('wide'), uncertainty.level
-    same = equivalence(view['difference'], wide, view['df'], margin)
+    gans = sum(of_gans for _, of_gans in own)
+    view = _judged(pair, metric, [images, *(part for part, _ in own)])
+    se, level = view.pop('se_of_interval'), uncertainty.level
+    same = equivalence(view['difference'], se, view['df'], margin)
     return {
         'control_mean': float(pair.a.means(metric).mean()),
         'mean': float(pair.b.means(metric).mean()),
@@ -347,7 +350,7 @@ def contrast(
         'runs': sum(part.variance for part, _ in own) - gans,
         'gans': gans,
         'images': images.variance,
-        'detectable': detectable(wide, view['df'], level, contrasts=contrasts),
+        'detectable': detectable(se, view['df'], level, contrasts=contrasts),
         'equivalent_p': same,
         'verdict': verdict(
             view['difference'], view['p'], same, level, margin, metric in LESS_IS_BETTER

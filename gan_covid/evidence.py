@@ -515,17 +515,22 @@ def say_decisive(paper: Paper):
             + sentences(rows.dropna(axis=1, how='all'))
         )
 
+# %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d5
+def _enter(paper: Paper, id: str, name: str, table: pd.DataFrame, title: str, note: str):
+    "A table of an entry, unless it is empty."
+    if len(table):
+        columns = [k for k in table if k not in _FOR_COMPUTING]
+        paper.add_table(id, table[columns], f'{id}_{name}', title, note)
+
 # %% ../nbs/8_results/61_evidence.ipynb #9c0d75d6
 def _enter_comparisons(paper: Paper, id: str, rows: pd.DataFrame, note: str):
     "The tables of comparisons: all, the one named beforehand, and the mean over sizes."
     title = 'Each arm against repeated real images; intervals of each comparison alone'
-    shown = rows.drop(columns=_FOR_COMPUTING)
-    paper.add_table(id, shown, f'{id}_contrasts', title, note)
+    _enter(paper, id, 'contrasts', rows, title, note)
     title = 'The comparison named beforehand; p corrected by Holm, intervals not adjusted'
-    paper.add_table(id, shown[shown.role == 'primary'], f'{id}_primary', title, note)
-    if len(mean := together(rows)):
-        title = 'The mean over all sizes, not named beforehand'
-        paper.add_table(id, mean, f'{id}_together', title, note)
+    _enter(paper, id, 'primary', rows[rows.role == 'primary'], title, note)
+    title = 'The mean over all sizes, not named beforehand'
+    _enter(paper, id, 'together', together(rows), title, note)
 
 # %% ../nbs/8_results/61_evidence.ipynb #37614c8f
 _BESIDE = 'beside it'  # the role of the same comparison by another network than the one named
@@ -540,12 +545,12 @@ def _enter_fine_tuned(paper: Paper, id: str, by=(), positive: str = None):
     plain = [r for r in heads(paper) if r['network'] in BASELINES]
     plain = [r for r in plain if tuple(r[k] for k in by) in groups]  # what a network must beat
     title = 'The whole network trained, all arms for equally many epochs'
-    paper.add_table(id, all_arms(results + plain, by, positive), f'{id}_tuned', title, note)
+    _enter(paper, id, 'tuned', all_arms(results + plain, by, positive), title, note)
     rows = judged(results, paper.key, by, positive)
     if len(rows):
         title = 'The whole network trained: each arm against as many repeated real images'
-        beside = rows.drop(columns=_FOR_COMPUTING).replace({'role': {'primary': _BESIDE}})
-        paper.add_table(id, beside, f'{id}_tuned_contrasts', title, note)
+        beside = rows.replace({'role': {'primary': _BESIDE}})
+        _enter(paper, id, 'tuned_contrasts', beside, title, note)
         say('**The same with the whole network trained**\n\n' + sentences(rows))
 
 # %% ../nbs/8_results/61_evidence.ipynb #a095d377
@@ -582,13 +587,13 @@ def named_beforehand(
 
 # %% ../nbs/8_results/61_evidence.ipynb #86c432c9
 def _enter_confirmed(paper: Paper, id: str, by=(), positive: str = None) -> pd.DataFrame:
-    "The tables of the confirming experiment, and what it says; nothing where it was not run."
+    "The tables of the confirming experiment, and its comparisons; nothing where it was not run."
     rows, note = compared(paper, by, positive, confirming=True), frozen_note(paper, confirming=True)
     if len(rows):
         table = all_arms(heads(paper, confirming=True), by, positive)
-        paper.add_table(id, table, f'{id}_confirm_heads', 'Confirming experiment: all arms', note)
+        _enter(paper, id, 'confirm_heads', table, 'Confirming experiment: all arms', note)
         title = 'Confirming experiment: each arm against repeated real images'
-        paper.add_table(id, rows.drop(columns=_FOR_COMPUTING), f'{id}_confirm', title, note)
+        _enter(paper, id, 'confirm', rows, title, note)
     return rows
 
 # %% ../nbs/8_results/61_evidence.ipynb #79894314
@@ -600,26 +605,22 @@ def decide(
 ) -> pd.DataFrame:  # of `judged`
     "Enter and show the tables and the figure of what decides, and say it; nothing where it was not run."
     results, note = heads(paper), frozen_note(paper)
-    table, rows = all_arms(results, by, positive), compared(paper, by, positive)
-    if len(table):
-        title = 'All arms on frozen features, equal steps; classifiers without a network'
-        paper.add_table(id, table, f'{id}_heads', title, note)
+    rows = compared(paper, by, positive)
+    title = 'All arms on frozen features, equal steps; classifiers without a network'
+    _enter(paper, id, 'heads', all_arms(results, by, positive), title, note)
     if len(rows):
         _enter_comparisons(paper, id, rows, note)
-        what = f'{note}; equal steps; runs pooled'
-        named = pub.primary(paper.key)
+        what, named = f'{note}; equal steps; runs pooled', pub.primary(paper.key)
         arms = 'original', named['control'], named['arm']
         figure = reliability_figure(results, arms, positive, note=what)
         paper.add_figure(id, figure, f'{id}_reliability')
     beside = beside_published(results, rows, paper.key, positive)
-    if len(beside):
-        title = 'Beside the source: accuracy on real images alone, and the gain by images of a GAN'
-        named = beside.rename(columns={'note': 'their error'})  # `note` is the table's own
-        paper.add_table(id, named, f'{id}_published', title, note)
+    beside = beside.rename(columns={'note': 'their error'})  # `note` is the table's own
+    title = 'Beside the source: accuracy on real images alone, and the gain by images of a GAN'
+    _enter(paper, id, 'published', beside, title, note)
     published_way = all_arms(heads(paper, 'epochs'), by, positive)
-    if len(published_way):
-        title = 'The same with equal epochs, as published: more images, more steps'
-        paper.add_table(id, published_way, f'{id}_epochs', title, note)
+    title = 'The same with equal epochs, as published: more images, more steps'
+    _enter(paper, id, 'epochs', published_way, title, note)
     _enter_fine_tuned(paper, id, by, positive)
     again = _enter_confirmed(paper, id, by, positive)
     said = sentences(pd.concat([rows, again], ignore_index=True) if len(again) else rows)
