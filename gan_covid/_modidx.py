@@ -1323,6 +1323,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence._interval': ('8_results/evidence.html#_interval', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._joined': ('8_results/evidence.html#_joined', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._level_rows': ('8_results/evidence.html#_level_rows', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence._losses': ('8_results/evidence.html#_losses', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._of_medium': ('8_results/evidence.html#_of_medium', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._records': ('8_results/evidence.html#_records', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._scores': ('8_results/evidence.html#_scores', 'gan_covid/evidence.py'),

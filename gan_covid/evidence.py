@@ -463,20 +463,33 @@ def where(row) -> str:
     "The source, and the size of its data set if there are several."
     return ', '.join(filter(None, (f'`{row["paper"]}`', which_in_words(row))))
 
+# %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d6
+def _losses(rows: pd.DataFrame) -> str:
+    "How many of the losses that were seen would not matter; '' where none was seen."
+    worse = rows[rows.verdict == 'worse']
+    if not len(worse):
+        return ''
+    little = (worse.difference > -components.MARGIN).sum()
+    are = 'is' if little == 1 else 'are'
+    return f' Of the {len(worse)} losses, {little} {are} estimated below {components.MARGIN:g}.'
+
 # %% ../nbs/8_results/61_evidence.ipynb #04081281
 def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
-    "What all sources say together, in three sentences."
+    "What all sources say together, in a few sentences."
     if not len(rows):
         return 'No comparison with images of a GAN has been run yet.'
     counts = [f'{v} in {k}' for v, k in rows.verdict.value_counts().items()]
     seen = 'a gain is seen' if 'better' in set(rows.verdict) else 'no gain is seen'
     surest = rows.loc[(rows.high - rows.low).idxmin()]
     most = f'a gain of more than {surest.high:.3f}' if surest.high >= 0.0005 else 'a gain'
-    sources = f'{rows.paper.nunique()} of {len(pub.PAPERS)} sources'
+    often = rows.paper.value_counts()
+    sources = f'{len(often)} of {len(pub.PAPERS)} sources'
+    if often.iloc[0] > 1:
+        sources += f' ({often.iloc[0]} times in `{often.index[0]}`)'
     return (
         f'**In short: {seen}.** Images of GANs were compared with as many repeated real images '
-        f'{len(rows)} times, in {sources}: {", ".join(counts)}. The estimate is below zero in '
-        f'{(rows.difference < 0).sum()} of {len(rows)}. The most precise is {where(surest)}: '
+        f'{len(rows)} times, in {sources}: {", ".join(counts)}.{_losses(rows)} The estimate is below zero '
+        f'in {(rows.difference < 0).sum()} of {len(rows)}. The most precise is {where(surest)}: '
         f'{difference_in_words(surest)}, so {most} by images of such GANs is unlikely there.'
     )
 
