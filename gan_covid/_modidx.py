@@ -1328,6 +1328,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence._records': ('8_results/evidence.html#_records', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._scores': ('8_results/evidence.html#_scores', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence._tested_once': ('8_results/evidence.html#_tested_once', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.against_alone': ('8_results/evidence.html#against_alone', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.all_arms': ('8_results/evidence.html#all_arms', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.beside_published': ( '8_results/evidence.html#beside_published',
                                                                              'gan_covid/evidence.py'),

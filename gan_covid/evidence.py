@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'NAMED', 'heads', 'fine_tuned', 'with_network', 'frozen_note', 'judged', 'all_arms',
-           'beside_published', 'size_in_words', 'experiment_in_words', 'which_in_words', 'gain_curve', 'level_curve',
-           'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary', 'where', 'in_short',
-           'named_table', 'say_decisive', 'compared', 'named_beforehand', 'decide']
+           'against_alone', 'beside_published', 'size_in_words', 'experiment_in_words', 'which_in_words', 'gain_curve',
+           'level_curve', 'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary',
+           'where', 'in_short', 'named_table', 'say_decisive', 'compared', 'named_beforehand', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from functools import lru_cache
@@ -268,10 +268,21 @@ def _gain_rows(rows, published, images):
             numbers = {'published': pair[1] - pair[0], 'reproduced': seen['difference']}
             yield {**what, **numbers, **compared}
 
+# %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d7
+def against_alone(
+    results: list,  # of `heads`
+    key: str,  # of published.PAPERS
+    by=(),
+    positive: str = None,
+) -> pd.DataFrame:  # as `judged`; the rows of the pair are its primary ones
+    "The arm that a source names against real images alone, as the sources compare; not named beforehand."
+    pair = pub.primary(key)['arm'], 'original'
+    return judged([r for r in results if r['arm'] in pair], key, by, positive, pair)
+
 # %% ../nbs/8_results/61_evidence.ipynb #42a3cfa7
 def beside_published(
     results: list,  # of `heads`
-    rows: pd.DataFrame,  # of `judged`
+    rows: pd.DataFrame,  # of `against_alone`
     key: str,  # of published.PAPERS
     positive: str = None,
 ) -> pd.DataFrame:  # what, source, published, reproduced, difference, low, high, p, verdict, note
@@ -627,7 +638,10 @@ def decide(
         arms = 'original', named['control'], named['arm']
         figure = reliability_figure(results, arms, positive, note=what)
         paper.add_figure(id, figure, f'{id}_reliability')
-    beside = beside_published(results, rows, paper.key, positive)
+    alone = against_alone(results, paper.key, by, positive)
+    title = 'Images of GANs against real images alone, as the sources compare; not named beforehand'
+    _enter(paper, id, 'alone', alone.assign(role='exploratory'), title, note)
+    beside = beside_published(results, alone, paper.key, positive)
     beside = beside.rename(columns={'note': 'their error'})  # `note` is the table's own
     title = 'Beside the source: accuracy on real images alone, and the gain by images of a GAN'
     _enter(paper, id, 'published', beside, title, note)

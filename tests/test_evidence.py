@@ -119,12 +119,15 @@ def test_figures_show_every_arm_and_size():
 
 def test_a_source_is_compared_with_the_errors_of_both_sides():
     made = table_of(0)
-    rows = evidence.judged(made, 'wmlq2022', BY, 'hemorrhage')
+    rows = evidence.against_alone(made, 'wmlq2022', BY, 'hemorrhage')
+    assert set(rows.arm) == {'original+generated'} and set(rows.baseline) == {'original'}
     found = evidence.beside_published(made, rows, 'wmlq2022', 'hemorrhage').set_index('what')
     level = found.loc['accuracy on real images alone, InceptionV3']
     assert level.published == pub.value('T5', 'mean_accuracy') and '400 images' in level.note
     gain = found.loc['gain by images of a GAN, EfficientNet-B0']
     before, after = (pub.value(t, 'mean_accuracy') for t in ('T6', 'T10'))
+    means = evidence.all_arms(made, BY, 'hemorrhage').set_index('arm').accuracy
+    assert gain.reproduced == pytest.approx(means['original+generated'] - means['original'])
     assert (
         gain.published == pytest.approx(after - before) and gain.low < gain.difference < gain.high
     )
