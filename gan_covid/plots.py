@@ -507,9 +507,10 @@ def curve(  # noqa: PLR0913  columns, labels and scale are one thought each
     note: str,
 ) -> Figure:
     "Lines with intervals."
-    fig = canvas(WIDTH, 3.4, note)
-    ax = fig.add_subplot()
     groups = _unique(df[by]) if by else [None]
+    more = max(0, math.ceil(len(groups) / 2) - 3)  # rows of a long legend, which take room
+    fig = canvas(WIDTH, 3.4 + 0.2 * more, note)
+    ax = fig.add_subplot()
     values = np.unique(df[x])
     for i, g in enumerate(groups):
         d = (df[df[by] == g] if by else df).sort_values(x)
