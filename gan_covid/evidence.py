@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'NAMED', 'heads', 'fine_tuned', 'with_network', 'frozen_note', 'judged', 'all_arms',
-           'against_alone', 'beside_published', 'size_in_words', 'experiment_in_words', 'which_in_words', 'gain_curve',
-           'level_curve', 'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary',
-           'where', 'in_short', 'named_table', 'say_decisive', 'compared', 'named_beforehand', 'decide']
+           'against_alone', 'beside_published', 'experiment_in_words', 'which_in_words', 'gain_curve', 'level_curve',
+           'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary', 'where', 'in_short',
+           'named_table', 'say_decisive', 'compared', 'named_beforehand', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from functools import lru_cache
@@ -27,6 +27,7 @@ from gan_covid.paper import (
     narrow,
     p_in_words,
     say,
+    size_in_words,
     span_in_words,
 )
 
@@ -312,15 +313,6 @@ def _against_size(df, y: str, by: str, low=None, high=None, *, note: str):
     return plots.curve(
         df, 'images a class', y, low, high, by=by, xlabel=axis, ylabel=y, logx=True, note=note
     )
-
-# %% ../nbs/8_results/61_evidence.ipynb #5d1c20aa
-_SIZES = 'images a class', 'real images'  # the second where the classes are of unlike size
-
-
-def size_in_words(row) -> str:
-    "', 112 images a class' of a row of a smaller set; '' of the whole set."
-    known = [(what, row[what]) for what in _SIZES if pd.notna(row.get(what))]
-    return f', {known[0][1]:.0f} {known[0][0]}' if known else ''
 
 # %% ../nbs/8_results/61_evidence.ipynb #7bb1bcc6
 def experiment_in_words(row) -> str:

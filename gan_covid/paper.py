@@ -7,9 +7,9 @@ __all__ = ['TRAININGS', 'STEPS', 'SOURCE', 'METRICS', 'RADIOGRAPHS', 'MACRO', 'K
            'show', 'say', 'beside', 'Paper', 'samples', 'samples_by_class', 'sheet_row', 'distances',
            'radiographs_in_words', 'reference', 'quality', 'copies_in_words', 'add_quality', 'class_matrix',
            'summary_of', 'pick', 'reproduced', 'differences', 'stacked', 'accuracy_of', 'pooled', 'wide',
-           'span_in_words', 'p_in_words', 'difference_in_words', 'verdict', 'verdicts', 'Contrast', 'contrasts',
-           'answer_figure', 'counted_verdicts', 'answer_in_words', 'answer', 'shipped_contrasts', 'results_table',
-           'results_in_words']
+           'span_in_words', 'p_in_words', 'difference_in_words', 'verdict', 'verdicts', 'Contrast', 'size_in_words',
+           'contrasts', 'answer_figure', 'counted_verdicts', 'answer_in_words', 'answer', 'shipped_contrasts',
+           'results_table', 'results_in_words']
 
 # %% ../nbs/8_results/60_paper.ipynb #4534fcac
 import io
@@ -823,13 +823,19 @@ CONTRASTS = {
     'mgv2023': _SIZES,
 }
 
+# %% ../nbs/8_results/60_paper.ipynb #5d1c20aa
+_SIZES = 'images a class', 'real images'  # the second where the classes are of unlike size
+
+
+def size_in_words(row) -> str:
+    "', 112 images a class' of a row of a smaller set; '' of the whole set."
+    known = [(what, row[what]) for what in _SIZES if pd.notna(row.get(what))]
+    return f', {known[0][1]:.0f} {known[0][0]}' if known else ''
+
 # %% ../nbs/8_results/60_paper.ipynb #f651606e
 def _who(row: dict, contrast: Contrast) -> str:
     "Which classifier, or which size of data set, a row stands for."
-    for size in ('images a class', 'real images'):
-        if pd.notna(row.get(size)):
-            return f'{row[size]:.0f} {size}'
-    return row.get('network', contrast.network)
+    return size_in_words(row).removeprefix(', ') or row.get('network', contrast.network)
 
 # %% ../nbs/8_results/60_paper.ipynb #e86abae0
 def contrasts(
