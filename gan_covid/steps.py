@@ -39,8 +39,8 @@ class Place:
         return Prepared.open(self.folder(step, name) / which)
 
     def prepared(self, dataset: str, fold: str = '', seed: int = 0) -> tuple:
-        """(`Prepared`, results in the record) of a data set. `fold` 'K/N': part K of N is the test part and
-        all others train, instead of the prepared split."""
+        """(`Prepared`, results in the record) of a data set. `fold`: parted anew by `fold_split`, instead of
+        the prepared split."""
         # the record first: it says what to do if it is missing
         made = self.record('prepare', dataset)['results']
         images = self.images('prepare', dataset)

@@ -227,16 +227,23 @@ def fold_numbers(
     return out
 
 # %% ../../nbs/2_data/11_splits.ipynb #a616adda
+_EXCHANGED = {'train': 'test', 'val': 'train', 'test': 'train'}
+
+
 def fold_split(
     table: pd.DataFrame,  # with a split; images without one stay without
-    fold: str,  # 'K/N': part K of N is the test
+    fold: str,  # 'K/N': part K of N is the test; 'exchanged': the training part is
     seed: int = 0,
     pictures=None,  # a key of the pixels of every image, if it is known
 ) -> pd.DataFrame:  # a copy
     "All images of the split anew: one part tests, the others train; what belongs together stays so."
+    if fold == 'exchanged':
+        return table.assign(split=table.split.map(_EXCHANGED))
     match = re.fullmatch(r'(\d+)/(\d+)', fold)
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
-        raise InputError(f'fold={fold!r}: give a part of several, such as 1/4, 2/4, 3/4, 4/4')
+        raise InputError(
+            f'fold={fold!r}: give a part of several, such as 1/4, 2/4, 3/4, 4/4, or exchanged'
+        )
     used = table.split.notna().to_numpy()
     mine = table[used]
     keys = None if pictures is None else np.asarray(pictures)[used]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['keras', 'L', 'DOWNSAMPLING', 'NETWORKS', 'count', 'describe', 'head_ct_generator', 'head_ct_discriminator',
-           'ct_report_generator', 'ct_report_discriminator', 'SpectralConv2D', 'cgan_generator', 'cgan_discriminator',
-           'Networks', 'find', 'build']
+           'NarrowConv2D', 'ct_report_generator', 'ct_report_discriminator', 'SpectralConv2D', 'cgan_generator',
+           'cgan_discriminator', 'Networks', 'find', 'build']
 
 # %% ../../nbs/4_dcgan/27_networks.ipynb #89c0d628
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def _detail(layer) -> str:
 def _row(layer) -> dict:
     return {
         'name': layer.name,
-        'type': type(layer).__name__,
+        'type': getattr(layer, 'kind', type(layer).__name__),
         'shape': list(layer.output.shape[1:]),
         'parameters': int(layer.count_params()),
         'detail': _detail(layer),
@@ -141,6 +141,25 @@ def head_ct_discriminator(
         x = L.LeakyReLU(0.01)(_norm()(L.Conv2D(128, kernel, strides=stride, padding='same')(x)))
     return _model(inputs, _verdict(_dropout(dropout)(L.Flatten()(x))), 'head_ct_discriminator')
 
+# %% ../../nbs/4_dcgan/27_networks.ipynb #1015cb44
+@keras.saving.register_keras_serializable(package='gan_covid')
+class NarrowConv2D(L.Conv2D):
+    """Convolution of stride 1, odd kernel and padding 'same' with few filters, computed in blocks of 4×4
+    pixels; height and width are multiples of 4. Weights and results are those of `Conv2D`."""
+
+    kind = 'Conv2D'  # for `describe`
+
+    def convolution_op(self, inputs, kernel):
+        ops, side = keras.ops, range(4)
+        shifted = [
+            ops.pad(kernel, ((i, 3 - i), (j, 3 - j), (0, 0), (0, 0))) for i in side for j in side
+        ]
+        x = ops.conv(inputs, ops.concatenate(shifted, -1), strides=4, padding='same')
+        _, height, width, _ = x.shape
+        x = ops.reshape(x, (-1, height, width, 4, 4, self.filters))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (-1, 4 * height, 4 * width, self.filters))
+
 # %% ../../nbs/4_dcgan/27_networks.ipynb #2f47f348
 # pixels a side -> shape of the first image in the generator
 _CT_BASES = {256: (64, 64, 64), 128: (32, 32, 256), 64: (16, 16, 256), 32: (8, 8, 256)}
@@ -163,7 +182,8 @@ def ct_report_generator(
     x = L.Reshape(base)(L.LeakyReLU(0.2)(L.Dense(base[0] * base[1] * base[2])(x)))
     for _ in range(2):
         x = L.LeakyReLU(0.2)(L.Conv2DTranspose(128, 4, strides=2, padding='same')(x))
-    x = L.Activation('sigmoid', dtype='float32')(L.Conv2D(channels, 7, padding='same')(x))
+    x = NarrowConv2D(channels, 7, padding='same')(x)
+    x = L.Activation('sigmoid', dtype='float32')(x)
     return _model(inputs, x, f'ct_report_generator_{size}')
 
 # %% ../../nbs/4_dcgan/27_networks.ipynb #23990dbd
