@@ -19,6 +19,7 @@ from .components import MARGIN
 from gan_covid.evidence import (
     NAMED,
     WORDS,
+    counted_once,
     sentences,
     together_in_words,
     where,
@@ -194,7 +195,7 @@ def _named_beforehand(profile: Profile, paper: str):
 # %% ../nbs/8_results/62_findings.ipynb #ffb0500c
 def _compared(profile: Profile, paper: str):
     "Rows of `question` from the comparisons of the source's notebook."
-    names = {c.table for c in CONTRASTS[paper] if not c.table.endswith(NAMED)}
+    names = {c.table for c in CONTRASTS[paper] if not c.table.endswith(tuple(NAMED))}
     rows = contrasts(paper, {n: profile.table(paper, n) for n in names})
     for row in rows.to_dict('records'):
         adjusted = 'adjusted' if row['adjusted'] else 'not adjusted'
@@ -350,7 +351,7 @@ def _others(profile: Profile) -> pd.DataFrame:
     "The comparisons of a profile with the original images alone, with images of a GAN that is clean."
     found = []
     for paper in pub.PAPERS:
-        names = {c.table for c in CONTRASTS[paper] if not c.table.endswith(NAMED)}
+        names = {c.table for c in CONTRASTS[paper] if not c.table.endswith(tuple(NAMED))}
         found.append(contrasts(paper, {n: profile.table(paper, n) for n in names}))
     rows = pd.concat(found, ignore_index=True)
     return rows[rows.kind == 'GAN']
@@ -414,11 +415,12 @@ def answer(profiles: list) -> Answer:  # None where nothing was compared
             if first is None:
                 first = profile, beforehand, rows
             else:
-                told.append(_lead(rows, beforehand, profile))
+                told.append(_lead(counted_once(rows), beforehand, profile))
     if first is None:
         return None
     profile, beforehand, rows = first
     lines = _lines(rows, profile) if beforehand else ()
+    rows = counted_once(rows)
     widest = max(rows.to_dict('records'), key=lambda r: r['high'] - r['low'])
     said = one_word(rows), profile, _lead(rows, beforehand, profile), tuple(lines)
     return Answer(*said, _hidden(rows), _decided_by(widest), tuple(told))

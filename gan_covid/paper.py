@@ -713,11 +713,14 @@ _FROZEN = 'pretrained network'
 
 # %% ../nbs/8_results/60_paper.ipynb #b3f0a6d1
 def _named(key: str, id: str, added: str, who: str = None) -> tuple:
-    "The comparison of a source that was named beforehand, of the first and of the confirming experiment."
-    arms = pub.primary(key)['arm'], pub.primary(key)['control']
-    again = f'{added}, to confirm it: other GANs, other test images'
-    first = Contrast(f'{id}_primary', arms[0], added, arms[1], who)
-    return first, Contrast(f'{id}_confirm', arms[0], again, arms[1], who)
+    "The comparison of a source that was named beforehand, in each of its experiments."
+    arm, control = pub.primary(key)['arm'], pub.primary(key)['control']
+    more = {  # by how the name of the table ends
+        'primary': '',
+        'confirm': ', to confirm it: other GANs, other test images',
+        'both': ', both experiments together',
+    }
+    return tuple(Contrast(f'{id}_{k}', arm, added + m, control, who) for k, m in more.items())
 
 # %% ../nbs/8_results/60_paper.ipynb #7369d9b5
 _RADIOGRAPHS = (

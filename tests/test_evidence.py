@@ -9,6 +9,7 @@ from gan_covid import published as pub
 from gan_covid.evaluation import simulated_result
 from gan_covid.frozen import save_scores
 from gan_covid.paper import Runs, answer_in_words
+from gan_covid.records import InputError
 
 BY = ('images a class',)
 
@@ -222,17 +223,52 @@ def test_heads_reads_what_the_step_writes(tmp_path):
     assert steps[0]['images a class'] == 30 and evidence.fine_tuned(paper) == []
     confirming = record | {'parameters': {'tested': 'rest'}}
     both = {'classify_frozen': {'a': record, 'b': confirming}}
-    assert len(evidence.heads(both)) == len(evidence.heads(both, confirming=True)) == 1
+    assert len(evidence.heads(both)) == len(evidence.heads(both, experiment='confirming')) == 1
     found = pd.DataFrame(steps[0]['test']['y_score']), pd.DataFrame(results[0]['test']['y_score'])
     assert np.abs(found[0] - found[1]).to_numpy().max() < 1e-4
 
 
+def test_the_parts_exchanged_and_both_halves_together(tmp_path):
+    "Of both experiments each image is tested once; an arm that one of them lacks is left out."
+
+    def record(name, ids, arms, parameters=()):
+        "One run an arm, all tested on these images."
+        test = {'id': list(ids), 'y_true': [k % 2 for k in ids]}
+        repeats = [run(a, 1, size=len(ids) // 2) | {'test': 0} for a in arms]
+        (tmp_path / name).mkdir()
+        save_scores(tmp_path / name / 'scores.npz', [np.full((len(ids), 2), 0.5) for _ in arms])
+        results = {'tests': [test], 'repeats': repeats}
+        return {'folder': tmp_path / name, 'results': results, 'parameters': dict(parameters)}
+
+    first = record('a', range(10), ('original', 'generated'))
+    again = record('b', range(10, 40), ('original',), {'fold': 'exchanged'})
+    alone, paper = ({'classify_frozen': dict(enumerate(r))} for r in ([first], [first, again]))
+    assert evidence.heads(alone, experiment='both') == []
+    assert len(evidence.heads(paper)) == 2
+    (confirming,) = evidence.heads(paper, experiment='confirming')
+    (both,) = evidence.heads(paper, experiment='both')
+    assert len(confirming['test']['id']) == 30
+    assert sorted(both['test']['id']) == list(range(40)) and both['images'] == 20
+    with pytest.raises(InputError, match='experiment'):
+        evidence.heads(paper, experiment='second')
+
+
+def test_images_that_are_tested_twice_count_once():
+    rows = pd.DataFrame({'paper': ['a', 'a', 'a', 'b'], 'n': range(4)})
+    assert evidence.counted_once(rows) is rows
+    rows['experiment'] = [np.nan, 'confirming', 'both', np.nan]
+    assert evidence.counted_once(rows).n.tolist() == [2, 3]
+
+
 def test_a_confirming_experiment_says_how_large_its_set_is(monkeypatch):
-    monkeypatch.setattr(evidence, 'heads', lambda paper, confirming: table_of(0, size=60))
+    def found(paper, experiment):
+        return [] if experiment == 'both' else table_of(0, size=60)
+
+    monkeypatch.setattr(evidence, 'heads', found)
     paper = Runs('mgv2023', 'none', 'none')
-    rows = evidence.compared(paper, positive='hemorrhage', confirming=True)
+    rows = evidence.compared(paper, positive='hemorrhage', experiment='confirming')
     assert set(rows['real images']) == {120} and set(rows.experiment) == {'confirming'}
-    by_size = evidence.compared(paper, BY, 'hemorrhage', confirming=True)
+    by_size = evidence.compared(paper, BY, 'hemorrhage', 'confirming')
     assert 'real images' not in by_size and set(by_size['images a class']) == {60}
     assert 'experiment' not in evidence.compared(paper, BY, 'hemorrhage')
     named = evidence.named_beforehand(paper, 'T23', BY, 'hemorrhage')
