@@ -66,7 +66,7 @@ def test_the_answer_comes_first_and_is_that_of_the_tables(drawn, overview):
     assert said.profile.name == 'medium'
     place = overview.index(f'It {said.word}.')
     assert place < overview.index('id="claims"') < overview.index('<article')
-    named = '_primary.csv', '_together.csv', '_confirm.csv'
+    named = '_primary.csv', '_together.csv', '_confirm.csv', '_both.csv'
     files = [f for f in said.profile.folder.glob('*/*.csv') if f.name.endswith(named)]
     rows = pd.concat([pd.read_csv(f) for f in files])
     mine = (rows.role == 'primary') | rows.role.isna()  # a mean over sizes has no role
