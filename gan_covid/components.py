@@ -49,9 +49,21 @@ class CrossedArm(Arm):
             return [np.array([i]) for i in range(len(self))]
         return [np.flatnonzero(self.gans == g) for g in np.unique(self.gans)]
 
-    def means(self, metric) -> np.ndarray:  # (units,)
+    def by_fold(self, metric) -> list:  # of (runs,); their sum is the score
+        "What the images of each fold (`fold_ids` of an outcome) add to the accuracy; else the score."
+        folds = self.outcomes[0].get('fold_ids')
+        if metric != 'accuracy' or not folds:
+            return [self.values[metric]]
+        right = np.array([o['y_score'].argmax(1) == o['y_true'] for o in self.outcomes])
+        of_fold = [np.isin(self.outcomes[0]['id'], np.asarray(ids, str)) for ids in folds]
+        return [right[:, mine].sum(1) / right.shape[1] for mine in of_fold]
+
+    def means(
+        self, metric, values=None
+    ) -> np.ndarray:  # (units,), of the score or of `values` (runs,)
         self.check(metric)
-        values = [self.values[metric][runs] for runs in self.units]
+        values = self.values[metric] if values is None else values
+        values = [values[runs] for runs in self.units]
         return np.array(
             [v[np.isfinite(v)].mean() if np.isfinite(v).any() else np.nan for v in values]
         )
@@ -61,9 +73,12 @@ class CrossedArm(Arm):
         "Runs of a GAN: the harmonic mean where the GANs have unequally many."
         return float(1 / np.mean([1 / len(runs) for runs in self.units]))
 
-    def within(self, metric) -> tuple:  # variance of the runs of one GAN, degrees of freedom
+    def within(
+        self, metric, values=None
+    ) -> tuple:  # variance of one GAN's runs, degrees of freedom
         groups = self.units if self.gans.any() else [np.arange(len(self))]
-        values = [self.values[metric][runs] for runs in groups]
+        values = self.values[metric] if values is None else values
+        values = [values[runs] for runs in groups]
         values = [v[np.isfinite(v)] for v in values]
         df = sum(max(len(v) - 1, 0) for v in values)
         total = sum(((v - v.mean()) ** 2).sum() for v in values if len(v))
@@ -293,16 +308,21 @@ class Crossed(Pair):
             raise InputError('results: arm and control were tested on different images')
 
 # %% ../nbs/7_statistics/53_components.ipynb #7f473825
-def _own_part(arm: CrossedArm, metric, pooled) -> tuple:
-    "A `Part` of an arm's mean, and how much of its variance comes from the GANs."
-    within, _ = arm.within(metric)
+def _own_parts(arm: CrossedArm, metric, pooled) -> tuple:
+    "The `Part`s of an arm's mean, one for the GANs of each fold, and how much variance comes from the GANs."
     if not arm.gans.any():
-        return part_of_runs(within, len(arm), pooled), 0.0
-    if np.isnan(within) and pooled is not None:
-        within = pooled.runs
-    part = part_of_gans(arm.means(metric), within, arm.runs, pooled)
-    runs = np.nan_to_num(within) / arm.runs / len(arm.units)
-    return part, max(0.0, part.variance - runs)
+        return [part_of_runs(arm.within(metric)[0], len(arm), pooled)], 0.0
+    folds, found, of_gans = arm.by_fold(metric), [], 0.0
+    pooled = pooled if len(folds) == 1 else None  # its variances are those of the whole score
+    for values in folds:
+        within, _ = arm.within(metric, values)
+        if np.isnan(within) and pooled is not None:
+            within = pooled.runs
+        part = part_of_gans(arm.means(metric, values), within, arm.runs, pooled)
+        runs = np.nan_to_num(within) / arm.runs / len(arm.units)
+        found.append(part)
+        of_gans += max(0.0, part.variance - runs)
+    return found, of_gans
 
 # %% ../nbs/7_statistics/53_components.ipynb #a206f85d
 def _judged(pair: Crossed, metric, parts) -> dict:
@@ -336,18 +356,19 @@ def contrast(
     equivalent_p, verdict (by the unadjusted p). One GAN and nothing pooled: all of this is nan."""
     pair = Crossed(*(_arm_of(a, positive, uncertainty) for a in (control, arm)))
     pair.check(metric)
-    own = [_own_part(a, metric, pooled) for a in (pair.a, pair.b)]
+    own = [_own_parts(a, metric, pooled) for a in (pair.a, pair.b)]
+    parts = [part for each, _ in own for part in each]
     drawn = image_variance([a.drawn(metric) for a in (pair.a, pair.b)], pair.a)
     images = Part(drawn, few_images(pair.a)[0], drawn)
     gans = sum(of_gans for _, of_gans in own)
-    view = _judged(pair, metric, [images, *(part for part, _ in own)])
+    view = _judged(pair, metric, [images, *parts])
     se, level = view.pop('se_of_interval'), uncertainty.level
     same = equivalence(view['difference'], se, view['df'], margin)
     return {
         'control_mean': float(pair.a.means(metric).mean()),
         'mean': float(pair.b.means(metric).mean()),
         **view,
-        'runs': sum(part.variance for part, _ in own) - gans,
+        'runs': sum(part.variance for part in parts) - gans,
         'gans': gans,
         'images': images.variance,
         'detectable': detectable(se, view['df'], level, contrasts=contrasts),

@@ -45,7 +45,8 @@ def _joined(parts: list) -> dict:
     prior = np.sum([r['train_prior'] for r in parts], axis=0).tolist()
     images = round(np.mean([r['images'] for r in parts]))
     folds = [r['fold'] for r in parts]
-    return {**parts[0], 'test': test, 'train_prior': prior, 'images': images, 'folds': folds}
+    about = {'folds': folds, 'fold_ids': [t['id'] for t in tests]}
+    return {**parts[0], 'test': test, 'train_prior': prior, 'images': images, **about}
 
 # %% ../nbs/8_results/61_evidence.ipynb #13bd31f2
 def _tested_once(results: list) -> list:
