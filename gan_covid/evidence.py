@@ -66,15 +66,20 @@ EXPERIMENTS = (
 )
 
 
+def _is_again(record) -> bool:
+    "Whether a record belongs to the confirming experiment."
+    given = record.get('parameters', {})
+    return bool(given.get('tested')) or given.get('fold') == EXCHANGED
+
+# %% ../nbs/8_results/61_evidence.ipynb #13f4c249
 def _records(paper: Runs, experiment: str = 'first') -> list:
     "The records of pretrained networks that belong to an experiment."
     check_choice('experiment', experiment, EXPERIMENTS)
-    records = [(r, r.get('parameters', {})) for r in paper['classify_frozen'].values()]
-    exchanged = any(p.get('fold') == EXCHANGED for _, p in records)
-    if experiment == 'both':
-        return [r for r, p in records if exchanged and not p.get('tested')]
-    again = [bool(p.get('tested')) or p.get('fold') == EXCHANGED for _, p in records]
-    return [r for (r, _), a in zip(records, again) if a == (experiment == 'confirming')]
+    records = list(paper['classify_frozen'].values())
+    if experiment != 'both':
+        return [r for r in records if _is_again(r) == (experiment == 'confirming')]
+    folds = {r.get('parameters', {}).get('fold') for r in records}
+    return records if EXCHANGED in folds else []
 
 # %% ../nbs/8_results/61_evidence.ipynb #5df8ecc0
 def _found(paper: Runs, experiment: str = 'first') -> list:
@@ -479,7 +484,7 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
 
 # %% ../nbs/8_results/61_evidence.ipynb #737d1906
 # how the names of tables end whose comparisons were named beforehand, and their experiments
-NAMED = dict(zip(('primary', 'confirm', 'both'), EXPERIMENTS))
+NAMED = {'primary': 'first', 'confirm': 'confirming', 'both': 'both'}
 
 # %% ../nbs/8_results/61_evidence.ipynb #edf65be8
 def shipped_primary(
@@ -642,24 +647,18 @@ def named_beforehand(
     return {name: rows for name, rows in found.items() if len(rows)}
 
 # %% ../nbs/8_results/61_evidence.ipynb #86c432c9
-_AGAIN = {'confirming': 'Confirming experiment', 'both': 'Both experiments together'}
-
-
 def _enter_again(paper: Paper, id: str, by=(), positive: str = None) -> list:
     "The tables of the experiments after the first, and their comparisons; nothing of one that was not run."
     found = []
     for name, experiment in NAMED.items():
-        if experiment == 'first':
+        rows = compared(paper, by, positive, experiment)
+        if experiment == 'first' or not len(rows):
             continue
-        rows, note = (
-            compared(paper, by, positive, experiment),
-            frozen_note(paper, 'frozen', experiment),
-        )
-        if not len(rows):
-            continue
+        note = frozen_note(paper, experiment=experiment)
+        which = experiment_in_words(rows.iloc[0]).removeprefix(', ').capitalize()
         table = all_arms(heads(paper, experiment=experiment), by, positive)
-        _enter(paper, id, f'{name}_heads', table, f'{_AGAIN[experiment]}: all arms', note)
-        title = f'{_AGAIN[experiment]}: each arm against repeated real images'
+        _enter(paper, id, f'{name}_heads', table, f'{which}: all arms', note)
+        title = f'{which}: each arm against repeated real images'
         _enter(paper, id, name, rows, title, note)
         found.append(rows)
     return found

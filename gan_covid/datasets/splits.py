@@ -228,9 +228,19 @@ def fold_numbers(
 
 # %% ../../nbs/2_data/11_splits.ipynb #a616adda
 EXCHANGED = 'exchanged'
-_ROLES = {'train': 'test', 'val': 'train', 'test': 'train'}  # of the parts, exchanged
 
 
+def _exchanged(table: pd.DataFrame) -> pd.DataFrame:
+    "The training part tests, validation and test part train."
+    parts = set(table.split.dropna())
+    if not parts > {'train'}:
+        raise InputError(
+            f'fold={EXCHANGED!r}: needs a training part and another one; the split has '
+            f'{", ".join(sorted(parts)) or "no part"}'
+        )
+    return table.assign(split=table.split.map({'train': 'test', 'val': 'train', 'test': 'train'}))
+
+# %% ../../nbs/2_data/11_splits.ipynb #a616addb
 def fold_split(
     table: pd.DataFrame,  # with a split; images without one stay without
     fold: str,  # 'K/N': part K of N is the test; 'exchanged': the training part is
@@ -239,7 +249,7 @@ def fold_split(
 ) -> pd.DataFrame:  # a copy
     "All images of the split anew: one part tests, the others train; what belongs together stays so."
     if fold == EXCHANGED:
-        return table.assign(split=table.split.map(_ROLES))
+        return _exchanged(table)
     match = re.fullmatch(r'(\d+)/(\d+)', fold)
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
         raise InputError(
