@@ -6,7 +6,7 @@
 __all__ = ['EXPERIMENTS', 'SCORES', 'WORDS', 'NAMED', 'heads', 'fine_tuned', 'with_network', 'frozen_note', 'judged', 'all_arms',
            'against_alone', 'beside_published', 'experiment_in_words', 'which_in_words', 'gain_curve', 'level_curve',
            'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary', 'where',
-           'counted_once', 'in_short', 'named_table', 'say_decisive', 'compared', 'named_beforehand', 'decide']
+           'counted_once', 'in_short', 'named_table', 'decisive', 'compared', 'named_beforehand', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from functools import lru_cache
@@ -566,15 +566,16 @@ def _of_medium(paper: Paper) -> pd.DataFrame:
     return rows[rows.paper == paper.key]
 
 # %% ../nbs/8_results/61_evidence.ipynb #5f4de344
-def say_decisive(paper: Paper):
+def decisive(paper: Paper) -> str:  # Markdown
     "Beside the answer of a profile with random weights: what the shipped results of `medium` say, if any."
     rows = _of_medium(paper)
-    if len(rows):
-        say(
-            '**What decides** (profile `medium`: a pretrained network, several GANs, and as many repeated '
-            f'real images as the control; the rest of this page is profile `{paper.profile}`)\n\n'
-            + sentences(rows.dropna(axis=1, how='all'))
-        )
+    if not len(rows):
+        return ''
+    return (
+        '**What decides** (profile `medium`: a pretrained network, several GANs, and as many repeated '
+        f'real images as the control; the rest of this page is profile `{paper.profile}`)\n\n'
+        + sentences(rows.dropna(axis=1, how='all'))
+    )
 
 # %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d5
 def _enter(paper: Paper, id: str, name: str, table: pd.DataFrame, title: str, note: str):

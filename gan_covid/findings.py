@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import published as pub
 from .claims import does_not_add_up
-from .components import MARGIN
+from .components import MARGIN, NO_NUMBER
 from gan_covid.evidence import (
     NAMED,
     WORDS,
@@ -136,14 +136,30 @@ _PARTS = {
 }
 
 
-def _more_of(row: dict) -> str:
-    "What there must be more of, for a difference that matters to be seen."
-    known = {w: row[k] for k, w in _PARTS.items() if not is_missing(row.get(k))}
-    if sum(known.values()):
-        most = max(known, key=known.get)
-        share = known[most] / sum(known.values())
-        return f'More {most} ({share:.0%} of the variance)'
-    return 'More runs and test images'
+def _largest_part(row: dict) -> tuple:
+    "What adds most to the variance of a difference, and its share; '' where the parts are not known."
+    known = {words: row[k] for k, words in _PARTS.items() if not is_missing(row.get(k))}
+    if not sum(known.values()):
+        return '', 0.0
+    most = max(known, key=known.get)
+    return most, known[most] / sum(known.values())
+
+# %% ../nbs/8_results/62_findings.ipynb #eb02a5f3
+def _many(times: float) -> str:
+    if times >= 1000:
+        return 'more than can be run'
+    return f'about {times:.{int(times < 10)}f} times as many'
+
+
+def _more_of(row: dict, times: float) -> str:
+    "What there must be more of, and how much, for a variance that is so many times smaller."
+    most, share = _largest_part(row)
+    if not most:
+        return f'More runs and test images: {_many(times)}'
+    rest = 1 / times - (1 - share)  # of the variance, for this part
+    if rest <= 0:
+        return f'More of everything (runs, GANs, test images): {_many(times)}'
+    return f'More {most} ({share:.0%} of the variance): {_many(share / rest)}'
 
 # %% ../nbs/8_results/62_findings.ipynb #eb02a5f4
 def _decided_by(row: dict) -> str:  # of a comparison
@@ -152,11 +168,14 @@ def _decided_by(row: dict) -> str:  # of a comparison
         return 'Other images, GANs or networks on which it comes out otherwise'
     ends = [row.get('low'), row.get('high')]
     if any(map(is_missing, ends)):
-        return f'{_more_of(row)}; one value has no interval'
-    often = ((ends[1] - ends[0]) / 2 / MARGIN) ** 2
-    many = f'about {often:.0f} times as many' if often < 1000 else 'more than can be run'
-    many = 'somewhat more' if often < 2 else many
-    return f'{_more_of(row)}; {many} to tell ±{MARGIN:g}'
+        return f'More {_largest_part(row)[0] or "runs and test images"}; one value has no interval'
+    times = ((ends[1] - ends[0]) / 2 / MARGIN) ** 2
+    if times > 1:
+        return f'{_more_of(row, times)} to tell ±{MARGIN:g}'
+    return (
+        f'More of everything: its interval is shorter than ±{MARGIN:g}, but neither no difference nor '
+        'one of that size is excluded, once p is corrected'
+    )
 
 # %% ../nbs/8_results/62_findings.ipynb #6d14257f
 def _printed_gain(paper: str, who: str) -> str:
@@ -240,6 +259,8 @@ def _would_change(row: dict, paper: str) -> str:
         )
     if row['verdict'] == 'not comparable':
         return f'A run without what keeps them apart: {row["why"]}'
+    if row['verdict'] == NO_NUMBER:
+        return 'The number of test images behind the published values'
     return 'More runs, GANs or test images, here or in the source'
 
 # %% ../nbs/8_results/62_findings.ipynb #d0a52c75
@@ -384,9 +405,12 @@ def _lead(rows: pd.DataFrame, beforehand: bool, profile: Profile) -> str:
 # %% ../nbs/8_results/62_findings.ipynb #9463d0aa
 def _lines(rows: pd.DataFrame, profile: Profile):
     "A sentence a comparison, with its source; after several sizes what they say together."
+    once = counted_once(rows).index
     for paper, mine in rows.groupby('paper', sort=False):
-        for line in sentences(mine).splitlines():
-            yield f'`{paper}`, {line.removeprefix("- ")}'
+        counts = mine.index.isin(once)
+        for words, part in (('', mine[counts]), (', one half of these', mine[~counts])):
+            for line in sentences(part).splitlines() if len(part) else ():
+                yield f'`{paper}`{words}, {line.removeprefix("- ")}'
         for file in sorted((profile.folder / paper).glob('*_together.csv')):
             yield f'`{paper}`: {together_in_words(pd.read_csv(file).iloc[0])}'
 
@@ -418,12 +442,18 @@ def answer(profiles: list) -> Answer:  # None where nothing was compared
                 told.append(_lead(counted_once(rows), beforehand, profile))
     if first is None:
         return None
-    profile, beforehand, rows = first
-    lines = _lines(rows, profile) if beforehand else ()
-    rows = counted_once(rows)
+    profile, beforehand, listed = first
+    rows = counted_once(listed)
     widest = max(rows.to_dict('records'), key=lambda r: r['high'] - r['low'])
-    said = one_word(rows), profile, _lead(rows, beforehand, profile), tuple(lines)
-    return Answer(*said, _hidden(rows), _decided_by(widest), tuple(told))
+    return Answer(
+        word=one_word(rows),
+        profile=profile,
+        lead=_lead(rows, beforehand, profile),
+        lines=tuple(_lines(listed, profile) if beforehand else ()),
+        uncertain=_hidden(rows),
+        change=f'On {widest["who"]}, where the interval is the widest: {_decided_by(widest)}',
+        further=tuple(told),
+    )
 
 # %% ../nbs/8_results/62_findings.ipynb #64495c6a
 @lru_cache(maxsize=1024)

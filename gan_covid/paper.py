@@ -906,13 +906,16 @@ def _comparisons(rows) -> str:
     return f'{len(rows)} comparison{"s" * (len(rows) != 1)}'
 
 # %% ../nbs/8_results/60_paper.ipynb #53f1c7fb
-def answer_in_words(rows: pd.DataFrame) -> str:  # Markdown
+def answer_in_words(
+    rows: pd.DataFrame,  # of `contrasts`
+    start: str = 'Seen here',
+) -> str:  # Markdown
     "How many comparisons with GAN images are better, worse, or open; and how much could still hide."
     gan = rows[rows.kind == 'GAN']
     if not len(gan):
         return 'no records yet'
     lines = [
-        f'**Seen here:** of {_comparisons(gan)} with images of a GAN that saw '
+        f'**{start}:** of {_comparisons(gan)} with images of a GAN that saw '
         f'training images only, {counted_verdicts(gan)}.'
     ]
     if len(claim := rows[rows.kind == 'claim']):
@@ -937,6 +940,7 @@ def answer_in_words(rows: pd.DataFrame) -> str:  # Markdown
 def answer(
     paper: Paper,
     claim: str,  # what the source says, Markdown
+    decisive: str = '',  # what a profile says that decides before this one (`evidence.decisive`), Markdown
     **tables,  # rows of `differences` under the names of their tables
 ):
     "The first screen of a source's notebook: claim, answer, uncertainty, picture."
@@ -947,7 +951,9 @@ def answer(
         paper.manifest.claims[paper.key] = claim
     rows = contrasts(paper.key, tables)
     data = 'drawn phantoms: this says nothing about medicine' if paper.phantom else paper.note_c
-    say(f'**Claim:** {claim}\n\n{answer_in_words(rows)}\n\n*Profile `{paper.profile}`; {data}.*')
+    start = f'Seen in profile `{paper.profile}`, which decides nothing' if decisive else 'Seen here'
+    parts = f'**Claim:** {claim}', decisive, answer_in_words(rows, start)
+    say('\n\n'.join(filter(None, parts)) + f'\n\n*Profile `{paper.profile}`; {data}.*')
     if not len(rows):
         return
     with tempfile.TemporaryDirectory() as folder:

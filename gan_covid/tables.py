@@ -149,19 +149,23 @@ def save_table(
 # %% ../nbs/8_results/58_tables.ipynb #6737d0a4
 VERDICTS = 'agrees', 'differs', 'not comparable'
 
+# %% ../nbs/8_results/58_tables.ipynb #67e9f5c4
+def _plain(v):
+    "Words without capitals, hyphens and underscores: 'ResNet-50' is 'resnet50'."
+    return v.casefold().translate({ord(c): None for c in ' -_'}) if isinstance(v, str) else v
+
 # %% ../nbs/8_results/58_tables.ipynb #67e9f5c3
 def _compared(p, q, low, high) -> tuple:  # verdict, reason
-    "A published and a reproduced number that may be compared."
-    if not (is_missing(low) or is_missing(high)):
-        inside = low <= p <= high
-        return (
-            ('agrees', 'inside the 95 % interval')
-            if inside
-            else ('differs', 'outside the 95 % interval')
-        )
+    "A published and a reproduced number that may be compared; an interval without length is a setting's."
+    known = not (is_missing(low) or is_missing(high))
+    if known and low < high:
+        if low <= p <= high:
+            return 'agrees', 'inside the 95 % interval'
+        return 'differs', 'outside the 95 % interval'
+    same = _plain(p) == _plain(q)
     words = isinstance(p, str) or isinstance(q, str)
-    if p == q or words or (_whole(p) and _whole(q)):
-        return ('agrees', 'equal') if p == q else ('differs', 'not equal')
+    if same or known or words or (_whole(p) and _whole(q)):
+        return ('agrees', 'equal') if same else ('differs', 'not equal')
     return 'not comparable', 'no interval'
 
 # %% ../nbs/8_results/58_tables.ipynb #4aec27a6

@@ -186,17 +186,22 @@ def test_the_confirming_experiment_is_a_comparison_of_its_own(tmp_path):
 
 
 def test_what_decides_stands_beside_the_answer(tmp_path, monkeypatch):
-    from gan_covid.paper import Paper
+    from gan_covid.paper import Paper, answer
 
     rows = evidence.judged(table_of(2.5), 'mgv2023', BY, 'hemorrhage')
     folder = tmp_path / 'figures/medium/mgv2023'
     folder.mkdir(parents=True)
     rows[rows.role == 'primary'].to_csv(folder / 'T23_primary.csv', index=False)
-    said = []
-    monkeypatch.setattr(evidence, 'say', said.append)
-    for profile in ('small', 'medium', 'smoke'):
-        evidence.say_decisive(Paper('mgv2023', profile, tmp_path / 'records'))
-    assert len(said) == 1 and 'profile `small`' in said[0] and '**better**' in said[0]
+    of = {k: Paper('mgv2023', k, tmp_path / 'records') for k in ('small', 'medium', 'smoke')}
+    said = {k: evidence.decisive(paper) for k, paper in of.items()}
+    assert said['medium'] == said['smoke'] == ''
+    assert 'profile `small`' in said['small'] and '**better**' in said['small']
+    spoken = []
+    monkeypatch.setattr('gan_covid.paper.say', spoken.append)
+    alike = rows[rows.role == 'primary']
+    answer(of['small'], 'GANs help.', said['small'], T23_primary=alike)
+    places = [spoken[0].index(w) for w in ('GANs help', 'What decides', 'which decides nothing')]
+    assert places == sorted(places)
 
 
 def test_sure_and_wrong_is_within_the_figure():
