@@ -525,16 +525,20 @@ def _their_error(published, n, level) -> float:
     return (high - low) / (2 * z_of(level))
 
 # %% ../nbs/7_statistics/53_components.ipynb #f262af99
-def _beside(difference, se, df, theirs, level, wide) -> dict:
-    "Whether a difference from a published number is one, with the errors of both."
+NO_NUMBER = 'cannot tell: on how many images is not known'
+
+
+def _beside(difference, se, df, n_published, theirs, level, wide) -> dict:
+    "Whether a difference from a published number is one, with the errors of both as far as they are known."
     if not se > 0:  # no spread seen is no knowledge
         unknown = dict.fromkeys(('low', 'high', 'p'), np.nan)
         return {'difference': difference, **unknown, 'verdict': UNKNOWN}
     parts = Part(se**2, df, se**2), Part(theirs**2, np.inf, theirs**2)
-    view = student(difference, se**2 + theirs**2, satterthwaite(parts), level)
-    says = 'agrees' if view['high'] - view['low'] <= 2 * wide else UNKNOWN
-    says = 'differs' if view['p'] < 1 - level else says
-    return {'difference': difference, **view, 'verdict': says}
+    df = satterthwaite(parts)
+    view = student(difference, se**2 + theirs**2, df, level)
+    near = equivalence(difference, np.hypot(se, theirs), df, wide) < 1 - level
+    says = 'differs' if view['p'] < 1 - level else 'agrees' if near else UNKNOWN
+    return {'difference': difference, **view, 'verdict': says if n_published else NO_NUMBER}
 
 # %% ../nbs/7_statistics/53_components.ipynb #4b421c37
 def versus_published(
@@ -544,19 +548,17 @@ def versus_published(
     n_published: int = None,  # test images of the source; None: unknown
     df=np.inf,  # of `se`
     level=0.95,
-    wide=0.05,  # a difference known no better than this tells nothing
+    wide=0.05,  # 'agrees': the difference is less than this, by two one-sided tests
 ) -> dict:  # difference (value − published), low, high, p, verdict, note
-    "Does a value agree with a published one? 'agrees', 'differs' or 'too imprecise to tell'."
+    """Does a value agree with a published one? 'agrees', 'differs' or 'too imprecise to tell'; `NO_NUMBER`
+    where the number of their images, and so their error, is not known."""
     theirs = _their_error(published, n_published, level)
     note = f'their error from {n_published} images'
     if not n_published:
         note = 'number of their images unknown: their error is taken as 0'
-    return _beside(value - published, se, df, theirs, level, wide) | {'note': note}
+    return _beside(value - published, se, df, n_published, theirs, level, wide) | {'note': note}
 
 # %% ../nbs/7_statistics/53_components.ipynb #50e248d4
-NO_NUMBER = 'cannot tell: on how many images is not known'
-
-
 def versus_gain(
     value,
     before,  # published proportion of the control
@@ -566,17 +568,16 @@ def versus_gain(
     df=np.inf,  # of `se`
     level=0.95,
     wide=0.05,
-) -> dict:  # as `versus_published`; without the number of their images no verdict
+) -> dict:  # as `versus_published`
     """The same for a difference of two published proportions.
 
     Both are of the same images, but how they go together is not known: their errors are added up as if they
     were of different ones, which is the most."""
     theirs = np.hypot(*(_their_error(x, n_published, level) for x in (before, after)))
     note = f'their error from two times {n_published} images, at most'
-    found = _beside(value - (after - before), se, df, theirs, level, wide)
     if not n_published:
         note = 'number of their images unknown: their error is taken as 0'
-        found['verdict'] = NO_NUMBER
+    found = _beside(value - (after - before), se, df, n_published, theirs, level, wide)
     return found | {'note': note}
 
 # %% ../nbs/7_statistics/53_components.ipynb #32936d43

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SCORES', 'WORDS', 'NAMED', 'heads', 'fine_tuned', 'with_network', 'frozen_note', 'judged', 'all_arms',
-           'against_alone', 'beside_published', 'experiment_in_words', 'which_in_words', 'gain_curve', 'level_curve',
-           'reliability_figure', 'together', 'together_in_words', 'sentences', 'shipped_primary', 'where',
-           'counted_once', 'in_short', 'named_table', 'decisive', 'compared', 'named_beforehand', 'decide']
+           'against', 'beside_published', 'experiment_in_words', 'which_in_words', 'gain_curve', 'level_curve',
+           'reliability_figure', 'together', 'together_in_words', 'behind_in_words', 'sentences', 'shipped_primary',
+           'where', 'counted_once', 'in_short', 'named_table', 'decisive', 'compared', 'named_beforehand', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from functools import lru_cache
@@ -61,35 +61,53 @@ def _tested_once(results: list) -> list:
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c248
 EXPERIMENTS = (
     'first',
-    'confirming',  # other GANs, tested on images on which the first was not
-    'both',  # where the confirming one exchanges the parts of the split: each image tested once
+    'confirming',  # other GANs; tested on images on which the first was not, where there are any
+    'both',  # where each half alone is too imprecise: both together
 )
+
+
+def _given(record) -> dict:
+    return record.get('parameters', {})
 
 
 def _is_again(record) -> bool:
     "Whether a record belongs to the confirming experiment."
-    given = record.get('parameters', {})
-    return bool(given.get('tested')) or given.get('fold') == EXCHANGED
+    given = _given(record)
+    other_gans_alone = bool(given.get('adds_to'))
+    return bool(given.get('tested')) or other_gans_alone or given.get('fold') == EXCHANGED
+
+
+def _completes(record) -> bool:
+    "Whether a record is made to be judged together with those of the first experiment."
+    return bool(_given(record).get('adds_to')) or _given(record).get('fold') == EXCHANGED
 
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c249
 def _records(paper: Runs, experiment: str = 'first') -> list:
     "The records of pretrained networks that belong to an experiment."
     check_choice('experiment', experiment, EXPERIMENTS)
     records = list(paper['classify_frozen'].values())
-    if experiment != 'both':
-        return [r for r in records if _is_again(r) == (experiment == 'confirming')]
-    folds = {r.get('parameters', {}).get('fold') for r in records}
-    return records if EXCHANGED in folds else []
+    if experiment == 'both':
+        return records if any(map(_completes, records)) else []
+    return [r for r in records if _is_again(r) == (experiment == 'confirming')]
 
 # %% ../nbs/8_results/61_evidence.ipynb #5df8ecc0
+def _joining(record, paper: Runs) -> list:
+    """Results of a record for both experiments. GANs that join those of another run are numbered after these;
+    the arms without a GAN are there already."""
+    found, base = results_of(record), _given(record).get('adds_to')
+    if not base:
+        return found
+    before = len(paper['classify_frozen'][base]['parameters']['gans'])
+    return [{**r, 'gan': r['gan'] + before} for r in found if r['gan']]
+
+# %% ../nbs/8_results/61_evidence.ipynb #5df8ecc1
 def _found(paper: Runs, experiment: str = 'first') -> list:
     "All runs of pretrained networks, and of the classifiers without a network."
-    found = []
+    found, whole = [], 'as prepared' if experiment == 'both' else None
     for record in _records(paper, experiment):
-        fold = record.get('parameters', {}).get('fold')
-        if experiment == 'both':
-            fold = fold or 'as prepared'
-        found += [{**r, 'fold': fold} for r in results_of(record)]
+        results = _joining(record, paper) if experiment == 'both' else results_of(record)
+        fold = _given(record).get('fold') or whole
+        found += [{**r, 'fold': fold} for r in results]
     return found
 
 # %% ../nbs/8_results/61_evidence.ipynb #0ca603c3
@@ -137,17 +155,19 @@ _TESTED = {  # what the test images are, by `tested` of runs/classify_frozen
 
 def _tested(records: list, experiment: str) -> str:
     "What the test images of an experiment are; '' of a split as it was prepared."
-    parameters = [r.get('parameters', {}) for r in records]
-    folds = {p.get('fold') for p in parameters} - {None, EXCHANGED}
-    if experiment == 'both':
-        return (
+    given = [_given(r) for r in records]
+    if any(g.get('fold') == EXCHANGED for g in given):
+        halves = (
             'each image but those for validation tested once, in two halves with GANs of their own'
         )
-    if experiment == 'confirming':
-        told = _TESTED.get(parameters[0].get('tested'))
-        return told or 'the parts of the split exchanged: its training part is tested'
-    if folds:
-        return f'each image tested once, in {len(folds)} folds with GANs of their own'
+        exchanged = 'the parts of the split exchanged: its training part is tested'
+        return halves if experiment == 'both' else exchanged
+    if told := _TESTED.get(given[0].get('tested')):
+        return told
+    if folds := {g.get('fold') for g in given} - {None}:
+        more = {'confirming': '; other GANs, the same test images', 'both': '; all GANs together'}
+        once = f'each image tested once, in {len(folds)} folds with GANs of their own'
+        return once + more.get(experiment, '')
     return ''
 
 # %% ../nbs/8_results/61_evidence.ipynb #e7fefe25
@@ -208,9 +228,10 @@ def judged(
 
 # %% ../nbs/8_results/61_evidence.ipynb #b154ad97
 def _counted(results, by, row) -> dict:
-    "How many GANs and runs stand behind a row."
+    "How many GANs and runs stand behind a row; of cross-validation in each of how many folds."
     same = [r for r in results if r['arm'] == row['arm'] and all(r[k] == row[k] for k in by)]
-    return {'GANs': len({r['gan'] for r in same} - {0}), 'n': len(same)}
+    folds = {'folds': len(same[0]['folds'])} if same[0].get('folds') else {}
+    return {'GANs': len({r['gan'] for r in same} - {0}), 'n': len(same), **folds}
 
 # %% ../nbs/8_results/61_evidence.ipynb #ab655529
 SCORES = 'accuracy', 'accuracy corrected', 'AUC', 'Brier', 'ECE'
@@ -304,20 +325,21 @@ def _gain_rows(rows, published, images):
             yield {**what, **numbers, **compared}
 
 # %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d7
-def against_alone(
+def against(
     results: list,  # of `heads`
     key: str,  # of published.PAPERS
+    control: str = 'original',  # real images alone, as the sources compare
     by=(),
     positive: str = None,
 ) -> pd.DataFrame:  # as `judged`; the rows of the pair are its primary ones
-    "The arm that a source names against real images alone, as the sources compare; not named beforehand."
-    pair = pub.primary(key)['arm'], 'original'
+    "The arm that a source names against another one than its control; not named beforehand."
+    pair = pub.primary(key)['arm'], control
     return judged([r for r in results if r['arm'] in pair], key, by, positive, pair)
 
 # %% ../nbs/8_results/61_evidence.ipynb #42a3cfa7
 def beside_published(
     results: list,  # of `heads`
-    rows: pd.DataFrame,  # of `against_alone`
+    rows: pd.DataFrame,  # of `against`
     key: str,  # of published.PAPERS
     positive: str = None,
 ) -> pd.DataFrame:  # what, source, published, reproduced, difference, low, high, p, verdict, note
@@ -464,6 +486,16 @@ def _how_small(row) -> str:
     alone = '; one GAN: its spread is taken from the other sizes' if row['GANs'] < 2 else ''
     return seen + alone
 
+# %% ../nbs/8_results/61_evidence.ipynb #c7e94519
+def behind_in_words(row) -> str:
+    "'3 GANs and 30 runs in each of 4 folds, 194 test images' of a row of `judged`."
+    gans, folds = f'{row["GANs"]} GAN{"s" * (row["GANs"] != 1)}', row.get('folds')
+    if pd.notna(folds):
+        return (
+            f'{gans} and {row["n"]} runs in each of {folds:.0f} folds, {row["n_test"]} test images'
+        )
+    return f'{gans}, {row["n"]} runs, {row["n_test"]} test images'
+
 # %% ../nbs/8_results/61_evidence.ipynb #c7e94518
 def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
     "What the primary comparisons say: a line each, then what a difference must be to be seen."
@@ -473,10 +505,7 @@ def sentences(rows: pd.DataFrame) -> str:  # of `judged` -> Markdown
     lines = []
     for r in mine.to_dict('records'):
         size = f'{which}: ' if (which := which_in_words(r)) else ''
-        gans = f'{r["GANs"]} GAN{"s" * (r["GANs"] != 1)}'
-        words = (
-            f'{size}{difference_in_words(r)} over {gans}, {r["n"]} runs, {r["n_test"]} test images'
-        )
+        words = f'{size}{difference_in_words(r)} over {behind_in_words(r)}'
         p = r.get('p_adjusted', np.nan)
         how_sure = f', corrected {p_in_words(p)}' if p == p else ''
         lines.append(f'- {words}{how_sure}: **{r["verdict"]}**{_how_small(r)}')
@@ -514,7 +543,7 @@ def _losses(rows: pd.DataFrame) -> str:
 
 # %% ../nbs/8_results/61_evidence.ipynb #04081280
 def counted_once(rows: pd.DataFrame) -> pd.DataFrame:  # of several sources, with `paper`
-    "Of a source with both experiments together only these: the test images of its halves would count twice."
+    "Of a source with both experiments together only these: what its halves say would count twice."
     if 'experiment' not in rows:
         return rows
     both = rows.experiment == 'both'
@@ -541,13 +570,19 @@ def in_short(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
         f'{difference_in_words(surest)}, so {most} by images of such GANs is unlikely there.'
     )
 
+# %% ../nbs/8_results/61_evidence.ipynb #7c3220b8
+def _numbers(row) -> str:
+    "'3, 30, 555'; of cross-validation '4 × 3, 4 × 30, 194'."
+    folds = f'{row["folds"]:.0f} × ' if pd.notna(row.get('folds')) else ''
+    return f'{folds}{row["GANs"]}, {folds}{row["n"]}, {row["n_test"]}'
+
 # %% ../nbs/8_results/61_evidence.ipynb #7c3220b9
 def named_table(rows: pd.DataFrame) -> str:  # of `shipped_primary` -> Markdown
     "The comparisons named beforehand, a row each."
     shown = [
         {
             'source': where(r),
-            'GANs, runs, test images': f'{r["GANs"]}, {r["n"]}, {r["n_test"]}',
+            'GANs, runs, test images': _numbers(r),
             'difference in accuracy, 95 %': difference_in_words(r),
             'corrected p': p_in_words(r['p_adjusted']).removeprefix('p = ').removeprefix('p '),
             'verdict': f'**{r["verdict"]}**',
@@ -622,8 +657,11 @@ def _compared(paper: Runs, by, positive, experiment) -> pd.DataFrame:
     rows = judged(results, paper.key, by, positive)
     if experiment == 'first' or not len(rows):
         return rows
-    size = {} if by or experiment == 'both' else {'real images': results[0]['images']}
-    return rows.assign(experiment=experiment, **size)
+    rows = rows.assign(experiment=experiment)
+    first = [r['images'] for r in heads(paper)[:1]]
+    if by or experiment == 'both' or first == [results[0]['images']]:
+        return rows  # no other size that has to be named
+    return rows.assign(**{'real images': results[0]['images']})
 
 # %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d4
 def compared(
@@ -664,6 +702,18 @@ def _enter_again(paper: Paper, id: str, by=(), positive: str = None) -> list:
         found.append(rows)
     return found
 
+# %% ../nbs/8_results/61_evidence.ipynb #79894313
+def _enter_classical(paper: Paper, id: str, by=(), positive: str = None):
+    "The table of images of GANs in place of classical augmentation, over the experiments; also of both."
+    found = []
+    for experiment in EXPERIMENTS:
+        results = heads(paper, experiment=experiment)
+        rows = against(results, paper.key, 'original+classical', by, positive)
+        found.append(rows.assign(role='exploratory', experiment=experiment))
+    rows = pd.concat([r for r in found if len(r)] or found[:1], ignore_index=True)
+    title = 'Images of GANs in place of classical augmentation; not named beforehand'
+    _enter(paper, id, 'classical', rows, title, frozen_note(paper))
+
 # %% ../nbs/8_results/61_evidence.ipynb #79894314
 def decide(
     paper: Paper,
@@ -682,9 +732,10 @@ def decide(
         arms = 'original', named['control'], named['arm']
         figure = reliability_figure(results, arms, positive, note=what)
         paper.add_figure(id, figure, f'{id}_reliability')
-    alone = against_alone(results, paper.key, by, positive)
+    alone = against(results, paper.key, by=by, positive=positive)
     title = 'Images of GANs against real images alone, as the sources compare; not named beforehand'
     _enter(paper, id, 'alone', alone.assign(role='exploratory'), title, note)
+    _enter_classical(paper, id, by, positive)
     beside = beside_published(results, alone, paper.key, positive)
     beside = beside.rename(columns={'note': 'their error'})  # `note` is the table's own
     title = 'Beside the source: accuracy on real images alone, and the gain by images of a GAN'

@@ -19,6 +19,7 @@ from .components import MARGIN, NO_NUMBER
 from gan_covid.evidence import (
     NAMED,
     WORDS,
+    behind_in_words,
     counted_once,
     sentences,
     together_in_words,
@@ -199,7 +200,6 @@ def _named_beforehand(profile: Profile, paper: str):
     "Rows of `question` from the comparisons that were named beforehand."
     for row in primary_rows(profile, paper).to_dict('records'):
         size = f'{which}: ' if (which := which_in_words(row)) else ''
-        gans = f'{row["GANs"]} GAN{"s" * (row["GANs"] != 1)}'
         arms = ', against '.join(WORDS.get(row[k], row[k]) for k in ('arm', 'baseline'))
         seen = (
             '' if is_missing(row.get('detectable')) else f'; {row["detectable"]:.3f} would be seen'
@@ -207,7 +207,7 @@ def _named_beforehand(profile: Profile, paper: str):
         yield row | {
             'claim': f'{size}{arms} (named beforehand)',
             'who': '',
-            'why': f'{gans}, {row["n"]} runs, {row["n_test"]} test images{seen}',
+            'why': f'{behind_in_words(row)}{seen}',
             'says': row['verdict'],
         }
 
@@ -408,7 +408,7 @@ def _lines(rows: pd.DataFrame, profile: Profile):
     once = counted_once(rows).index
     for paper, mine in rows.groupby('paper', sort=False):
         counts = mine.index.isin(once)
-        for words, part in (('', mine[counts]), (', one half of these', mine[~counts])):
+        for words, part in (('', mine[counts]), (', a part of these', mine[~counts])):
             for line in sentences(part).splitlines() if len(part) else ():
                 yield f'`{paper}`{words}, {line.removeprefix("- ")}'
         for file in sorted((profile.folder / paper).glob('*_together.csv')):

@@ -717,7 +717,7 @@ def _named(key: str, id: str, added: str, who: str = None) -> tuple:
     arm, control = pub.primary(key)['arm'], pub.primary(key)['control']
     more = {  # by how the name of the table ends
         'primary': '',
-        'confirm': ', to confirm it: other GANs, other test images',
+        'confirm': ', confirming experiment',
         'both': ', both experiments together',
     }
     return tuple(Contrast(f'{id}_{k}', arm, added + m, control, who) for k, m in more.items())

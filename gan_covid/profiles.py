@@ -436,6 +436,20 @@ def family(settings: dict, gan: str) -> list:
     "The sets of generated images behind a name: one for each GAN that was trained on the same images."
     return (settings.get('families') or {}).get(gan, [gan])
 
+# %% ../nbs/9_workflow/64_profiles.ipynb #ed99d792
+def _check_added(runs: dict):  # of `frozen_runs`
+    "GANs can join those of a run on the same images alone."
+    for name, run in runs.items():
+        base = run.get('adds_to')
+        if base and (base not in runs or runs[base].get('adds_to')):
+            there = ', '.join(n for n, r in runs.items() if not r.get('adds_to'))
+            raise InputError(f'frozen.{name}.adds_to: no run {base!r}; there are {there}')
+        unlike = [k for k in ('fold', 'real_share') if base and run.get(k) != runs[base].get(k)]
+        if unlike:
+            raise InputError(
+                f'frozen.{name}.adds_to: {base} has another {unlike[0]} than {name}; give both the same'
+            )
+
 # %% ../nbs/9_workflow/64_profiles.ipynb #ed99d793
 def frozen_runs(settings: dict) -> dict:
     "{run of classify_frozen: its parameters}."
@@ -456,6 +470,7 @@ def frozen_runs(settings: dict) -> dict:
         if several := {s: ' '.join(family(settings, s)) for s in sorted(named_sets)}:
             run['sources'] = several
         out[name] = run
+    _check_added(out)
     return out
 
 # %% ../nbs/9_workflow/64_profiles.ipynb #ffd0284b

@@ -6,6 +6,7 @@ from scipy import stats
 
 from gan_covid.comparisons import compare_arms, holm
 from gan_covid.components import (
+    NO_NUMBER,
     UNKNOWN,
     Components,
     Design,
@@ -258,7 +259,10 @@ def test_published_numbers_have_errors_too():
     se = np.hypot(0.008, np.sqrt(0.94 * 0.06 / 1000))
     assert close['high'] - close['low'] == pytest.approx(2 * 1.96 * se, rel=0.02)
     unknown = versus_published(0.9, 0.94, 0.015)
-    assert unknown['verdict'] == 'differs' and 'taken as 0' in unknown['note']
+    # without the number of their images their error is not known, and nothing can be told
+    assert unknown['verdict'] == NO_NUMBER and 'taken as 0' in unknown['note']
+    far = versus_published(0.9, 0.935, 0.022, 10**6)  # no difference seen, but up to .07 possible
+    assert far['high'] - far['low'] < 0.1 and far['verdict'] == UNKNOWN
     for se in (0.0, np.nan):
         assert versus_published(0.9, 0.94, se, 400)['verdict'] == UNKNOWN
     assert versus_published(0.99, 1.0, 0.001, 30)['verdict'] == UNKNOWN  # 30 of 30 is not certain
@@ -274,7 +278,8 @@ def test_published_gains_have_two_errors():
     )
     assert found['difference'] == pytest.approx(-0.04) and found['verdict'] == UNKNOWN
     assert versus_gain(-0.02, 0.6, 0.9, 0.01, 199)['verdict'] == 'differs'
-    assert 'taken as 0' in versus_gain(0.0, 0.75, 0.79, 0.01)['note']
+    unknown = versus_gain(0.0, 0.75, 0.79, 0.01)
+    assert 'taken as 0' in unknown['note'] and unknown['verdict'] == NO_NUMBER
     with pytest.raises(InputError, match='published'):
         versus_gain(0.0, 75, 79, 0.01, 199)
 

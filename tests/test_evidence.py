@@ -120,7 +120,7 @@ def test_figures_show_every_arm_and_size():
 
 def test_a_source_is_compared_with_the_errors_of_both_sides():
     made = table_of(0)
-    rows = evidence.against_alone(made, 'wmlq2022', BY, 'hemorrhage')
+    rows = evidence.against(made, 'wmlq2022', by=BY, positive='hemorrhage')
     assert set(rows.arm) == {'original+generated'} and set(rows.baseline) == {'original'}
     found = evidence.beside_published(made, rows, 'wmlq2022', 'hemorrhage').set_index('what')
     level = found.loc['accuracy on real images alone, InceptionV3']
