@@ -658,7 +658,7 @@ def _compared(paper: Runs, by, positive, experiment) -> pd.DataFrame:
     if experiment == 'first' or not len(rows):
         return rows
     rows = rows.assign(experiment=experiment)
-    first = [r['images'] for r in heads(paper)[:1]]
+    first = [r['images'] for r in heads(paper, experiment='first')[:1]]
     if by or experiment == 'both' or first == [results[0]['images']]:
         return rows  # no other size that has to be named
     return rows.assign(**{'real images': results[0]['images']})

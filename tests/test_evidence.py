@@ -267,7 +267,8 @@ def test_images_that_are_tested_twice_count_once():
 
 def test_a_confirming_experiment_says_how_large_its_set_is(monkeypatch):
     def found(paper, experiment):
-        return [] if experiment == 'both' else table_of(0, size=60)
+        sizes = {'first': 90, 'confirming': 60}
+        return table_of(0, size=sizes[experiment]) if experiment in sizes else []
 
     monkeypatch.setattr(evidence, 'heads', found)
     paper = Runs('mgv2023', 'none', 'none')
@@ -280,3 +281,45 @@ def test_a_confirming_experiment_says_how_large_its_set_is(monkeypatch):
     assert {set(rows.arm) == {'original+generated'} for rows in named.values()} == {True}
     confirming = {name: 'experiment' in rows for name, rows in named.items()}
     assert confirming == {'T23_primary': False, 'T23_confirm': True}
+    evidence._compared.cache_clear()
+    monkeypatch.setattr(evidence, 'heads', lambda paper, experiment: table_of(0, size=60))
+    alike = evidence.compared(paper, positive='hemorrhage', experiment='confirming')
+    assert 'real images' not in alike  # of the first experiment's size
+
+
+def test_more_gans_of_the_same_folds_join_the_first(tmp_path):
+    "They are numbered after the first ones; arms without a GAN are counted once."
+    ids = {'1/2': range(10), '2/2': range(10, 20)}
+
+    def record(name, fold, gans, **more):
+        arms = [('original', 0), *(('original+generated', g + 1) for g in range(gans))]
+        test = {'id': list(ids[fold]), 'y_true': [k % 2 for k in ids[fold]]}
+        (tmp_path / name).mkdir()
+        save_scores(tmp_path / name / 'scores.npz', [np.full((10, 2), 0.5) for _ in arms])
+        repeats = [run(a, 1, gan=g, size=9) | {'test': 0} for a, g in arms]
+        given = {'fold': fold, 'gans': list(range(gans)), **more}
+        results = {'tests': [test], 'repeats': repeats}
+        return {'folder': tmp_path / name, 'results': results, 'parameters': given}
+
+    first = {f'fold_{f[0]}': record(f'fold_{f[0]}', f, 2) for f in ids}
+    more = {f'more_{f[0]}': record(f'more_{f[0]}', f, 3, adds_to=f'fold_{f[0]}') for f in ids}
+    paper = {'classify_frozen': first | more}
+    assert evidence.heads({'classify_frozen': first}, experiment='both') == []
+    gans = {
+        e: [r['gan'] for r in evidence.heads(paper, experiment=e)] for e in evidence.EXPERIMENTS
+    }
+    assert gans == {'first': [0, 1, 2], 'confirming': [0, 1, 2, 3], 'both': [0, 1, 2, 3, 4, 5]}
+    both = evidence.heads(paper, experiment='both')
+    assert all(sorted(r['test']['id']) == list(range(20)) for r in both)
+    told = [evidence._tested(evidence._records(paper, e), e) for e in evidence.EXPERIMENTS]
+    assert told[0] == 'each image tested once, in 2 folds with GANs of their own'
+    assert 'the same test images' in told[1] and 'all GANs together' in told[2]
+
+
+def test_folds_are_said_where_gans_are_counted():
+    row = {'GANs': 3, 'n': 30, 'n_test': 194}
+    assert evidence.behind_in_words(row) == '3 GANs, 30 runs, 194 test images'
+    folds = evidence.behind_in_words({**row, 'folds': 4.0})
+    assert folds == '3 GANs and 30 runs in each of 4 folds, 194 test images'
+    assert evidence._numbers({**row, 'folds': np.nan}) == '3, 30, 194'
+    assert evidence._numbers({**row, 'folds': 4.0}) == '4 × 3, 4 × 30, 194'
