@@ -515,9 +515,9 @@ def copies_in_words(score: dict, reference: dict = None) -> str:
         )
     near, n = c['distance'], c['n']['generated']
     return (
-        f'{start}: {c["identical"]} identical; {near["nearer"]} of {n} nearer than '
-        f'{near["expected"]:.1%} of unseen real images come '
-        f'(p = {near["p_value"]:.3f}); C_T = {near["c_t"]:.1f}'
+        f'{start}: {c["identical"]} identical; {near["nearer"]} of {n} nearer to one than all but '
+        f'{near["expected"]:.1%} of unseen real images are (p = {near["p_value"]:.3f} for a larger share '
+        f'than that); C_T = {near["c_t"]:.1f} (far below 0: copies)'
     )
 
 # %% ../nbs/8_results/60_paper.ipynb #fa2053c6
