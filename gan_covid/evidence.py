@@ -35,6 +35,7 @@ from .records import check_choice
 
 # %% ../nbs/8_results/61_evidence.ipynb #e1047189
 def _joined(parts: list) -> dict:
+    "One result of those of one run in several folds."
     if len(parts) == 1:
         return parts[0]
     tests = [r['test'] for r in parts]
@@ -49,14 +50,18 @@ def _joined(parts: list) -> dict:
     return {**parts[0], 'test': test, 'train_prior': prior, 'images': images, **about}
 
 # %% ../nbs/8_results/61_evidence.ipynb #13bd31f2
+_SAME_RUN = 'network', 'arm', 'gan', 'run', 'length'
+
+
 def _tested_once(results: list) -> list:
     """Of cross-validation one result for each run: the folds' test images together. Run k of an arm, with the
     k-th GAN of each fold, answers once for every image."""
-    whole = {}
+    on_one_split = [r for r in results if not r.get('fold')]
+    folds = {}
     for r in results:
-        same = tuple(r[k] for k in ('network', 'arm', 'gan', 'run', 'length'))
-        whole.setdefault(same if r.get('fold') else len(whole), []).append(r)
-    return [_joined(parts) for parts in whole.values()]
+        if r.get('fold'):
+            folds.setdefault(tuple(r[k] for k in _SAME_RUN), []).append(r)
+    return on_one_split + [_joined(parts) for parts in folds.values()]
 
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c248
 EXPERIMENTS = (
