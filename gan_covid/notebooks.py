@@ -398,8 +398,9 @@ def _how_to_run() -> dict:
     if os.environ.get(ALONE):
         papermill.engines.papermill_engines.register(ALONE, this_process())
         return {'engine_name': ALONE}
-    # a kernel warns at each start that it talks over unencrypted TCP, which stays on this machine
-    return {'extra_arguments': ['--log-level=ERROR']}
+    # a kernel warns at each start that it talks over unencrypted TCP, which stays on this machine, and calls
+    # it an error when it is told to end; what fails in a cell comes by another way
+    return {'extra_arguments': ['--log-level=CRITICAL']}
 
 # %% ../nbs/9_workflow/63_notebooks.ipynb #1147ce2a
 def run_notebook(
