@@ -1359,6 +1359,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gan_covid.evidence.frozen_note': ('8_results/evidence.html#frozen_note', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.gain_curve': ('8_results/evidence.html#gain_curve', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.heads': ('8_results/evidence.html#heads', 'gan_covid/evidence.py'),
+                                    'gan_covid.evidence.in_place_in_words': ( '8_results/evidence.html#in_place_in_words',
+                                                                              'gan_covid/evidence.py'),
                                     'gan_covid.evidence.in_short': ('8_results/evidence.html#in_short', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.judged': ('8_results/evidence.html#judged', 'gan_covid/evidence.py'),
                                     'gan_covid.evidence.level_curve': ('8_results/evidence.html#level_curve', 'gan_covid/evidence.py'),

@@ -6,7 +6,8 @@
 __all__ = ['EXPERIMENTS', 'SCORES', 'WORDS', 'NAMED', 'heads', 'fine_tuned', 'with_network', 'frozen_note', 'judged', 'all_arms',
            'against', 'beside_published', 'experiment_in_words', 'which_in_words', 'gain_curve', 'level_curve',
            'reliability_figure', 'together', 'together_in_words', 'behind_in_words', 'sentences', 'shipped_primary',
-           'where', 'counted_once', 'in_short', 'named_table', 'decisive', 'compared', 'named_beforehand', 'decide']
+           'where', 'counted_once', 'in_short', 'named_table', 'in_place_in_words', 'decisive', 'compared',
+           'named_beforehand', 'decide']
 
 # %% ../nbs/8_results/61_evidence.ipynb #5671e359
 from functools import lru_cache
@@ -605,16 +606,31 @@ def _of_medium(paper: Paper) -> pd.DataFrame:
         return rows[:0]
     return rows[rows.paper == paper.key]
 
+# %% ../nbs/8_results/61_evidence.ipynb #5f4de343
+def in_place_in_words(file) -> str:  # a table `*_classical` of `decide`
+    "What images of GANs in place of classical augmentation change, by size and experiment."
+    found = []
+    for r in pd.read_csv(file).to_dict('records'):
+        which = f'{which}: ' if (which := which_in_words(r)) else ''
+        found.append(f'{which}{difference_in_words(r)} ({r["verdict"]})')
+    return '; '.join(found)
+
 # %% ../nbs/8_results/61_evidence.ipynb #5f4de344
 def decisive(paper: Paper) -> str:  # Markdown
     "Beside the answer of a profile with random weights: what the shipped results of `medium` say, if any."
     rows = _of_medium(paper)
     if not len(rows):
         return ''
+    found = paper.root.parent.parent / 'figures' / 'medium' / paper.key
+    instead = ''.join(
+        f'\n\nGAN images in place of classical augmentation there, not named beforehand: {words}.'
+        for words in map(in_place_in_words, sorted(found.glob('*_classical.csv')))
+    )
     return (
         '**What decides** (profile `medium`: a pretrained network, several GANs, and as many repeated '
         f'real images as the control; the rest of this page is profile `{paper.profile}`)\n\n'
         + sentences(rows.dropna(axis=1, how='all'))
+        + instead
     )
 
 # %% ../nbs/8_results/61_evidence.ipynb #b3f0a6d5

@@ -192,10 +192,16 @@ def test_what_decides_stands_beside_the_answer(tmp_path, monkeypatch):
     folder = tmp_path / 'figures/medium/mgv2023'
     folder.mkdir(parents=True)
     rows[rows.role == 'primary'].to_csv(folder / 'T23_primary.csv', index=False)
+    beside = rows[rows.role == 'primary'].assign(experiment='confirming', difference=0.3)
+    beside.to_csv(folder / 'T23_classical.csv', index=False)
     of = {k: Paper('mgv2023', k, tmp_path / 'records') for k in ('small', 'medium', 'smoke')}
     said = {k: evidence.decisive(paper) for k, paper in of.items()}
     assert said['medium'] == said['smoke'] == ''
     assert 'profile `small`' in said['small'] and '**better**' in said['small']
+    assert (
+        'in place of classical' in said['small']
+        and 'confirming experiment: +0.300' in said['small']
+    )
     spoken = []
     monkeypatch.setattr('gan_covid.paper.say', spoken.append)
     alike = rows[rows.role == 'primary']
