@@ -75,14 +75,14 @@ EXPERIMENTS = (
 def _given(record) -> dict:
     return record.get('parameters', {})
 
-
+# %% ../nbs/8_results/61_evidence.ipynb #13f4c250
 def _is_again(record) -> bool:
     "Whether a record belongs to the confirming experiment."
     given = _given(record)
     other_gans_alone = bool(given.get('adds_to'))
     return bool(given.get('tested')) or other_gans_alone or given.get('fold') == EXCHANGED
 
-
+# %% ../nbs/8_results/61_evidence.ipynb #13f4c251
 def _completes(record) -> bool:
     "Whether a record is made to be judged together with those of the first experiment."
     return bool(_given(record).get('adds_to')) or _given(record).get('fold') == EXCHANGED

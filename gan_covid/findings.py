@@ -151,7 +151,7 @@ def _many(times: float) -> str:
         return 'more than can be run'
     return f'about {times:.{int(times < 10)}f} times as many'
 
-
+# %% ../nbs/8_results/62_findings.ipynb #eb02a5f4
 def _more_of(row: dict, times: float) -> str:
     "What there must be more of, and how much, for a variance that is so many times smaller."
     most, share = _largest_part(row)

@@ -908,14 +908,14 @@ def _comparisons(rows) -> str:
 # %% ../nbs/8_results/60_paper.ipynb #53f1c7fb
 def answer_in_words(
     rows: pd.DataFrame,  # of `contrasts`
-    start: str = 'Seen here',
+    where: str = '',  # it was seen, e.g. 'in profile `small`, '
 ) -> str:  # Markdown
     "How many comparisons with GAN images are better, worse, or open; and how much could still hide."
     gan = rows[rows.kind == 'GAN']
     if not len(gan):
         return 'no records yet'
     lines = [
-        f'**{start}:** of {_comparisons(gan)} with images of a GAN that saw '
+        f'**Seen here:** {where}of {_comparisons(gan)} with images of a GAN that saw '
         f'training images only, {counted_verdicts(gan)}.'
     ]
     if len(claim := rows[rows.kind == 'claim']):
@@ -951,8 +951,8 @@ def answer(
         paper.manifest.claims[paper.key] = claim
     rows = contrasts(paper.key, tables)
     data = 'drawn phantoms: this says nothing about medicine' if paper.phantom else paper.note_c
-    start = f'Seen in profile `{paper.profile}`, which decides nothing' if decisive else 'Seen here'
-    parts = f'**Claim:** {claim}', decisive, answer_in_words(rows, start)
+    where = f'in profile `{paper.profile}`, which decides nothing, ' if decisive else ''
+    parts = f'**Claim:** {claim}', decisive, answer_in_words(rows, where)
     say('\n\n'.join(filter(None, parts)) + f'\n\n*Profile `{paper.profile}`; {data}.*')
     if not len(rows):
         return
