@@ -162,7 +162,7 @@ def _more_of(row: dict, times: float) -> str:
         return f'More of everything (runs, GANs, test images): {_many(times)}'
     return f'More {most} ({share:.0%} of the variance): {_many(share / rest)}'
 
-# %% ../nbs/8_results/62_findings.ipynb #eb02a5f4
+# %% ../nbs/8_results/62_findings.ipynb #a210433e
 def _decided_by(row: dict) -> str:  # of a comparison
     "What would change the verdict on a difference."
     if group_of(verdict(row)) != OTHER:
