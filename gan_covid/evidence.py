@@ -75,17 +75,15 @@ EXPERIMENTS = (
 def _given(record) -> dict:
     return record.get('parameters', {})
 
-# %% ../nbs/8_results/61_evidence.ipynb #13f4c250
-def _is_again(record) -> bool:
-    "Whether a record belongs to the confirming experiment."
-    given = _given(record)
-    other_gans_alone = bool(given.get('adds_to'))
-    return bool(given.get('tested')) or other_gans_alone or given.get('fold') == EXCHANGED
-
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c251
 def _completes(record) -> bool:
     "Whether a record is made to be judged together with those of the first experiment."
     return bool(_given(record).get('adds_to')) or _given(record).get('fold') == EXCHANGED
+
+# %% ../nbs/8_results/61_evidence.ipynb #13f4c250
+def _is_again(record) -> bool:
+    "Whether a record belongs to the confirming experiment."
+    return bool(_given(record).get('tested')) or _completes(record)
 
 # %% ../nbs/8_results/61_evidence.ipynb #13f4c249
 def _records(paper: Runs, experiment: str = 'first') -> list:
@@ -93,7 +91,8 @@ def _records(paper: Runs, experiment: str = 'first') -> list:
     check_choice('experiment', experiment, EXPERIMENTS)
     records = list(paper['classify_frozen'].values())
     if experiment == 'both':
-        return records if any(map(_completes, records)) else []
+        joined = [r for r in records if not _given(r).get('tested')]
+        return joined if any(map(_completes, joined)) else []
     return [r for r in records if _is_again(r) == (experiment == 'confirming')]
 
 # %% ../nbs/8_results/61_evidence.ipynb #5df8ecc0

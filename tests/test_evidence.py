@@ -260,6 +260,12 @@ def test_the_parts_exchanged_and_both_halves_together(tmp_path):
     (both,) = evidence.heads(paper, experiment='both')
     assert len(confirming['test']['id']) == 30
     assert sorted(both['test']['id']) == list(range(40)) and both['images'] == 20
+    rest = {
+        **first,
+        'parameters': {'tested': 'rest'},
+    }  # an experiment of its own, which joins nothing
+    beside = {'classify_frozen': dict(enumerate([first, again, rest]))}
+    assert len(evidence.heads(beside, experiment='both')) == 1
     with pytest.raises(InputError, match='experiment'):
         evidence.heads(paper, experiment='second')
 
